@@ -1,0 +1,299 @@
+"""What the cluster remembers: every record of the replicated state, each with one writer.
+
+Pure data. Sizes are bytes, times are ms UTC and for people only (`*_at_ms`), memory is claimed
+in bytes per device. Fields may be added with a default; none is ever renamed or reused.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aivailable.core.ids import ClusterId, Digest, KeyId, NodeId, ReplicaId
+
+
+class Role(enum.StrEnum):
+    VOTER = "voter"
+    OBSERVER = "observer"
+
+
+class Backend(enum.StrEnum):
+    CUDA = "cuda"
+    ROCM = "rocm"
+    VULKAN = "vulkan"
+    CPU = "cpu"
+    SIM = "sim"
+
+
+class Status(enum.StrEnum):
+    """Life of a replica: placed → fetching → loading → ready → draining → gone, failed from any."""
+
+    PLACED = "placed"
+    FETCHING = "fetching"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    GONE = "gone"
+    FAILED = "failed"
+
+
+class Scope(enum.StrEnum):
+    ADMIN = "admin"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Writer: the founder, once."""
+
+    cluster_id: ClusterId
+    name: str
+    founded_by: NodeId
+    founded_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Cluster-wide settings, changed with `aivailable set`. Writer: the operator."""
+
+    margin_bytes: int = 256 * 1024 * 1024
+    """Left free on every real GPU for the display and other programs (not on cpu and sim)."""
+    down_after_ms: int = 3_000
+    """A node that a majority has not heard for so long is down."""
+    join_window_s: int = 900
+    load_attempts_max: int = 5
+    """Failed loads of one deployment on one node before the planner looks elsewhere."""
+    queue_per_slot_max: int = 8
+    idle_ttl_s: int = 600
+    copies_default: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Who may issue planner commands: the Raft leader that committed this record."""
+
+    node: NodeId
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinWindow:
+    """Strangers are admitted while `open`. Timed by each node's monotonic clock from the moment
+    it saw `serial`; the controller closes it in the log. Writer: operator, founder, controller."""
+
+    serial: int = 0
+    open: bool = False
+    duration_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An admitted node. Writer: admission; addresses, version and ports: the node itself."""
+
+    node: NodeId
+    name: str
+    certificate: bytes
+    """DER; its public key hashes to `node`."""
+    role: Role = Role.OBSERVER
+    addresses: tuple[str, ...] = ()
+    """Last known IP literals, best first. Hints, never identity."""
+    link_port: int = 0
+    api_port: int = 0
+    version: str = ""
+    proto_min: int = 1
+    proto_max: int = 1
+    feature_max: int = 1
+    instance_id: str = ""
+    joined_at_ms: int = 0
+    down: bool = False
+    """Writer: planner."""
+    draining: bool = False
+    """Writer: operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU as an inference backend sees it. Writer: its node."""
+
+    device_id: str
+    """PCI id where there is one ("0000:01:00.0"), else "cpu0", "sim0", …"""
+    name: str
+    vendor: str
+    backend: Backend
+    index: int
+    """In the backend's own order."""
+    total_bytes: int
+    architecture: str = ""
+    driver: str = ""
+    speed: float = 0.0
+    """Measured decode tokens/s of the ten-second benchmark; 0 = not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    node: NodeId
+    devices: tuple[Device, ...] = ()
+    engines: tuple[str, ...] = ()
+    """Engines a worker can start with here: "llama", "fake"."""
+    problems: tuple[str, ...] = ()
+    """What was looked for and not found, in words for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """Read from a GGUF header: what the memory formula and the router need."""
+
+    architecture: str
+    name: str
+    context_train: int
+    layers: int
+    embedding: int
+    heads_kv: tuple[int, ...]
+    """KV heads by layer."""
+    key_length: int
+    value_length: int
+    vocab: int
+    weights_bytes: int
+    sliding_window: int = 0
+    sliding_layers: tuple[bool, ...] = ()
+    """Which layers attend within the window only; empty = none."""
+    quantization: str = ""
+    has_chat_template: bool = False
+    parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An entry of the catalogue. Writer: operator."""
+
+    digest: Digest
+    name: str
+    size_bytes: int
+    source: str
+    """Where it came from, for people: a path on the registering node, a URL."""
+    facts: ModelFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What shall run. Writer: operator. `generation` grows with every change."""
+
+    name: str
+    digest: Digest
+    generation: int = 1
+    context: int = 4096
+    """Tokens per slot."""
+    slots: int = 4
+    replicas_min: int = 1
+    replicas_max: int = 1
+    copies: int = 2
+    idle_ttl_s: int | None = None
+    pin: bool = False
+    priority: int = 0
+    engine: str = "llama"
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Engine options: kv_type, ubatch, threads, lora, projector, …"""
+    aliases: tuple[str, ...] = ()
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+    """Prediction for one replica on one device (oracle or formula)."""
+    predicted_by: str = "formula"
+
+    @property
+    def need_bytes(self) -> int:
+        """Bytes one replica needs when it lies on a single device."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    device_id: str
+    claim_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One running (or starting) copy. Writer of placement and claims: planner.
+    Writer of status, reason, measured bytes: the agent of `node`."""
+
+    replica: ReplicaId
+    deployment: str
+    digest: Digest
+    generation: int
+    node: NodeId
+    claims: tuple[Claim, ...]
+    context: int
+    slots: int
+    status: Status = Status.PLACED
+    reason: str = ""
+    attempts: int = 0
+    drain: bool = False
+    """The planner wants it gone; the agent finishes what runs and reports `gone`."""
+    used_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Measured after load, by device id."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """Writer: operator; the first by the founder, one per member at admission."""
+
+    key_id: KeyId
+    hashed: str
+    scope: Scope
+    label: str
+    created_at_ms: int = 0
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Predicted against measured bytes of one configuration. Writer: agent."""
+
+    predicted_bytes: int
+    used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Loads of a deployment's generation that failed on a node, for backoff and explanation."""
+
+    deployment: str
+    generation: int
+    node: NodeId
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the cluster's history; `version` is the applied index it came from."""
+
+    version: int
+    kind: str
+    subject: str
+    actor: str
+    reason: str
+    at_ms: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a command, kept to answer its repeats."""
+
+    accepted: bool
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeTable:
+    """The last OUTCOMES_PER_PROPOSER_MAX outcomes of one proposer, by sequence number.
+
+    `floor` is the highest sequence number that has been forgotten.
+    """
+
+    floor: int = 0
+    outcomes: tuple[tuple[int, Outcome], ...] = ()

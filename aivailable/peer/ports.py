@@ -1,0 +1,272 @@
+"""The interfaces between the peer's logic and the world.
+
+The real ones are built in `app`; the simulation builds others. Each is as small as its consumer
+needs. All callbacks run on the event loop; none may block.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from aivailable.core.ids import NodeId
+from aivailable.core.records import Inventory
+from aivailable.wire.generation import Generate
+from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
+from aivailable.wire.peer import DeviceLoad
+from aivailable.wire.worker import Load
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def monotonic(self) -> float:
+        """Seconds; never goes back. Decides."""
+        ...
+
+    def wall_ms(self) -> int:
+        """UTC milliseconds; for people only."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A member as the link layer needs it."""
+
+    node: NodeId
+    certificate: bytes
+    """DER."""
+    addresses: tuple[tuple[str, int], ...]
+    """(IP literal, link port), best first; looked up again at each dial."""
+
+
+class Stream(Protocol):
+    """One request over a link: messages both ways, with credit, ended by either side."""
+
+    async def send(self, message: Any) -> None:
+        """Waits for credit. Raises LinkLost or StreamReset."""
+        ...
+
+    async def receive(self) -> Any | None:
+        """Next message, None at the other side's orderly end. Raises LinkLost, StreamReset."""
+        ...
+
+    def finish(self) -> None:
+        """Orderly end of our direction."""
+        ...
+
+    def reset(self, code: str, message: str = "") -> None:
+        """Ends both directions at once; the other side's receive raises StreamReset."""
+        ...
+
+
+class LinkListener(Protocol):
+    """What the peer does with what its links bring."""
+
+    def link_up(self, node: NodeId, instance_id: str, version: str) -> None: ...
+
+    def link_down(self, node: NodeId, reason: str) -> None: ...
+
+    def message(self, node: NodeId, message: Any) -> None:
+        """A control-class message of wire.peer.PEER."""
+        ...
+
+    async def serve_stream(self, node: NodeId, first: Any, stream: Stream) -> None:
+        """A stream the other side opened with `first`. Cancelled when the link dies."""
+        ...
+
+    def refused(self, node: NodeId, code: str, message: str) -> None:
+        """A dialled member refused us (removed, other_cluster, cloned_identity, …)."""
+        ...
+
+
+class Links(Protocol):
+    """One multiplexed, mutually authenticated connection to each other member."""
+
+    def set_contacts(self, cluster_id: str, contacts: tuple[Contact, ...]) -> None:
+        """Replaces the member list: dials who is new, cuts who is gone, at once."""
+        ...
+
+    def connected(self) -> tuple[NodeId, ...]:
+        """Sorted."""
+        ...
+
+    def send(self, node: NodeId, message: Any) -> bool:
+        """Control class. False when there is no link; a full queue cuts the link."""
+        ...
+
+    async def open_stream(self, node: NodeId, first: Any) -> Stream:
+        """Raises LinkLost when there is no link."""
+        ...
+
+    async def fetch_stream(self, node: NodeId, first: Any) -> Stream:
+        """A stream on a fresh connection of its own (weights). Raises LinkError."""
+        ...
+
+    async def start(self, listener: LinkListener) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class JoinServer(Protocol):
+    """Answers strangers at the join channel."""
+
+    def offer(self, nonce: bytes) -> JoinOffer | None:
+        """None: say nothing (not founded yet, stopping)."""
+        ...
+
+    async def admit(self, request: JoinRequest, node: NodeId) -> JoinAnswer:
+        """The signature is already verified; `node` is the id of the certificate's key."""
+        ...
+
+
+class JoinClient(Protocol):
+    """Asks at another node's join channel."""
+
+    async def look(self, address: tuple[str, int]) -> JoinOffer:
+        """Raises LinkError."""
+        ...
+
+    async def join(self, address: tuple[str, int], request: JoinRequest) -> JoinAnswer:
+        """Signs `request` for this server and sends it. Raises LinkError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What an mDNS announcement says: a hint, nothing more."""
+
+    short_node: str
+    instance: str
+    cluster_prefix: str
+    """"" while the node seeks."""
+    cluster_name: str
+    window_open: bool
+    api_port: int
+    addresses: tuple[tuple[str, int], ...]
+    """(IP literal, link port)."""
+    proto: int = 1
+
+
+class Discovery(Protocol):
+    """Hears and makes announcements on the LAN."""
+
+    async def start(self) -> None: ...
+
+    async def announce(self, sighting: Sighting) -> None:
+        """Publish or update our own announcement (addresses are filled in by the port)."""
+        ...
+
+    def sightings(self) -> tuple[Sighting, ...]:
+        """Everyone else heard and not yet expired, sorted by (short_node, instance)."""
+        ...
+
+    async def changed(self) -> None:
+        """Returns when the set of sightings may have changed."""
+        ...
+
+    def addresses(self) -> tuple[str, ...]:
+        """Our own reachable IP literals, best first."""
+        ...
+
+    async def stop(self) -> None: ...
+
+
+class DevicePort(Protocol):
+    """The GPUs of this machine."""
+
+    def inventory(self, node: NodeId) -> Inventory: ...
+
+    def load(self) -> tuple[DeviceLoad, ...]:
+        """Live free bytes per device. For cpu and sim devices: total − what workers hold."""
+        ...
+
+
+class Worker(Protocol):
+    """A running worker process."""
+
+    pid: int
+
+    def send(self, message: Any) -> None:
+        """A message of wire.worker.TO_WORKER. Never blocks."""
+        ...
+
+    def messages(self) -> AsyncIterator[Any]:
+        """Messages of wire.worker.FROM_WORKER until the process ends."""
+        ...
+
+    async def exit_reason(self) -> str:
+        """Waits for the end: "" when orderly, else signal or code and the last log line."""
+        ...
+
+    def kill(self) -> None: ...
+
+
+class WorkerLauncher(Protocol):
+    async def launch(self, load: Load) -> Worker:
+        """Raises WorkerError when the process cannot be started."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    digest: str
+    path: Path
+    size_bytes: int
+
+
+class ModelStore(Protocol):
+    """Verified model files of this node, by digest."""
+
+    def held(self) -> Mapping[str, FileStatus]: ...
+
+    async def register(self, path: Path) -> FileStatus:
+        """Hash a file in place (off the loop) and remember it. Raises GgufError, OSError."""
+        ...
+
+    async def fetch(self, digest: str, size_bytes: int, source: Stream) -> FileStatus:
+        """Write a peer's FileChunks, paced, hashed while writing; resumes a partial file.
+        Raises LinkError, OSError, WorkerError on a digest mismatch (the partial is removed)."""
+        ...
+
+    async def send(self, digest: str, offset: int, stream: Stream) -> None:
+        """Serve FileChunks to a peer. Raises OSError, LinkError."""
+        ...
+
+    def partial_bytes(self, digest: str) -> int: ...
+
+
+class Home(Protocol):
+    """This node's small persistent facts (files in home, fsynced)."""
+
+    def load(self, name: str) -> bytes | None: ...
+
+    def save(self, name: str, data: bytes) -> None:
+        """Atomic and durable. Raises OSError."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+
+
+@dataclass(slots=True)
+class GenerationCall:
+    """One request on its way through this node (see peer.router)."""
+
+    request: Generate
+    key_id: str
+    opened_at_s: float
+    attempts: int = 0
+    hosts: list[NodeId] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Randomness:
+    """`random` decides jitter (seeded in the simulation); `token_bytes` makes secrets."""
+
+    random: random.Random
+
+    def token_bytes(self, count: int) -> bytes:
+        return self.random.randbytes(count)

@@ -1,0 +1,1 @@
+"""Leaf: frames, their limits, and every message between peers and between peer and worker."""

@@ -1,0 +1,136 @@
+"""Messages between two linked peers.
+
+Control class (fire and forget, bounded queue): RaftMessage, Heartbeat, and small calls
+(Call → Reply). Request class (streams with credit): a stream is opened with Generate and carries
+GenerationEvents back; Cancel goes forward. Weights travel on connections of their own: a stream
+opened with FetchFile there carries FileChunk back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aivailable.wire.envelope import Registry
+from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Started, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHello:
+    """First frame in both directions, after the TLS handshake has proved the certificate."""
+
+    cluster_id: str
+    node: str
+    instance_id: str
+    version: str
+    proto_min: int
+    proto_max: int
+    purpose: str = "link"
+    """link | weights"""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why the other side ends the connection: other_cluster, removed, not_member, version,
+    cloned_identity, busy, malformed."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RaftMessage:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """Soft state of one local replica: never in the log."""
+
+    replica: str
+    deployment: str
+    status: str
+    slots: int
+    slots_busy: int = 0
+    waiting: int = 0
+    tokens_per_s: float = 0.0
+    progress: float = 0.0
+    phase: str = ""
+    island: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLoad:
+    device_id: str
+    free_bytes: int
+    used_by_others_bytes: int = 0
+    utilization: float = 0.0
+    temperature_c: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Once a second to every linked member. `hears` are the nodes this one has a live link to."""
+
+    node: str
+    instance_id: str
+    seq: int
+    applied: int
+    hears: tuple[str, ...] = ()
+    replicas: tuple[ReplicaLoad, ...] = ()
+    devices: tuple[DeviceLoad, ...] = ()
+    is_leader: bool = False
+    term: int = 0
+    raft_role: str = ""
+    window_left_s: int = 0
+    """The join window as this node times it; 0 when closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A small question over the control class. `method` of PEER_METHODS."""
+
+    call_id: int
+    method: str
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    call_id: int
+    ok: bool
+    values: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFile:
+    """On a weights connection: send the file from `offset`."""
+
+    digest: str
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileChunk:
+    offset: int
+    data: bytes
+    total: int
+    last: bool = False
+
+
+PEER = Registry(
+    raft=RaftMessage,
+    heartbeat=Heartbeat,
+    call=Call,
+    reply=Reply,
+    generate=Generate,
+    cancel=Cancel,
+    started=Started,
+    tokens=Tokens,
+    finished=Finished,
+    failed=Failed,
+    fetch_file=FetchFile,
+    file_chunk=FileChunk,
+)
+HELLO = Registry(hello=LinkHello, refused=Refused)

@@ -1,0 +1,241 @@
+"""Typed dataclass ⇄ plain values ⇄ msgpack, for everything that crosses a process or a disk.
+
+Owns: the one rule how a frozen dataclass becomes a map and back, with every value checked
+against its annotation. Unknown fields are ignored (a newer writer), missing fields take their
+default (an older one), anything else is a SchemaError that names the path. It must not do I/O.
+
+Supported annotations: bool, int, float, str, bytes, None, Literal, StrEnum, dataclass,
+tuple[X, ...], tuple[X, Y], Mapping[str, X], X | None, and Any (plain values only).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from aivailable.errors import SchemaError
+
+T = TypeVar("T")
+Plain = Any
+"""None, bool, int, float, str, bytes, list and dict[str, Plain]."""
+
+DEPTH_MAX_LEVELS = 32
+INT_MAX = 2**63 - 1
+
+_Encode = Callable[[Any], Plain]
+_Decode = Callable[[Plain, str], Any]
+
+
+def to_plain(value: Any) -> Plain:
+    """A dataclass (or tuple, mapping, scalar) as plain values; mappings sorted by key."""
+    if value is None or isinstance(value, (bool, int, float, bytes)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return {name: to_plain(getattr(value, name)) for name in _field_names(type(value))}
+    if isinstance(value, Mapping):
+        return {key: to_plain(value[key]) for key in sorted(value)}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    raise TypeError(f"cannot encode {type(value).__name__}")
+
+
+def from_plain(kind: type[T], value: Plain, path: str = "") -> T:
+    """Rebuild a `kind` from plain values. Raises SchemaError naming the first wrong path."""
+    return cast(T, _decoder(kind)(value, path or kind.__name__))
+
+
+def pack(value: Any) -> bytes:
+    """Canonical msgpack: the same value gives the same bytes on every node."""
+    return cast(bytes, msgpack.packb(to_plain(value), use_bin_type=True))
+
+
+def unpack(kind: type[T], data: bytes) -> T:
+    """Decode canonical msgpack into a `kind`. Raises SchemaError on anything else."""
+    return from_plain(kind, unpack_plain(data))
+
+
+def unpack_plain(data: bytes) -> Plain:
+    """Decode msgpack with string keys only; a length can never exceed the input's own size."""
+    try:
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, use_list=True)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise SchemaError(f"not msgpack: {error}") from error
+
+
+@lru_cache(maxsize=512)
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+@lru_cache(maxsize=2048)
+def _decoder(annotation: Any) -> _Decode:
+    """One checked decoder for an annotation, compiled once."""
+    scalar = _scalar_decoder(annotation)
+    if scalar is not None:
+        return scalar
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _optional_decoder(annotation, args)
+    if origin is Literal:
+        return _literal_decoder(args)
+    if origin is tuple:
+        return _tuple_decoder(args)
+    if origin in (Mapping, dict):
+        return _mapping_decoder(args)
+    if isinstance(annotation, type) and issubclass(annotation, enum.StrEnum):
+        return _enum_decoder(annotation)
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return _dataclass_decoder(annotation)
+    raise TypeError(f"unsupported annotation {annotation!r}")
+
+
+def _wrong(path: str, want: str, value: Plain) -> SchemaError:
+    return SchemaError(f"{path}: expected {want}, got {type(value).__name__}")
+
+
+def _scalar_decoder(annotation: Any) -> _Decode | None:
+    if annotation is Any:
+        return lambda value, path: value
+    if annotation is bool:
+        return _exactly(bool, "true or false")
+    if annotation is str:
+        return _exactly(str, "text")
+    if annotation is bytes:
+        return _exactly(bytes, "bytes")
+    if annotation is int:
+        return _decode_int
+    if annotation is float:
+        return _decode_float
+    return None
+
+
+def _exactly(kind: type, name: str) -> _Decode:
+    def decode(value: Plain, path: str) -> Any:
+        if type(value) is not kind:
+            raise _wrong(path, name, value)
+        return value
+
+    return decode
+
+
+def _decode_int(value: Plain, path: str) -> int:
+    if type(value) is not int:
+        raise _wrong(path, "an integer", value)
+    if not -INT_MAX <= value <= INT_MAX:
+        raise SchemaError(f"{path}: integer out of range")
+    return value
+
+
+def _decode_float(value: Plain, path: str) -> float:
+    if type(value) is float or type(value) is int:
+        return float(value)
+    raise _wrong(path, "a number", value)
+
+
+def _optional_decoder(annotation: Any, args: tuple[Any, ...]) -> _Decode:
+    inner = [arg for arg in args if arg is not type(None)]
+    if len(inner) != 1 or len(inner) == len(args):
+        raise TypeError(f"unsupported union {annotation!r}")
+    decode_inner = _decoder(inner[0])
+    return lambda value, path: None if value is None else decode_inner(value, path)
+
+
+def _literal_decoder(choices: tuple[Any, ...]) -> _Decode:
+    def decode(value: Plain, path: str) -> Any:
+        for choice in choices:
+            if type(value) is type(choice) and value == choice:
+                return choice
+        raise SchemaError(f"{path}: expected one of {', '.join(map(repr, choices))}")
+
+    return decode
+
+
+def _enum_decoder(kind: type[enum.StrEnum]) -> _Decode:
+    def decode(value: Plain, path: str) -> Any:
+        if type(value) is str:
+            try:
+                return kind(value)
+            except ValueError:
+                raise SchemaError(f"{path}: {value[:40]!r} is no {kind.__name__}") from None
+        raise _wrong(path, kind.__name__, value)
+
+    return decode
+
+
+def _tuple_decoder(args: tuple[Any, ...]) -> _Decode:
+    if len(args) == 2 and args[1] is Ellipsis:
+        item = _decoder(args[0])
+
+        def decode_many(value: Plain, path: str) -> Any:
+            if not isinstance(value, (list, tuple)):
+                raise _wrong(path, "a list", value)
+            return tuple(item(entry, f"{path}[{index}]") for index, entry in enumerate(value))
+
+        return decode_many
+    items = tuple(_decoder(arg) for arg in args)
+
+    def decode_fixed(value: Plain, path: str) -> Any:
+        if not isinstance(value, (list, tuple)) or len(value) != len(items):
+            raise _wrong(path, f"a list of {len(items)}", value)
+        return tuple(
+            decode(entry, f"{path}[{index}]")
+            for index, (decode, entry) in enumerate(zip(items, value, strict=True))
+        )
+
+    return decode_fixed
+
+
+def _mapping_decoder(args: tuple[Any, ...]) -> _Decode:
+    if not args or args[0] is not str:
+        raise TypeError("only Mapping[str, X] can be encoded")
+    decode_value = _decoder(args[1])
+
+    def decode(value: Plain, path: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(path, "a map", value)
+        for key in value:
+            if type(key) is not str:
+                raise _wrong(path, "text keys", key)
+        return {key: decode_value(entry, f"{path}.{key}") for key, entry in value.items()}
+
+    return decode
+
+
+def _dataclass_decoder(kind: type) -> _Decode:
+    # The plan is compiled at first use, so that dataclasses may refer to themselves.
+    @lru_cache(maxsize=1)
+    def plan() -> tuple[tuple[str, _Decode, bool], ...]:
+        hints = get_type_hints(kind)
+        return tuple(
+            (
+                field.name,
+                _decoder(hints[field.name]),
+                field.default is dataclasses.MISSING
+                and field.default_factory is dataclasses.MISSING,
+            )
+            for field in dataclasses.fields(kind)
+        )
+
+    def decode(value: Plain, path: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(path, f"a map ({kind.__name__})", value)
+        found: dict[str, Any] = {}
+        for name, decode_field, required in plan():
+            if name in value:
+                found[name] = decode_field(value[name], f"{path}.{name}")
+            elif required:
+                raise SchemaError(f"{path}.{name}: missing")
+        try:
+            return kind(**found)
+        except (ValueError, TypeError) as error:
+            raise SchemaError(f"{path}: {error}") from error
+
+    return decode

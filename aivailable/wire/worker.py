@@ -1,0 +1,114 @@
+"""Messages between a peer and one worker process, over a socket pair.
+
+Framing: u32 big-endian length, then msgpack [kind, map]; at most WORKER_FRAME_MAX_BYTES.
+The worker speaks first (Hello). Load is answered by Progress* then Ready or LoadFailed (and the
+process ends). After Ready: Generate and Cancel down; Step frames up, one per decode step for all
+requests together. Shutdown, or the socket's end, ends the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aivailable.wire.envelope import Registry
+from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Started, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load one model. `engine` is "llama" or "fake"; `devices` name the claimed devices in the
+    backend's own order with the claimed bytes; kind "cpu" and "sim" run on the CPU on purpose."""
+
+    replica: str
+    engine: str
+    path: str
+    context: int
+    """Tokens per slot; the KV cache holds slots × context cells."""
+    slots: int
+    devices: tuple[DeviceClaim, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Engine options of the deployment: kv_type, ubatch, threads, flash_attention, …"""
+    check_tensors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceClaim:
+    device_id: str
+    backend: str
+    index: int
+    claim_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    pid: int
+    engine: str
+    version: str
+    """Of the inference library, or "" for the fake engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    phase: str
+    """loading | checking | warming"""
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model decodes. Bytes are what the engine itself reports, by device id."""
+
+    model_name: str
+    context: int
+    slots: int
+    used_bytes: Mapping[str, int]
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    load_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """`code`: bad_file, out_of_memory, not_fully_offloaded, over_claim, unsupported, crashed."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Everything that one decode step produced."""
+
+    started: tuple[Started, ...] = ()
+    tokens: tuple[Tokens, ...] = ()
+    finished: tuple[Finished, ...] = ()
+    failed: tuple[Failed, ...] = ()
+    slots_busy: int = 0
+    waiting: int = 0
+    counters: Counters | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Since the worker's start. A test proves with them who did the work."""
+
+    requests: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    reason: str = ""
+
+
+TO_WORKER = Registry(load=Load, generate=Generate, cancel=Cancel, shutdown=Shutdown)
+FROM_WORKER = Registry(
+    hello=Hello, progress=Progress, ready=Ready, load_failed=LoadFailed, step=Step
+)
