@@ -1,0 +1,148 @@
+"""What a person sees of the cluster: the one document behind `status`, the monitor and
+`GET /cluster/v1/state`.
+
+Pure data, built by `core.view.status_of`. Ages are ms at the node that answers; soft state
+(free bytes, load) is shown with its age, replicated state with its version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aivailable.core.ids import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    device_id: str
+    name: str
+    backend: str
+    total_bytes: int
+    claimed_bytes: int
+    free_bytes: int | None = None
+    """Live, as the node said; None = not heard yet."""
+    used_by_others_bytes: int = 0
+    utilization: float = 0.0
+    temperature_c: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    node: NodeId
+    short: str
+    name: str
+    role: str
+    """voter | observer"""
+    state: str
+    """here (answers this request) | up | silent | down"""
+    age_ms: int | None
+    """Since its last heartbeat; 0 for the answering node; None = never heard."""
+    leader: bool
+    version: str
+    addresses: tuple[str, ...] = ()
+    api_port: int = 0
+    draining: bool = False
+    devices: tuple[DeviceStatus, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    replica: str
+    deployment: str
+    node: NodeId
+    node_name: str
+    status: str
+    reason: str = ""
+    progress: float = 0.0
+    """0–1 while fetching or loading."""
+    slots: int = 0
+    slots_busy: int = 0
+    waiting: int = 0
+    tokens_per_s: float = 0.0
+    claimed_bytes: int = 0
+    used_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatus:
+    name: str
+    model: str
+    digest: str
+    state: str
+    """ready | starting | degraded | unplaceable"""
+    explanation: str = ""
+    """Why it is not ready: per device what was missing, which load failed and how."""
+    context: int = 0
+    slots: int = 0
+    replicas_ready: int = 0
+    replicas_min: int = 0
+    replicas_max: int = 0
+    need_bytes: int = 0
+    predicted_by: str = ""
+    copies: int = 0
+    copies_wanted: int = 0
+    """min(copies, members): the deployment is safe when copies ≥ copies_wanted."""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    digest: str
+    name: str
+    architecture: str
+    size_bytes: int
+    context_train: int
+    quantization: str
+    holders: tuple[NodeId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingStatus:
+    """A node that knocks and is not admitted: visible on both sides."""
+
+    node: NodeId
+    name: str
+    address: str
+    age_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventStatus:
+    version: int
+    kind: str
+    subject: str
+    actor: str
+    reason: str
+    at_ms: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """`phase`: seeking (looks for a cluster) | waiting (found one, not admitted) | member |
+    removed. `advice` says what to do when something needs a person."""
+
+    phase: str
+    advice: str
+    here: NodeId
+    cluster_id: str
+    cluster_name: str
+    version: int
+    """Applied index of the state shown: grows by one with every command."""
+    term: int
+    leader: NodeId | None
+    controller: NodeId | None
+    quorum: bool
+    """The leader is known and heard: changes can be made."""
+    window_open: bool
+    window_left_s: int
+    feature_level: int
+    voters: tuple[NodeId, ...] = ()
+    nodes: tuple[NodeStatus, ...] = ()
+    models: tuple[ModelStatus, ...] = ()
+    deployments: tuple[DeploymentStatus, ...] = ()
+    replicas: tuple[ReplicaStatus, ...] = ()
+    waiting: tuple[WaitingStatus, ...] = ()
+    events: tuple[EventStatus, ...] = ()
+    """The last few."""

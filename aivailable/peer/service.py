@@ -1,0 +1,106 @@
+"""What the HTTP API may ask of the node it runs in: the seam between `api` and the rest.
+
+`peer.node` implements it; the API's tests use a fake that fits on a screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aivailable.core.commands import Body
+from aivailable.core.ids import NodeId
+from aivailable.core.records import ApiKey, Deployment, Event, Model
+from aivailable.core.status import ClusterStatus
+from aivailable.wire.generation import Generate, GenerationEvent
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRequest:
+    """`model` is a catalogue name, a digest, or a path on this node (registers the file).
+
+    None = default of the model or the cluster. `replace` allows changing an existing deployment.
+    """
+
+    model: str
+    name: str | None = None
+    context: int | None = None
+    slots: int | None = None
+    replicas_min: int = 1
+    replicas_max: int | None = None
+    copies: int | None = None
+    pin: bool = False
+    priority: int = 0
+    idle_ttl_s: int | None = None
+    engine: str = "llama"
+    options: dict[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    replace: bool = True
+
+
+@dataclass(slots=True)
+class Routing:
+    """How a request went, for the response headers and the log; filled in while it runs."""
+
+    ingress: NodeId
+    host: NodeId = ""
+    replica: str = ""
+    attempts: int = 0
+    queue_ms: int = 0
+
+
+class Service(Protocol):
+    """The node, as its API sees it. RequestError carries HTTP status, code and advice."""
+
+    @property
+    def node(self) -> NodeId: ...
+
+    def status(self) -> ClusterStatus: ...
+
+    def find_key(self, api_key: str) -> ApiKey | None:
+        """The unrevoked key, or None."""
+        ...
+
+    def keys(self) -> tuple[ApiKey, ...]: ...
+
+    def deployments(self) -> tuple[Deployment, ...]: ...
+
+    def models(self) -> tuple[Model, ...]: ...
+
+    def events(self, after_version: int) -> tuple[Event, ...]:
+        """Events with a version greater than `after_version`, oldest first."""
+        ...
+
+    async def changed(self, after_version: int) -> int:
+        """Waits until the applied version is greater; returns it."""
+        ...
+
+    async def propose(self, body: Body, *, actor: str, reason: str) -> None:
+        """Returns when applied here. Raises ProposalRejected, ProposalUnknown."""
+        ...
+
+    async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
+        """Register (for a path), predict memory, commit. Raises RequestError, ProposalError,
+        GgufError, OSError."""
+        ...
+
+    def generate(self, request: Generate, key: ApiKey | None, routing: Routing) -> AsyncIterator[
+        GenerationEvent
+    ]:
+        """Route and run. The first event is Started; the last is Finished. Raises RequestError
+        before the first event or (mid-stream, when nothing can continue it) after. Closing the
+        iterator cancels the request everywhere."""
+        ...
+
+    async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:
+        """A new API key: its text (shown once) and its record."""
+        ...
+
+    async def leave(self) -> None:
+        """Give up vote and membership, drain, and stop the process afterwards."""
+        ...
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether this node can take requests, and if not why (for /readyz)."""
+        ...
