@@ -1,0 +1,92 @@
+"""What the session needs from an inference engine: the interface, and its failures.
+
+Owns: names only. Implemented by engine_fake and engine_llama, consumed by session; the batcher
+knows nothing but `Part`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from aivailable.errors import WorkerError
+from aivailable.wire.generation import Generate
+
+Logits: TypeAlias = npt.NDArray[np.float32]
+"""One row, a number for every token of the vocabulary. Valid until the next decode."""
+ReportProgress: TypeAlias = Callable[[str, float], None]
+"""(phase, fraction 0…1) → nothing."""
+
+
+class LoadRefused(WorkerError):
+    """The model cannot be served here. `code` is one of wire.worker.LoadFailed's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class DecodeFailed(WorkerError):
+    """One decode did not succeed; the sequences in it are to be trimmed before another try."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive tokens of one slot in one decode."""
+
+    slot: int
+    tokens: tuple[int, ...]
+    position: int
+    """Of the first token: how many tokens the slot's cache holds before it."""
+    wants_logits: bool
+    """After the last token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a loaded model occupies, in bytes; `used_bytes` by claimed device id."""
+
+    model_name: str
+    used_bytes: Mapping[str, int]
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+
+
+class Engine(Protocol):
+    """One loaded model with `slots` sequences of at most `context` tokens each."""
+
+    name: str
+    version: str
+    context: int
+    slots: int
+    vocabulary: int
+    """Number of tokens; ids are 0 … vocabulary - 1."""
+    chunk_tokens: int
+    """Prefill goes in chunks of so many tokens, always the same, so that the numbers repeat."""
+    budget_tokens: int
+    """Most prefill tokens in one step, over all slots. At least `chunk_tokens`."""
+    footprint: Footprint
+
+    def prompt_ids(self, request: Generate) -> tuple[int, ...]:
+        """Render and tokenize the prompt. Raises RequestError (template_error, …)."""
+
+    def decode(self, parts: Sequence[Part]) -> list[Logits]:
+        """Run one step; a row for every part that wants logits, in order.
+
+        Raises DecodeFailed; then the caches of the parts' slots are undefined until trimmed.
+        """
+
+    def trim(self, slot: int, length: int) -> int:
+        """Keep the first `length` tokens of the slot's cache, or none where the cache cannot
+        (sliding window); returns how many are kept."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; a character may be spread over several."""
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its answer with this token."""
