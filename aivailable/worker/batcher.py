@@ -76,8 +76,7 @@ class Batcher:
             job.slot, job.fed, job.cached = slot, kept, kept
             self._cached[slot] = ()
             self._running[slot] = job
-            if not job.decoding:
-                self._prefilling.append(job)
+            self._prefilling.append(job)
             admitted.append(job)
         return tuple(admitted)
 

@@ -84,7 +84,9 @@ def penalized(
 
 def distribution(
     logits: Logits, sampling: Sampling
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.float64]]]:
+) -> tuple[
+    np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.float64]]
+]:
     """The tokens that may be drawn, most probable first, and their weights (not normalized).
 
     Equal logits are ordered by token id, so that the answer never depends on the sort.

@@ -1,0 +1,302 @@
+"""One replica's life on the channel: hello, load, then step after step until the socket ends.
+
+Owns: turning requests into jobs, running the step loop, and telling the peer everything that a
+step produced in one frame. It must not schedule (batcher) or compute (engine). Made by __main__.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+from aivailable.errors import RequestError
+from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Started, Tokens
+from aivailable.wire.limits import STOP_STRING_MAX_CHARS, STOP_STRINGS_MAX
+from aivailable.wire.worker import Counters, Hello, Load, LoadFailed, Progress, Ready, Step
+from aivailable.worker.batcher import Batcher
+from aivailable.worker.engine import DecodeFailed, Engine, LoadRefused, Logits, Part, ReportProgress
+from aivailable.worker.job import Job, Reason
+
+CONTEXT_MAX_TOKENS: Final = 1 << 20
+SLOTS_MAX: Final = 64
+"""llama.cpp refuses more than 256 sequences; no legacy GPU decodes even 64 at once."""
+STARTED_IDS_PER_FRAME_MAX: Final = 512 * 1024
+"""Prompt ids that one frame may carry (5 bytes each), so that it stays under the wire's limit."""
+
+Clock = Callable[[], float]
+MakeEngine = Callable[[Load, ReportProgress], Engine]
+
+
+class Port(Protocol):
+    """The channel as the session uses it; a test's fake is a list and a queue."""
+
+    def send(self, message: Any) -> None: ...
+    def receive(self) -> Any: ...
+    def receive_ready(self) -> list[Any]: ...
+
+
+def announce_and_load(port: Port, engine: str, version: str, make: MakeEngine) -> Engine | None:
+    """Say hello, wait for Load, load. None when the load failed (the peer has been told)."""
+    port.send(Hello(os.getpid(), engine, version))
+    load = port.receive()
+    if not isinstance(load, Load):
+        port.send(LoadFailed("unsupported", f"expected load, got {type(load).__name__}"))
+        return None
+    began = time.monotonic()
+    try:
+        check_load(load)
+        loaded = make(load, lambda phase, fraction: port.send(Progress(phase, fraction)))
+    except LoadRefused as error:
+        port.send(LoadFailed(error.code, str(error)))
+        return None
+    footprint = loaded.footprint
+    port.send(
+        Ready(
+            model_name=footprint.model_name,
+            context=loaded.context,
+            slots=loaded.slots,
+            used_bytes=footprint.used_bytes,
+            weights_bytes=footprint.weights_bytes,
+            kv_bytes=footprint.kv_bytes,
+            compute_bytes=footprint.compute_bytes,
+            load_ms=round((time.monotonic() - began) * 1000),
+        )
+    )
+    return loaded
+
+
+def check_load(load: Load) -> None:
+    """Refuse sizes that would make llama.cpp abort or allocate for minutes. Raises LoadRefused."""
+    if not 1 <= load.slots <= SLOTS_MAX:
+        raise LoadRefused("unsupported", f"{load.slots} slots; 1 to {SLOTS_MAX} are possible")
+    if not 16 <= load.context <= CONTEXT_MAX_TOKENS:
+        raise LoadRefused(
+            "unsupported", f"context {load.context}; 16 to {CONTEXT_MAX_TOKENS} are possible"
+        )
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """What the current step has produced so far."""
+
+    started: list[Started] = field(default_factory=list)
+    tokens: list[Tokens] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.started or self.tokens or self.finished or self.failed)
+
+
+class Session:
+    """The step loop of one loaded engine."""
+
+    def __init__(self, engine: Engine, port: Port, clock: Clock = time.monotonic) -> None:
+        self._engine = engine
+        self._port = port
+        self._clock = clock
+        self._batcher = Batcher(engine.slots, engine.chunk_tokens, engine.budget_tokens)
+        self._out = _Outbox()
+        self._counters = Counters()
+        self._told: tuple[int, int, Counters] = (0, 0, Counters())
+
+    def run(self) -> None:
+        """Serve for ever; the process ends with the socket (see protocol.Channel.on_end)."""
+        while True:
+            self.serve_once()
+
+    def serve_once(self) -> None:
+        """Take what has arrived (waiting when there is nothing to do), run one step, tell."""
+        idle = not self._batcher.busy and not self._batcher.waiting
+        messages = [self._port.receive()] if idle else []
+        for message in [*messages, *self._port.receive_ready()]:
+            self._take(message)
+        self._expire()
+        for job in self._batcher.admit(self._engine.trim):
+            self._tell_started(job)
+        self._step()
+        self._tell()
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, Generate):
+            self._count(requests=1)
+            try:
+                self._submit(message)
+            except RequestError as error:
+                self._fail(message.request_id, error.code, str(error), error.status)
+        elif isinstance(message, Cancel):
+            job = self._batcher.find(message.request_id)
+            if job is not None:
+                self._cancel(job)
+
+    def _submit(self, request: Generate) -> None:
+        if self._batcher.find(request.request_id) is not None:
+            raise RequestError(409, "invalid_request", "a request of this id is running already")
+        self._check(request)
+        prompt = self._engine.prompt_ids(request)
+        self._check_ids(prompt, "the prompt")
+        self._check_ids(request.generated_ids, "generated_ids")
+        context = self._engine.context
+        if not prompt:
+            raise RequestError(400, "invalid_request", "the prompt has no tokens")
+        if len(prompt) >= context:
+            raise RequestError(
+                400,
+                "context_length_exceeded",
+                f"the prompt has {len(prompt)} tokens and this model's context is {context}; "
+                "shorten the prompt or deploy with a larger --ctx",
+            )
+        limit = context - len(prompt)
+        if request.max_tokens is not None:
+            limit = min(limit, request.max_tokens)
+        job = Job(
+            request,
+            prompt,
+            limit=limit,
+            arrived_s=self._clock(),
+            piece=self._engine.piece,
+            is_end=self._engine.is_end,
+        )
+        if job.finished is not None:
+            self._finish(job, job.finished)
+        elif not self._batcher.submit(job):
+            raise RequestError(503, "queue_full", "too many requests wait for this replica")
+
+    def _check(self, request: Generate) -> None:
+        given = sum(
+            value is not None for value in (request.messages, request.prompt, request.prompt_ids)
+        )
+        problem = ""
+        if given != 1:
+            problem = "exactly one of messages, prompt and prompt_ids must be given"
+        elif request.max_tokens is not None and request.max_tokens < 0:
+            problem = "max_tokens must not be negative"
+        elif len(request.stop) > STOP_STRINGS_MAX:
+            problem = f"at most {STOP_STRINGS_MAX} stop strings"
+        elif any(not 0 < len(stop) <= STOP_STRING_MAX_CHARS for stop in request.stop):
+            problem = f"a stop string has 1 to {STOP_STRING_MAX_CHARS} characters"
+        elif not request.sampling.repeat_penalty > 0:
+            problem = "repeat_penalty must be above 0"
+        if problem:
+            raise RequestError(400, "invalid_request", problem)
+
+    def _check_ids(self, ids: tuple[int, ...], what: str) -> None:
+        # An id outside the vocabulary makes llama.cpp read outside its tables.
+        if ids and not (min(ids) >= 0 and max(ids) < self._engine.vocabulary):
+            raise RequestError(
+                400, "invalid_request", f"{what}: ids are 0 to {self._engine.vocabulary - 1}"
+            )
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for job in self._batcher.jobs():
+            if now >= job.deadline_s:
+                self._batcher.release(job)
+                self._fail(job.request_id, "deadline_exceeded", "the deadline has passed", 504)
+
+    def _cancel(self, job: Job) -> None:
+        self._batcher.release(job)
+        self._count(cancelled=1)
+        self._out.finished.append(
+            Finished(
+                job.request_id,
+                "cancelled",
+                prompt_tokens=job.prompt_tokens,
+                completion_tokens=job.completion_tokens,
+                cached_tokens=job.cached,
+            )
+        )
+
+    def _step(self) -> None:
+        parts = self._batcher.plan()
+        if not parts:
+            return
+        self._count(steps=1)
+        try:
+            rows = self._engine.decode(parts)
+        except DecodeFailed:
+            self._step_one_by_one(parts)
+        else:
+            self._use(parts, rows)
+
+    def _step_one_by_one(self, parts: tuple[Part, ...]) -> None:
+        """A decode failed as a whole: find the job that is to blame, spare the others."""
+        kept = {part.slot: self._engine.trim(part.slot, part.position) for part in parts}
+        for part in parts:
+            try:
+                if kept[part.slot] != part.position:
+                    raise DecodeFailed("the cache of this request could not be restored")
+                rows = self._engine.decode((part,))
+            except DecodeFailed as error:
+                job = self._batcher.job_in(part.slot)
+                self._engine.trim(part.slot, 0)
+                self._batcher.release(job, reusable=False)
+                self._fail(job.request_id, "decode_failed", str(error), 500)
+            else:
+                self._use((part,), rows)
+
+    def _use(self, parts: tuple[Part, ...], rows: list[Logits]) -> None:
+        remaining = iter(rows)
+        for part in parts:
+            job = self._batcher.advance(part)
+            before = part.position
+            self._count(prompt_tokens=max(0, min(job.fed, job.prompt_tokens) - before))
+            if not part.wants_logits:
+                continue
+            ids, text = job.draw(next(remaining))
+            if ids:
+                self._count(generated_tokens=len(ids))
+                self._out.tokens.append(Tokens(job.request_id, ids, text))
+            if job.finished is not None:
+                self._batcher.release(job)
+                self._finish(job, job.finished)
+
+    def _finish(self, job: Job, reason: Reason) -> None:
+        self._count(finished=1)
+        self._out.finished.append(
+            Finished(
+                job.request_id,
+                reason,
+                text=job.held_text(),
+                prompt_tokens=job.prompt_tokens,
+                completion_tokens=job.completion_tokens,
+                cached_tokens=job.cached,
+            )
+        )
+
+    def _fail(self, request_id: str, code: str, message: str, status: int) -> None:
+        self._count(failed=1)
+        self._out.failed.append(Failed(request_id, code, message, status))
+
+    def _tell_started(self, job: Job) -> None:
+        ids = sum(len(started.prompt_ids) for started in self._out.started)
+        if ids + job.prompt_tokens > STARTED_IDS_PER_FRAME_MAX:
+            self._tell()
+        prompt = tuple(job.tokens[: job.prompt_tokens])
+        self._out.started.append(Started(job.request_id, len(prompt), job.cached, prompt))
+
+    def _tell(self) -> None:
+        """One Step with everything new; none when nothing is."""
+        state = (self._batcher.busy, self._batcher.waiting, self._counters)
+        if not self._out and state == self._told:
+            return
+        out, self._out = self._out, _Outbox()
+        self._port.send(
+            Step(
+                started=tuple(out.started),
+                tokens=tuple(out.tokens),
+                finished=tuple(out.finished),
+                failed=tuple(out.failed),
+                slots_busy=state[0],
+                waiting=state[1],
+                counters=self._counters if self._counters != self._told[2] else None,
+            )
+        )
+        self._told = state
+
+    def _count(self, **more: int) -> None:
+        grown = {name: getattr(self._counters, name) + by for name, by in more.items()}
+        self._counters = replace(self._counters, **grown)
