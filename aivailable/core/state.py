@@ -156,4 +156,3 @@ def state_digest(state: State) -> str:
 
 def failure_key(deployment: str, node: NodeId) -> str:
     return f"{deployment}@{node}"
-

@@ -7,17 +7,20 @@ needs. All callbacks run on the event loop; none may block.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from aivailable.core.ids import NodeId
+from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.records import Inventory
-from aivailable.wire.generation import Generate
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 from aivailable.wire.peer import DeviceLoad
 from aivailable.wire.worker import Load
+
+if TYPE_CHECKING:
+    from aivailable.raft.node import RaftSettings
+    from aivailable.raft.store import Store
 
 
 class Clock(Protocol):
@@ -251,22 +254,88 @@ class Home(Protocol):
     def remove(self, name: str) -> None: ...
 
 
-@dataclass(slots=True)
-class GenerationCall:
-    """One request on its way through this node (see peer.router)."""
+class Randomness(Protocol):
+    """Where chance comes from: seeded in the simulation, the system's otherwise."""
 
-    request: Generate
-    key_id: str
-    opened_at_s: float
-    attempts: int = 0
-    hosts: list[NodeId] = field(default_factory=list)
+    @property
+    def random(self) -> random.Random:
+        """For jitter and elections."""
+        ...
+
+    def token_bytes(self, count: int) -> bytes:
+        """For secrets and ids."""
+        ...
+
+
+class IdentityPort(Protocol):
+    """Who this node is (see peer.identity)."""
+
+    @property
+    def node(self) -> NodeId: ...
+
+    @property
+    def certificate(self) -> bytes:
+        """DER."""
+        ...
+
+    @property
+    def instance_id(self) -> str:
+        """Random per process start."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Randomness:
-    """`random` decides jitter (seeded in the simulation); `token_bytes` makes secrets."""
+class PeerConfig:
+    """What the peer's logic needs of the configuration."""
 
-    random: random.Random
+    name: str
+    cluster_name: str = "default"
+    join_window_s: int = 900
+    version: str = "0.1.0"
+    look_s: float = 3.0
+    """How long a new node looks around before it founds."""
+    heartbeat_s: float = 1.0
+    feature_max: int = 1
+    link_port: int = 0
+    api_port: int = 0
+    models_dir: Path | None = None
 
-    def token_bytes(self, count: int) -> bytes:
-        return self.random.randbytes(count)
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything of the world that a peer touches, built in `app` or by the simulation."""
+
+    clock: Clock
+    randomness: Randomness
+    identity: IdentityPort
+    home: Home
+    links: Links
+    join_client: JoinClient
+    discovery: Discovery
+    devices: DevicePort
+    launcher: WorkerLauncher
+    model_store: ModelStore
+    raft_store: Callable[[ClusterId], Store]
+    """Opens (or makes) the durable log of one cluster."""
+    drop_raft_store: Callable[[ClusterId], None]
+    """Sets aside the log of a cluster that was given up."""
+    raft_settings: RaftSettings
+    predict: Callable[[PredictRequest], Awaitable[Prediction]]
+    """Exact bytes by the engine's dry run, else the formula (see peer.oracle)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    path: Path
+    context: int
+    slots: int
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    by: str
+    """oracle | formula"""

@@ -39,7 +39,9 @@ def to_plain(value: Any) -> Plain:
     if isinstance(value, str):
         return str(value)
     if dataclasses.is_dataclass(value):
-        return {name: to_plain(getattr(value, name)) for name in _field_names(type(value))}
+        return {
+            name: to_plain(getattr(value, name)) for name in _field_names(cast(type, type(value)))
+        }
     if isinstance(value, Mapping):
         return {key: to_plain(value[key]) for key in sorted(value)}
     if isinstance(value, (tuple, list)):
@@ -49,7 +51,7 @@ def to_plain(value: Any) -> Plain:
 
 def from_plain(kind: type[T], value: Plain, path: str = "") -> T:
     """Rebuild a `kind` from plain values. Raises SchemaError naming the first wrong path."""
-    return cast(T, _decoder(kind)(value, path or kind.__name__))
+    return cast(T, _decoder(cast(Any, kind))(value, path or kind.__name__))
 
 
 def pack(value: Any) -> bytes:

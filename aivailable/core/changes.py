@@ -1,0 +1,25 @@
+"""The table of handlers, one per command kind, for `core.machine`.
+
+The handlers themselves are in `core.changes_members` (who belongs, keys, settings, control) and
+`core.changes_models` (catalogue, deployments, replicas).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aivailable.core.change import Change, Handler, Reject
+from aivailable.core.changes_members import MEMBER_HANDLERS
+from aivailable.core.changes_models import MODEL_HANDLERS
+from aivailable.core.commands import Command
+from aivailable.core.state import State
+
+HANDLERS: Mapping[type, Handler] = {**MEMBER_HANDLERS, **MODEL_HANDLERS}
+"""Every kind of `commands.KINDS` has a handler (a test checks it)."""
+
+__all__ = ["HANDLERS", "Change", "Reject", "change"]
+
+
+def change(state: State, command: Command) -> Change | Reject:
+    """Dispatch by kind, after the rules of `core.machine` that hold for every kind."""
+    return HANDLERS[type(command.body)](state, command, command.body)

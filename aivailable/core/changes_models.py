@@ -1,0 +1,318 @@
+"""Handlers: the catalogue, who holds which file, deployments, placements and their claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from aivailable.core.change import Change, Handler, Reject
+from aivailable.core.commands import (
+    Command,
+    Drain,
+    Place,
+    PutDeployment,
+    RegisterModel,
+    RemoveDeployment,
+    RemoveModel,
+    ReportCopy,
+    ReportReplica,
+)
+from aivailable.core.ids import replica_id, short, valid_deployment_name
+from aivailable.core.records import Deployment, Failure, Measured, Replica, Status
+from aivailable.core.state import State, failure_key
+
+DEPLOYMENTS_MAX = 1024
+MODELS_MAX = 1024
+MEASURED_MAX = 1024
+CONTEXT_MAX_TOKENS = 16 * 1024 * 1024
+SLOTS_MAX = 256
+REPLICAS_MAX = 256
+OPTIONS_MAX = 32
+REASON_MAX_CHARS = 300
+
+FORWARD: Mapping[Status, frozenset[Status]] = {
+    Status.PLACED: frozenset(
+        {Status.FETCHING, Status.LOADING, Status.DRAINING, Status.GONE, Status.FAILED}
+    ),
+    Status.FETCHING: frozenset({Status.LOADING, Status.DRAINING, Status.GONE, Status.FAILED}),
+    Status.LOADING: frozenset(
+        {Status.READY, Status.FETCHING, Status.DRAINING, Status.GONE, Status.FAILED}
+    ),
+    Status.READY: frozenset({Status.LOADING, Status.DRAINING, Status.GONE, Status.FAILED}),
+    Status.DRAINING: frozenset({Status.GONE, Status.FAILED}),
+}
+"""Allowed transitions. READY → LOADING is a worker that died and is started again."""
+
+
+def register_model(state: State, command: Command, body: RegisterModel) -> Change | Reject:
+    if body.holder != command.command_id.proposer:
+        return Reject("not_yours", "a node registers the files that it holds")
+    named = state.find_model(body.model.name)
+    if named is not None and named.digest != body.model.digest:
+        return Reject(
+            "name_taken",
+            f"the catalogue has another file named {body.model.name!r}"
+            f" (sha256 {short(named.digest)}…); give this one another name with --as",
+        )
+    if body.model.digest not in state.models and len(state.models) >= MODELS_MAX:
+        return Reject("full", f"a catalogue has at most {MODELS_MAX} models")
+    known = state.models.get(body.model.digest, body.model)
+    after = replace(
+        state,
+        models={**state.models, known.digest: known},
+        copies=_with_copy(state.copies, known.digest, body.holder),
+    )
+    return Change(after, "model", known.name, f"model {known.name} registered")
+
+
+def remove_model(state: State, command: Command, body: RemoveModel) -> Change | Reject:
+    if body.digest not in state.models:
+        return Reject("unknown_model", "no such model; see `aivailable models`")
+    users = [name for name in sorted(state.deployments) if _uses(state, name, body.digest)]
+    if users:
+        return Reject("in_use", f"deployed as {', '.join(users)}; undeploy first")
+    name = state.models[body.digest].name
+    after = replace(
+        state,
+        models={k: v for k, v in state.models.items() if k != body.digest},
+        copies={k: v for k, v in state.copies.items() if k != body.digest},
+    )
+    return Change(after, "model", name, f"model {name} removed from the catalogue")
+
+
+def report_copy(state: State, command: Command, body: ReportCopy) -> Change | Reject:
+    if body.node != command.command_id.proposer:
+        return Reject("not_yours", "a node reports its own files only")
+    model = state.models.get(body.digest)
+    if model is None:
+        return Reject("unknown_model", "this file is in no catalogue")
+    held = body.node in state.holders(body.digest)
+    if held == body.held:
+        return Change(state)
+    name = state.members[body.node].name
+    if body.held:
+        after = replace(state, copies=_with_copy(state.copies, body.digest, body.node))
+        return Change(after, "copy", model.name, f"{name} holds a copy of {model.name}")
+    nodes = tuple(node for node in state.holders(body.digest) if node != body.node)
+    after = replace(state, copies={**state.copies, body.digest: nodes})
+    return Change(after, "copy", model.name, f"{name} lost its copy of {model.name}")
+
+
+def put_deployment(state: State, command: Command, body: PutDeployment) -> Change | Reject:
+    wanted = body.deployment
+    problem = _deployment_problem(state, wanted)
+    if problem is not None:
+        return problem
+    current = state.deployments.get(wanted.name)
+    if current is None and body.replace_generation != 0:
+        return Reject("conflict", f"{wanted.name} was removed meanwhile; deploy it anew")
+    if current is not None and body.replace_generation != current.generation:
+        return Reject(
+            "exists" if body.replace_generation == 0 else "conflict",
+            f"{wanted.name} is deployed (generation {current.generation})",
+        )
+    if current is None and len(state.deployments) >= DEPLOYMENTS_MAX:
+        return Reject("full", f"at most {DEPLOYMENTS_MAX} deployments")
+    # A name that was used before goes on counting, so that no replica id ever comes twice.
+    generation = 1 if current is None else current.generation + 1
+    fresh = replace(wanted, generation=generation)
+    after = replace(
+        state,
+        deployments={**state.deployments, fresh.name: fresh},
+        failures={k: v for k, v in state.failures.items() if v.deployment != fresh.name},
+    )
+    verb = "deployed" if current is None else "changed"
+    return Change(after, "deployment", fresh.name, f"{fresh.name} {verb}")
+
+
+def remove_deployment(state: State, command: Command, body: RemoveDeployment) -> Change | Reject:
+    if body.name not in state.deployments:
+        return Reject("unknown_deployment", f"{body.name} is not deployed")
+    after = replace(
+        state,
+        deployments={k: v for k, v in state.deployments.items() if k != body.name},
+        failures={k: v for k, v in state.failures.items() if v.deployment != body.name},
+    )
+    return Change(after, "deployment", body.name, f"{body.name} undeployed")
+
+
+def place(state: State, command: Command, body: Place) -> Change | Reject:
+    deployment = state.deployments.get(body.deployment)
+    if deployment is None or deployment.generation != body.generation:
+        return Reject("conflict", f"{body.deployment} has changed meanwhile")
+    number = state.replica_numbers.get(body.deployment, 0) + 1
+    if body.replica != replica_id(body.deployment, body.generation, number):
+        return Reject("conflict", f"the next replica is number {number}")
+    member = state.members.get(body.node)
+    if member is None or member.down:
+        return Reject("node_down", f"{short(body.node)} is not there")
+    refused = claim_problem(state, body)
+    if refused is not None:
+        return refused
+    replica = Replica(
+        replica=body.replica,
+        deployment=body.deployment,
+        digest=deployment.digest,
+        generation=body.generation,
+        node=body.node,
+        claims=body.claims,
+        context=deployment.context,
+        slots=deployment.slots,
+    )
+    after = replace(
+        state,
+        replicas={**state.replicas, body.replica: replica},
+        replica_numbers={**state.replica_numbers, body.deployment: number},
+    )
+    return Change(after, "placed", body.replica, f"{body.deployment} placed on {member.name}")
+
+
+def claim_problem(state: State, body: Place) -> Reject | None:
+    """No device is ever oversubscribed: the planner's word is checked again here, because it
+    may have planned on an older state."""
+    if not body.claims:
+        return Reject("no_claim", "a replica claims at least one device")
+    devices = [claim.device_id for claim in body.claims]
+    if len(devices) != len(frozenset(devices)):
+        return Reject("invalid_claim", "a device is claimed twice")
+    for claim in body.claims:
+        device = state.device(body.node, claim.device_id)
+        if device is None:
+            return Reject("no_device", f"{short(body.node)} has no device {claim.device_id}")
+        free = device.total_bytes - state.claimed_bytes(body.node, claim.device_id)
+        if claim.claim_bytes <= 0 or claim.claim_bytes > free:
+            return Reject(
+                "oversubscribed",
+                f"{claim.device_id}: {claim.claim_bytes} bytes claimed, {free} left",
+            )
+    return None
+
+
+def drain(state: State, command: Command, body: Drain) -> Change | Reject:
+    replica = state.replicas.get(body.replica)
+    if replica is None or replica.drain:
+        return Change(state)
+    fresh = replace(replica, drain=True)
+    after = replace(state, replicas={**state.replicas, replica.replica: fresh})
+    return Change(after, "draining", body.replica, f"{body.replica} drains")
+
+
+def report_replica(state: State, command: Command, body: ReportReplica) -> Change | Reject:
+    replica = state.replicas.get(body.replica)
+    if body.node != command.command_id.proposer:
+        return Reject("not_yours", "the agent of the placed node reports its replicas")
+    if replica is None or replica.node != body.node:
+        return Reject("unknown_replica", f"{body.replica} is not placed there")
+    if body.status == replica.status and body.status not in (Status.GONE, Status.FAILED):
+        return Change(state)
+    if body.status not in FORWARD[replica.status]:
+        return Reject("bad_transition", f"{replica.status.value} → {body.status.value}")
+    reason = body.reason[:REASON_MAX_CHARS]
+    text = f"{body.replica} {body.status.value}" + (f": {reason}" if reason else "")
+    if body.status in (Status.GONE, Status.FAILED):
+        return Change(_ended(state, replica, body.status, reason), "replica", body.replica, text)
+    fresh = replace(
+        replica,
+        status=body.status,
+        reason=reason,
+        used_bytes=body.used_bytes or replica.used_bytes,
+        attempts=replica.attempts + (body.status is Status.LOADING),
+    )
+    after = replace(state, replicas={**state.replicas, replica.replica: fresh})
+    if body.status is Status.READY:
+        after = _with_measured(after, fresh)
+    return Change(after, "replica", body.replica, text)
+
+
+def _ended(state: State, replica: Replica, status: Status, reason: str) -> State:
+    """The claim ends; a failure is counted against (deployment, node) for this generation."""
+    kept = {k: v for k, v in state.replicas.items() if k != replica.replica}
+    after = replace(state, replicas=kept)
+    deployment = state.deployments.get(replica.deployment)
+    if (
+        status is not Status.FAILED
+        or deployment is None
+        or deployment.generation != replica.generation
+    ):
+        return after
+    key = failure_key(replica.deployment, replica.node)
+    before = state.failures.get(key)
+    count = 1 if before is None else before.count + 1
+    failure = Failure(replica.deployment, replica.generation, replica.node, count, reason)
+    return replace(after, failures={**after.failures, key: failure})
+
+
+def _with_measured(state: State, replica: Replica) -> State:
+    """Keep predicted against measured bytes per (digest, device, context, slots, options)."""
+    deployment = state.deployments.get(replica.deployment)
+    used = sum(replica.used_bytes.values())
+    if deployment is None or used <= 0 or len(replica.claims) != 1:
+        return state
+    device = state.device(replica.node, replica.claims[0].device_id)
+    if device is None:
+        return state
+    key = "|".join(
+        (
+            replica.digest,
+            device.backend.value,
+            device.architecture or device.name,
+            str(replica.context),
+            str(replica.slots),
+            deployment.options.get("kv_type", "f16"),
+        )
+    )
+    if key not in state.measured and len(state.measured) >= MEASURED_MAX:
+        return state
+    entry = Measured(predicted_bytes=deployment.need_bytes, used_bytes=used)
+    failure = failure_key(replica.deployment, replica.node)
+    return replace(
+        state,
+        measured={**state.measured, key: entry},
+        failures={k: v for k, v in state.failures.items() if k != failure},
+    )
+
+
+def _deployment_problem(state: State, wanted: Deployment) -> Reject | None:
+    for name in (wanted.name, *wanted.aliases):
+        if not valid_deployment_name(name):
+            return Reject("invalid_name", f"{name!r}: letters, digits and . _ : / @ - only")
+    model = state.models.get(wanted.digest)
+    if model is None and wanted.engine != "fake":
+        return Reject("unknown_model", "no such model; see `aivailable models`")
+    if not 1 <= wanted.slots <= SLOTS_MAX:
+        return Reject("invalid_slots", f"slots: 1 to {SLOTS_MAX}")
+    if not 1 <= wanted.context <= CONTEXT_MAX_TOKENS:
+        return Reject("invalid_context", f"context: 1 to {CONTEXT_MAX_TOKENS} tokens")
+    if not 0 <= wanted.replicas_min <= wanted.replicas_max <= REPLICAS_MAX:
+        return Reject("invalid_replicas", f"replicas: 0 ≤ min ≤ max ≤ {REPLICAS_MAX}")
+    if wanted.replicas_max == 0:
+        return Reject("invalid_replicas", "replicas: at most 0 would never run; use undeploy")
+    if wanted.need_bytes <= 0 or min(wanted.weights_bytes, wanted.kv_bytes) < 0:
+        return Reject("invalid_need", "the predicted memory must be positive")
+    if len(wanted.options) > OPTIONS_MAX or wanted.copies < 1:
+        return Reject("invalid_options", f"at most {OPTIONS_MAX} options, at least one copy")
+    return None
+
+
+def _uses(state: State, deployment: str, digest: str) -> bool:
+    return state.deployments[deployment].digest == digest
+
+
+def _with_copy(
+    copies: Mapping[str, tuple[str, ...]], digest: str, node: str
+) -> dict[str, tuple[str, ...]]:
+    nodes = tuple(sorted(frozenset((*copies.get(digest, ()), node))))
+    return {**copies, digest: nodes}
+
+
+MODEL_HANDLERS: Mapping[type[Any], Handler] = {
+    RegisterModel: register_model,
+    RemoveModel: remove_model,
+    ReportCopy: report_copy,
+    PutDeployment: put_deployment,
+    RemoveDeployment: remove_deployment,
+    Place: place,
+    Drain: drain,
+    ReportReplica: report_replica,
+}
