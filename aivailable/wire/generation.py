@@ -41,9 +41,6 @@ class Generate:
     tools: tuple[Mapping[str, Any], ...] | None = None
     generated_ids: tuple[int, ...] = ()
     """Tokens that another replica already produced: replayed, then continued."""
-    emitted_chars: int = 0
-    """Characters of the answer that the client already has: text goes on after them, so that
-    what the lost replica held back (half a UTF-8 sequence, half a stop string) is not missing."""
     account: str = ""
     """Id of the API key: what fairness is counted by. Empty = loopback without a key."""
     max_tokens: int | None = None

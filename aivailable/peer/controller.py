@@ -1,0 +1,116 @@
+"""The controller: while this node leads, it fences itself in and proposes what the planner says.
+
+It has no power but proposing: `apply` checks everything again, and refuses another term's word.
+Voters are changed one at a time, through Raft first and the record after (`core.voters` decides).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aivailable.core.commands import Body, SetRole, TakeControl
+from aivailable.core.ids import NodeId, short
+from aivailable.core.liveness import Liveness
+from aivailable.core.planner import plan
+from aivailable.core.records import Control, Role
+from aivailable.core.state import State
+from aivailable.core.voters import Demote, Promote, RecordRole, TransferFirst, next_step
+from aivailable.errors import AivailableError, ProposalError
+from aivailable.peer.ports import Clock
+from aivailable.peer.proposals import Proposer
+from aivailable.peer.tasks import Pulse
+from aivailable.raft.node import RaftNode
+
+log = logging.getLogger("aivailable.controller")
+
+PERIOD_S = 0.5
+CONTROL_DEADLINE_S = 2.0
+VOTER_STEP_DEADLINE_S = 10.0
+
+
+class Controller:
+    """Runs on every node; acts only while the node is Raft leader."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        clock: Clock,
+        raft: RaftNode,
+        proposer: Proposer,
+        state: Callable[[], State],
+        liveness: Callable[[], Liveness],
+        window_expired: Callable[[], bool],
+        reopen: Callable[[NodeId, Role], Awaitable[None]],
+    ) -> None:
+        self._node = node
+        self._clock = clock
+        self._raft = raft
+        self._proposer = proposer
+        self._state = state
+        self._liveness = liveness
+        self._window_expired = window_expired
+        self._reopen = reopen
+        self._pulse = Pulse()
+
+    def nudge(self) -> None:
+        self._pulse.nudge()
+
+    async def run(self) -> None:
+        """Plan and propose for ever; a refused or unknown proposal is planned anew."""
+        while True:
+            if self._raft.is_leader and self._state().cluster is not None:
+                try:
+                    await self._step()
+                except ProposalError as error:
+                    log.info("proposal not taken: %s", error)
+            await self._pulse.wait(PERIOD_S)
+
+    async def _step(self) -> None:
+        control = Control(self._node, self._raft.term)
+        if self._state().control != control:
+            await self._proposer.propose(
+                TakeControl(control.node, control.term),
+                actor="planner",
+                reason="new Raft leader",
+                deadline_s=CONTROL_DEADLINE_S,
+            )
+        bodies = plan(
+            self._state(),
+            self._liveness(),
+            self._clock.wall_ms(),
+            window_expired=self._window_expired(),
+        )
+        for body in bodies:
+            await self._propose(body, control, "plan")
+        await self._voters(control)
+
+    async def _propose(self, body: Body, control: Control, reason: str) -> None:
+        await self._proposer.propose(body, actor="planner", reason=reason, control=control)
+
+    async def _voters(self, control: Control) -> None:
+        """At most one membership step a round; the record follows Raft, never leads it."""
+        state = self._state()
+        caught_up = tuple(node for node in sorted(state.members) if self._raft.caught_up(node))
+        step = next_step(state, self._liveness(), self._raft.voters, caught_up, self._node)
+        try:
+            match step:
+                case Promote(node=node):
+                    log.info("promoting %s to voter", short(node))
+                    await self._reopen(node, Role.VOTER)
+                    await self._raft.add_voter(node)
+                    await self._propose(SetRole(node, Role.VOTER), control, "voters")
+                case Demote(node=node):
+                    log.info("demoting %s to observer", short(node))
+                    await self._raft.remove_voter(node)
+                    if node in state.members:
+                        await self._propose(SetRole(node, Role.OBSERVER), control, "voters")
+                        await self._reopen(node, Role.OBSERVER)
+                case RecordRole(node=node, role=role):
+                    await self._propose(SetRole(node, role), control, "voters")
+                case TransferFirst():
+                    await self._raft.transfer_leadership()
+                case None:
+                    return
+        except AivailableError as error:
+            log.info("voter step %s not done: %s", step, error)
