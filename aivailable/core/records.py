@@ -161,6 +161,10 @@ class ModelFacts:
     quantization: str = ""
     has_chat_template: bool = False
     parameters: int = 0
+    heads: int = 0
+    """Most query heads of any layer."""
+    feed_forward: int = 0
+    """Widest feed-forward layer."""
 
 
 @dataclass(frozen=True, slots=True)

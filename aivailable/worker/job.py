@@ -46,9 +46,11 @@ class Job:
         self._seed = seed_of(request.sampling, request.request_id)
         self._text = TextStream(request.stop)
         self._counts: Counter[int] = Counter(request.generated_ids)
-        for token in request.generated_ids:
-            # Replayed ids have been sent with their text; only what was held back stays held.
-            self._text.feed(piece(token))
+        replayed = "".join(self._text.feed(piece(token)) for token in request.generated_ids)
+        # What the client has is not sent again; where the lost worker's last text did not reach
+        # the client, it is sent now, and where the client has more than is certain here, skipped.
+        self._unsent = replayed[request.emitted_chars :]
+        self._skip_chars = max(0, request.emitted_chars - len(replayed))
         self._settle()
 
     @property
@@ -76,13 +78,19 @@ class Job:
             return (), ""
         self.tokens.append(token)
         self._counts[token] += 1
-        text = self._text.feed(self._piece(token))
+        text = self._new_text(self._text.feed(self._piece(token)))
         self._settle()
         return (token,), text
 
     def held_text(self) -> str:
         """What is still held back, at the end of the answer."""
-        return self._text.finish()
+        return self._new_text(self._text.finish())
+
+    def _new_text(self, text: str) -> str:
+        skipped = min(self._skip_chars, len(text))
+        self._skip_chars -= skipped
+        unsent, self._unsent = self._unsent, ""
+        return unsent + text[skipped:]
 
     def _settle(self) -> None:
         if self._text.stopped:

@@ -1,0 +1,165 @@
+"""Reading GGUF headers: facts of good files, and a named error for every bad one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.gguf_writer import TINY, TINY_TENSORS, gguf_bytes
+from fixtures.models import smollm2_path
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aivailable.core.records import ModelFacts
+from aivailable.errors import GgufError
+from aivailable.gguf import read_header
+from aivailable.gguf.reader import Reader
+
+
+def write(folder: Path, data: bytes) -> Path:
+    path = folder / "m.gguf"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_facts_of_a_tiny_file(tmp_path: Path, version: int) -> None:
+    header = read_header(write(tmp_path, gguf_bytes(version=version)))
+    facts = header.facts
+    assert (facts.architecture, facts.name, facts.quantization) == ("llama", "tiny", "Q4_0")
+    assert (facts.layers, facts.embedding, facts.vocab, facts.context_train) == (4, 64, 100, 512)
+    assert (facts.heads_kv, facts.key_length, facts.value_length) == ((2, 2, 2, 2), 16, 16)
+    assert facts.weights_bytes == 64 * 100 // 32 * 18 + 64 * 4
+    assert facts.parameters == 6464
+    assert facts.has_chat_template
+    assert header.chat_template == TINY["tokenizer.chat_template"]
+
+
+def test_facts_have_the_fields_of_the_replicated_record(tmp_path: Path) -> None:
+    facts = read_header(write(tmp_path, gguf_bytes())).facts
+    record = ModelFacts(**dataclasses.asdict(facts))
+    assert record.weights_bytes == facts.weights_bytes
+    assert [field.name for field in dataclasses.fields(ModelFacts)] == [
+        field.name for field in dataclasses.fields(facts)
+    ]
+
+
+def test_facts_of_smollm2() -> None:
+    facts = read_header(smollm2_path()).facts
+    assert (facts.layers, facts.embedding, facts.vocab) == (30, 576, 49152)
+    assert (set(facts.heads_kv), facts.key_length, facts.heads) == ({3}, 64, 9)
+    assert (facts.quantization, facts.has_chat_template) == ("Q4_1", True)
+    assert facts.weights_bytes == 96_576_768
+
+
+def test_sliding_layers_of_gemma3(tmp_path: Path) -> None:
+    values = {
+        key.replace("llama.", "gemma3."): "gemma3" if key == "general.architecture" else value
+        for key, value in TINY.items()
+    }
+    values |= {"gemma3.block_count": 7, "gemma3.attention.sliding_window": 512}
+    facts = read_header(write(tmp_path, gguf_bytes(values))).facts
+    assert facts.sliding_window == 512
+    assert facts.sliding_layers == (True, True, True, True, True, False, True)
+
+
+def test_heads_by_layer_and_multi_head_latent_attention(tmp_path: Path) -> None:
+    by_layer = gguf_bytes(llama__attention__head_count_kv=[2, 0, 4, 1])
+    assert read_header(write(tmp_path, by_layer)).facts.heads_kv == (2, 0, 4, 1)
+    latent = gguf_bytes(llama__attention__kv_lora_rank=512, llama__rope__dimension_count=64)
+    facts = read_header(write(tmp_path, latent)).facts
+    assert (facts.heads_kv, facts.key_length, facts.value_length) == ((1,) * 4, 576, 0)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "layers": ({"llama__block_count": 0x7FFFFFFF}, "block_count"),
+    "no layers": ({"llama__block_count": None}, "block_count"),
+    "kv heads": ({"llama__attention__head_count_kv": 100_000}, "head_count_kv"),
+    "zero kv heads": ({"llama__attention__head_count_kv": 0}, "head_count_kv"),
+    "uneven heads": ({"llama__attention__head_count_kv": 3}, "share"),
+    "few layers": ({"llama__attention__head_count_kv": [2, 2]}, "2 entries"),
+    "embedding": ({"llama__embedding_length": 128}, "token embeddings"),
+    "text for number": ({"llama__context_length": "512"}, "context_length"),
+    "alignment": ({"general__alignment": 33}, "alignment"),
+    "split": ({"split__count": 3}, "split"),
+    "architecture": ({"general__architecture": 7}, "architecture"),
+    "template": ({"tokenizer__chat_template": "x" * 300_000}, "chat_template"),
+    "version": ({"version": 99}, "version 99"),
+    "no tensors": ({"tensors": {}}, "language model"),
+    "row": ({"tensors": {"token_embd.weight": ((60, 100), 2)}}, "blocks"),
+    "format": ({"tensors": {"token_embd.weight": ((64, 100), 77)}}, "number format 77"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_headers_are_named(tmp_path: Path, name: str) -> None:
+    changed, expected = WRONG[name]
+    path = write(tmp_path, gguf_bytes(**changed))
+    with pytest.raises(GgufError, match=expected) as caught:
+        read_header(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", "empty"),
+        (b"GGUF", "too few"),
+        (b"\x00" * 4096, "not a GGUF"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 1 << 60, 1), "plausible"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 1, 1 << 60), "plausible"),
+        (struct.pack("<4sIQQQ", b"GGUF", 3, 1, 1, 1 << 62), "at byte 32"),
+    ],
+)
+def test_rubbish_is_named(tmp_path: Path, data: bytes, expected: str) -> None:
+    with pytest.raises(GgufError, match=expected):
+        read_header(write(tmp_path, data))
+
+
+def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(GgufError, match="cannot be read"):
+        read_header(tmp_path / "nope.gguf")
+    with pytest.raises(GgufError, match="cannot be read"):
+        read_header(tmp_path)
+
+
+def test_every_truncation_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
+    whole = gguf_bytes(tensors={**TINY_TENSORS, "big": ((1024, 1024), 0)})
+    with pytest.raises(GgufError, match=r"truncated: 3 MiB of 5 MiB .*copy it again"):
+        read_header(write(tmp_path, whole[: 3 << 20]))
+    small = gguf_bytes()
+    for length in range(0, len(small), 7):
+        with pytest.raises(GgufError):
+            read_header(write(tmp_path, small[:length]))
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    edits=st.lists(
+        st.tuples(st.integers(0, 1 << 12), st.binary(min_size=1, max_size=8)), max_size=6
+    )
+)
+def test_mutated_bytes_give_facts_or_a_named_error(
+    tmp_path: Path, edits: list[tuple[int, bytes]]
+) -> None:
+    data = bytearray(gguf_bytes())
+    for at, patch in edits:
+        at %= len(data)
+        data[at : at + len(patch)] = patch
+    try:
+        header = read_header(write(tmp_path, bytes(data)))
+    except GgufError:
+        return
+    assert 1 <= header.facts.layers <= 1024
+    assert header.facts.weights_bytes <= header.size_bytes
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_after_the_magic_never_escape(data: bytes) -> None:
+    raw = b"GGUF" + struct.pack("<IQQ", 3, 1, 2) + data
+    with contextlib.suppress(GgufError):
+        assert len(Reader(raw, "noise").structure().tensors) == 1

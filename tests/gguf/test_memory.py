@@ -1,0 +1,80 @@
+"""The memory formula against what llama.cpp itself allocated, and its laws."""
+
+from __future__ import annotations
+
+import pytest
+from fixtures.models import smollm2_path
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aivailable.gguf import Facts, largest_context, need, read_header
+
+MIB = 1 << 20
+SMOLLM2 = Facts(
+    "llama", "s", 8192, 30, 576, (3,) * 30, 64, 64, 49152, 96_576_768, heads=9, feed_forward=1536
+)
+GEMMA = Facts(
+    "gemma3",
+    "g",
+    32768,
+    18,
+    640,
+    (1,) * 18,
+    256,
+    256,
+    262144,
+    246_587_904,
+    sliding_window=512,
+    sliding_layers=tuple(layer % 6 < 5 for layer in range(18)),
+    heads=4,
+    feed_forward=2048,
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "context", "slots", "kv_type", "kv_mib"),
+    [
+        (SMOLLM2, 2048, 1, "f16", 45.0),
+        (SMOLLM2, 8192, 1, "f16", 180.0),
+        (SMOLLM2, 2048, 4, "f16", 180.0),
+        (SMOLLM2, 8192, 1, "q8_0", 95.625),
+        (SMOLLM2, 8192, 1, "q4_0", 50.625),
+        (GEMMA, 8192, 1, "f16", 39.0),
+    ],
+)
+def test_kv_bytes_equal_llama_cpps_own(
+    facts: Facts, context: int, slots: int, kv_type: str, kv_mib: float
+) -> None:
+    assert need(facts, context, slots, kv_type).kv_bytes == kv_mib * MIB
+
+
+def test_facts_above_are_the_files() -> None:
+    facts = read_header(smollm2_path()).facts
+    assert need(facts, 4096, 2) == need(SMOLLM2, 4096, 2)
+
+
+def test_without_flash_attention_the_scores_dominate() -> None:
+    assert need(SMOLLM2, 8192, 1, flash_attention=False).compute_bytes > 150 * MIB
+    assert need(SMOLLM2, 8192, 1).compute_bytes < 20 * MIB
+
+
+def test_wrong_sizes_are_refused() -> None:
+    for wrong in ({"context": 0}, {"slots": 0}, {"ubatch": 0}, {"kv_type": "q9"}):
+        with pytest.raises(ValueError):
+            need(SMOLLM2, **{"context": 512, "slots": 1, **wrong})  # type: ignore[arg-type]
+
+
+@given(
+    budget=st.integers(0, 4096 * MIB),
+    slots=st.integers(1, 16),
+    kv_type=st.sampled_from(["f16", "q8_0", "q4_0"]),
+    facts=st.sampled_from([SMOLLM2, GEMMA]),
+)
+def test_largest_context_fits_and_the_next_does_not(
+    budget: int, slots: int, kv_type: str, facts: Facts
+) -> None:
+    context = largest_context(facts, budget, slots, kv_type, most=32768)
+    if context:
+        assert need(facts, context, slots, kv_type).total_bytes <= budget
+    if context < 32768:
+        assert need(facts, context + 256, slots, kv_type).total_bytes > budget
