@@ -46,11 +46,10 @@ class Job:
         self._seed = seed_of(request.sampling, request.request_id)
         self._text = TextStream(request.stop)
         self._counts: Counter[int] = Counter(request.generated_ids)
-        replayed = "".join(self._text.feed(piece(token)) for token in request.generated_ids)
-        # What the client has is not sent again; where the lost worker's last text did not reach
-        # the client, it is sent now, and where the client has more than is certain here, skipped.
-        self._unsent = replayed[request.emitted_chars :]
-        self._skip_chars = max(0, request.emitted_chars - len(replayed))
+        for token in request.generated_ids:
+            # Ids and text travel together: what was certain after these ids has been sent, and
+            # what was held back then is held back here too.
+            self._text.feed(piece(token))
         self._settle()
 
     @property
@@ -78,19 +77,13 @@ class Job:
             return (), ""
         self.tokens.append(token)
         self._counts[token] += 1
-        text = self._new_text(self._text.feed(self._piece(token)))
+        text = self._text.feed(self._piece(token))
         self._settle()
         return (token,), text
 
     def held_text(self) -> str:
         """What is still held back, at the end of the answer."""
-        return self._new_text(self._text.finish())
-
-    def _new_text(self, text: str) -> str:
-        skipped = min(self._skip_chars, len(text))
-        self._skip_chars -= skipped
-        unsent, self._unsent = self._unsent, ""
-        return unsent + text[skipped:]
+        return self._text.finish()
 
     def _settle(self) -> None:
         if self._text.stopped:

@@ -55,7 +55,6 @@ def test_continuation_is_exact_text_included() -> None:
                     "d",
                     prompt_ids=whole.prompt_ids,
                     generated_ids=tuple(whole.ids[:cut]),
-                    emitted_chars=len("".join(f"tok{token} " for token in whole.ids[:cut])),
                     max_tokens=90,
                     sampling=sampling,
                 )
