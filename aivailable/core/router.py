@@ -1,0 +1,170 @@
+"""Which replica answers a request, with the reason for every one that does not.
+
+Owns the choice; reserves, sends and retries nothing. Called by `peer.router` at the ingress for
+each attempt of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from aivailable.core.ids import NodeId, ReplicaId
+from aivailable.core.records import Deployment
+from aivailable.core.state import State
+from aivailable.core.view import ReadyReplica, View, obstacle, ready_replicas
+
+RETRY_SOON_S = 1
+"""Until the next look when a replica is on its way or every one was tried."""
+RETRY_UNPLACED_S = 3
+"""Until the next look when no replica is placed at all."""
+RETRY_FULL_S = 5
+"""What a client is told to wait when every queue is full."""
+NAMES_SHOWN_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class NotChosen:
+    replica: ReplicaId
+    node: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """This node's own worker answers."""
+
+    replica: ReplicaId
+    not_chosen: tuple[NotChosen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One hop to `node`, which answers."""
+
+    replica: ReplicaId
+    node: NodeId
+    not_chosen: tuple[NotChosen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Deployed, but nothing can take it now: look again after `retry_s`, within the deadline."""
+
+    reason: str
+    retry_s: float
+    not_chosen: tuple[NotChosen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The request ends here, with this HTTP status and stable code."""
+
+    status: int
+    code: str
+    message: str
+    retry_after_s: int | None = None
+    not_chosen: tuple[NotChosen, ...] = ()
+
+
+Choice = Local | Forward | Wait | Refuse
+
+
+def choose(
+    deployment_name: str,
+    view: View,
+    excluded: Collection[ReplicaId] = (),
+    reserved: Mapping[ReplicaId, int] | None = None,
+) -> Choice:
+    """The replica with the least load per slot; among equals ours, then the fastest.
+
+    `deployment_name`: what the request calls its model, a name or an alias. `excluded`: replicas
+    this request has tried. `reserved`: requests this node has sent to each replica since its last
+    heartbeat, so that a burst does not pile up on one.
+    """
+    deployment = view.state.find_deployment(deployment_name)
+    if deployment is None:
+        return _unknown(deployment_name, view.state)
+    reserved = reserved if reserved is not None else {}
+    ready = ready_replicas(view, deployment.name)
+    rejected = _not_ready(view, deployment, ready)
+    open_for_us: list[ReadyReplica] = []
+    full = False
+    for candidate in ready:
+        if candidate.replica in excluded:
+            rejected.append(_because(candidate, "tried already"))
+        elif _is_full(candidate, reserved, view.state.settings.queue_per_slot_max):
+            full = True
+            rejected.append(_because(candidate, "queue full"))
+        else:
+            open_for_us.append(candidate)
+    if not open_for_us:
+        return _nothing(deployment, rejected, full)
+    open_for_us.sort(key=lambda candidate: _score(candidate, reserved))
+    best = open_for_us[0]
+    rejected += [_because(other, "more loaded, farther or slower") for other in open_for_us[1:]]
+    if best.local:
+        return Local(best.replica, tuple(rejected))
+    return Forward(best.replica, best.node, tuple(rejected))
+
+
+def _score(candidate: ReadyReplica, reserved: Mapping[ReplicaId, int]) -> tuple[object, ...]:
+    load = candidate.load
+    pending = load.slots_busy + load.waiting + reserved.get(candidate.replica, 0)
+    return (
+        Fraction(pending, max(1, load.slots)),
+        not candidate.local,
+        -load.tokens_per_s,
+        candidate.replica,
+        candidate.node,
+    )
+
+
+def _is_full(
+    candidate: ReadyReplica, reserved: Mapping[ReplicaId, int], queue_per_slot_max: int
+) -> bool:
+    load = candidate.load
+    mine = reserved.get(candidate.replica, 0)
+    overflow = load.slots_busy + load.waiting + mine - load.slots
+    return max(load.waiting, overflow) >= max(1, load.slots) * queue_per_slot_max
+
+
+def _not_ready(
+    view: View, deployment: Deployment, ready: tuple[ReadyReplica, ...]
+) -> list[NotChosen]:
+    names = [candidate.replica for candidate in ready]
+    return [
+        NotChosen(replica.replica, replica.node, obstacle(view, replica))
+        for replica in view.state.replicas_of(deployment.name)
+        if replica.replica not in names
+    ]
+
+
+def _nothing(deployment: Deployment, rejected: list[NotChosen], full: bool) -> Wait | Refuse:
+    reasons = tuple(rejected)
+    if full:
+        return Refuse(
+            429,
+            "queue_full",
+            f"every replica of {deployment.name!r} has a full queue; try again later",
+            RETRY_FULL_S,
+            reasons,
+        )
+    if not rejected:
+        return Wait(f"no replica of {deployment.name!r} is placed yet", RETRY_UNPLACED_S)
+    text = "; ".join(f"{entry.replica} {entry.reason}" for entry in rejected)
+    return Wait(f"no replica of {deployment.name!r} is ready: {text}", RETRY_SOON_S, reasons)
+
+
+def _unknown(name: str, state: State) -> Refuse:
+    names = sorted(state.deployments)
+    shown = ", ".join(names[:NAMES_SHOWN_MAX])
+    more = len(names) - NAMES_SHOWN_MAX
+    there = f"deployed: {shown}" + (f" and {more} more" if more > 0 else "")
+    hint = there if names else "nothing is deployed yet; see `aivailable deploy`"
+    return Refuse(404, "model_not_found", f"no deployment is called {name[:128]!r}; {hint}")
+
+
+def _because(candidate: ReadyReplica, reason: str) -> NotChosen:
+    return NotChosen(candidate.replica, candidate.node, reason)
