@@ -102,7 +102,8 @@ def reconcile(
     """The steps due now. `now_ms`: monotonic, the clock of LocalWorker.
 
     `held_digests` must be complete: what it lacks is reported as lost, so the shell calls this
-    only once its store has been read. A claim ends only by a report of `gone` or `failed`, which is made when no process is left.
+    only once its store has been read. A claim ends only by a report of `gone` or `failed`, which
+    is made when no process is left.
     """
     local = {worker.replica: worker for worker in workers}
     placed = state.replicas_on(node)
