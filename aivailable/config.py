@@ -323,14 +323,17 @@ def load(
         problems.append("tls_certificate and tls_key belong together: give both or neither")
     if problems:
         raise ConfigError(*problems)
-    return Config(**{"home": home, "models_dir": home / "models", "name": _host_name()} | values)
+    defaults: dict[str, Any] = {
+        "home": home,
+        "models_dir": home / "models",
+        "name": _host_name(),
+    }
+    return Config(**(defaults | values))
 
 
 def _flag(key: str) -> str:
     """How `up` spells the flag of a setting."""
-    return {"seeds": "seed", "interfaces": "interface", "auth": "no-auth"}.get(
-        key, key.replace("_", "-")
-    )
+    return {"seeds": "seed", "auth": "no-auth"}.get(key, key.replace("_", "-"))
 
 
 def _closest(key: str) -> str:

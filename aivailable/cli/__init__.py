@@ -1,0 +1,91 @@
+"""The `aivailable` command: names and groups of its subcommands, errors and exit codes.
+
+Owns what a terminal user types and reads. Must not decide anything about the cluster: it asks a
+node through `client`, and `up` hands a `Config` to `peer.app`. Everything heavy is imported
+inside the command that needs it, so that `--help` stays fast (a test watches this).
+Called by the `aivailable` script and `python -m aivailable`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from aivailable import __version__
+from aivailable.cli import chat, cluster, demo, keys, models, render, up
+from aivailable.errors import AivailableError, ConfigError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+NODE_PANEL = "This machine"
+CLUSTER_PANEL = "The cluster"
+MODEL_PANEL = "Models"
+
+
+class _Commands(TyperGroup):
+    """Turns the package's errors into one sentence on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            for problem in error.problems:
+                render.complain(problem)
+            raise typer.Exit(EXIT_USAGE) from None
+        except AivailableError as error:
+            render.complain(str(error))
+            raise typer.Exit(EXIT_FAILED) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="aivailable",
+    help="The GPU machines of a LAN as one highly available LLM service.",
+    epilog="Start with `aivailable up` on each machine, then `aivailable deploy MODEL`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aivailable {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+app.command(rich_help_panel=NODE_PANEL)(up.up)
+app.command(rich_help_panel=NODE_PANEL)(demo.demo)
+app.command(rich_help_panel=NODE_PANEL)(cluster.leave)
+app.command(rich_help_panel=MODEL_PANEL)(models.deploy)
+app.command(rich_help_panel=MODEL_PANEL)(models.undeploy)
+app.command(name="models", rich_help_panel=MODEL_PANEL)(models.list_models)
+app.command(name="chat", rich_help_panel=MODEL_PANEL)(chat.chat)
+app.command(rich_help_panel=CLUSTER_PANEL)(cluster.status)
+app.command(rich_help_panel=CLUSTER_PANEL)(cluster.top)
+app.command(rich_help_panel=CLUSTER_PANEL)(cluster.members)
+app.command(rich_help_panel=CLUSTER_PANEL)(cluster.admit)
+app.command(rich_help_panel=CLUSTER_PANEL)(cluster.lock)
+app.command(rich_help_panel=CLUSTER_PANEL)(cluster.events)
+app.add_typer(keys.app, name="key", rich_help_panel=CLUSTER_PANEL)
+
+
+def main() -> None:
+    """Entry point of the `aivailable` script."""
+    app()

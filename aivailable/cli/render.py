@@ -1,0 +1,235 @@
+"""What commands print: tables, lines, progress, complaints.
+
+Results go to stdout, everything else to stderr, so that pipes carry results only.
+Must not ask or decide anything. Called by every module of `cli`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from aivailable_tui import wording
+
+if TYPE_CHECKING:
+    from aivailable.client import KeyInfo
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from aivailable.core.status import ClusterStatus, EventStatus, ModelStatus
+
+PIPE_WIDTH_CHARS = 200
+"""Tables are cut at the terminal's edge; in a pipe there is none."""
+
+_STYLES: Mapping[str, str] = {
+    "good": "green",
+    "busy": "cyan",
+    "warn": "yellow",
+    "bad": "red",
+    "quiet": "dim",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on the stream as it is now (tests replace the streams)."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH_CHARS
+    return Console(file=stream, width=width, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line of result or news, word for word."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A remark that is not part of the result."""
+    console(stderr=True).print(text, style="dim", markup=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Why a command failed, in one sentence with the next step."""
+    console(stderr=True).print(f"[bold red]aivailable:[/] {escape(text)}", soft_wrap=True)
+
+
+def show(renderable: RenderableType) -> None:
+    console().print(renderable)
+
+
+@contextlib.contextmanager
+def waiting(doing: str) -> Iterator[None]:
+    """A spinner with `doing` while the body runs, on a terminal only."""
+    screen = console(stderr=True)
+    if not doing or not screen.is_terminal:
+        yield
+        return
+    with screen.status(f"{escape(doing)} …"):
+        yield
+
+
+def state_text(state: str) -> Text:
+    return Text(f"{wording.symbol(state)} {state}", style=_STYLES[wording.tone(state)])
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def status_page(status: ClusterStatus) -> Iterator[RenderableType]:
+    """The whole of `aivailable status`, part by part."""
+    yield _headline(status)
+    if status.advice:
+        yield Text(f"→ {status.advice}", style="yellow")
+    if status.nodes:
+        yield Padding(nodes_table(status), (1, 0, 0, 0))
+    for node in status.nodes:
+        for problem in node.problems:
+            yield Text(f"  {node.name}: {problem}", style="yellow")
+    if status.deployments:
+        yield Padding(_deployments_table(status), (1, 0, 0, 0))
+    elif status.phase == "member":
+        yield Text("\nNo model is deployed: `aivailable deploy MODEL`.", style="dim")
+    yield from waiting_lines(status)
+
+
+def _headline(status: ClusterStatus) -> Text:
+    line = Text(wording.headline(status), style="bold")
+    if status.phase != "member":
+        return line
+    line.append(f"  controller {wording.name_of(status, status.controller)}", style="not bold")
+    line.append(f"  voters {wording.voters(status)}", style="not bold")
+    line.append(f"  version {status.version}", style="not bold")
+    line.append(f"  window {wording.window(status)}", style="not bold")
+    if not status.quorum:
+        line.append(f"  ▲ {wording.quorum(status)}", style="not bold yellow")
+    return line
+
+
+def waiting_lines(status: ClusterStatus) -> Iterator[Text]:
+    """Who knocks, and what to type to let them in."""
+    for waiter in status.waiting:
+        yield Text(
+            f"\n{wording.symbol('silent')} {waiter.name} ({waiter.node[:8]}, {waiter.address}) "
+            "waits to be let in: `aivailable admit`",
+            style="yellow",
+        )
+
+
+def nodes_table(status: ClusterStatus) -> Table:
+    """Nodes with their devices, one line each."""
+    table = _table(
+        "NODE", "STATE", "ROLE", "DEVICE", "CLAIMED", "FREE", "TOTAL",
+        right=("CLAIMED", "FREE", "TOTAL"),
+    )  # fmt: skip
+    for node in status.nodes:
+        first: list[RenderableType] = [
+            Text(node.name, style="bold"),
+            state_text(node.state),
+            wording.role_marks(status, node),
+        ]
+        for device in node.devices:
+            free = wording.free_bytes(device)
+            table.add_row(
+                *first,
+                f"{device.name} ({device.backend})",
+                wording.size(device.claimed_bytes),
+                wording.size(free),
+                wording.size(device.total_bytes),
+            )
+            first = ["", "", ""]
+        if not node.devices:
+            table.add_row(*first, Text("no device", style="dim"), "", "", "")
+    return table
+
+
+def _deployments_table(status: ClusterStatus) -> Table:
+    """Deployments, each followed by its replicas and, when not ready, the explanation."""
+    table = _table("DEPLOYMENT", "STATE", "REPLICAS", "CONTEXT", "SLOTS", "WHERE")
+    for deployment in status.deployments:
+        table.add_row(
+            Text(deployment.name, style="bold"),
+            state_text(deployment.state),
+            wording.replicas(deployment),
+            str(deployment.context),
+            str(deployment.slots),
+            Text(deployment.explanation, style="dim"),
+        )
+        for replica in status.replicas:
+            if replica.deployment != deployment.name:
+                continue
+            progress = (
+                f" {replica.progress:.0%}" if replica.status in ("fetching", "loading") else ""
+            )
+            table.add_row(
+                Text(f"  {replica.replica.rpartition('#')[2]}", style="dim"),
+                state_text(replica.status).append(progress),
+                "",
+                "",
+                f"{replica.slots_busy}/{replica.slots}",
+                f"{replica.node_name}, {wording.size(replica.claimed_bytes)}"
+                + (f": {replica.reason}" if replica.reason else ""),
+            )
+    return table
+
+
+def members_table(status: ClusterStatus) -> Table:
+    table = _table("NODE", "ID", "STATE", "ROLE", "HEARD", "ADDRESS", "VERSION")
+    for node in status.nodes:
+        address = f"{node.addresses[0]}:{node.api_port}" if node.addresses else ""
+        table.add_row(
+            Text(node.name, style="bold"),
+            node.short,
+            state_text(node.state),
+            wording.role_marks(status, node),
+            wording.age(node.age_ms),
+            address,
+            node.version,
+        )
+    return table
+
+
+def models_table(models: Sequence[ModelStatus], status: ClusterStatus) -> Table:
+    table = _table("MODEL", "KIND", "SIZE", "CONTEXT", "HELD BY", "DIGEST", right=("SIZE",))
+    for model in models:
+        holders = ", ".join(wording.name_of(status, node) for node in model.holders)
+        table.add_row(
+            Text(model.name, style="bold"),
+            " ".join(part for part in (model.architecture, model.quantization) if part),
+            wording.size(model.size_bytes),
+            str(model.context_train),
+            holders or Text("nobody", style="yellow"),
+            model.digest[:12],
+        )
+    return table
+
+
+def keys_table(keys: Sequence[KeyInfo]) -> Table:
+    table = _table("ID", "SCOPE", "LABEL", "CREATED", "STATE")
+    for key in keys:
+        state = Text("✕ revoked", style="red") if key.revoked else Text("● valid", style="green")
+        table.add_row(key.key_id, key.scope, key.label, _date(key.created_at_ms), state)
+    return table
+
+
+def event_line(event: EventStatus) -> Text:
+    line = Text(f"{event.version:>6}  {_date(event.at_ms)}  ", style="dim")
+    line.append(event.text or f"{event.kind} {event.subject}", style="not dim")
+    if event.reason:
+        line.append(f" ({event.reason})")
+    return line
+
+
+def _date(at_ms: int) -> str:
+    if not at_ms:
+        return "-"
+    moment = datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
