@@ -1,0 +1,1 @@
+"""The HTTP API of a node: dialects in, `peer.service.Service` behind, nothing decided here."""

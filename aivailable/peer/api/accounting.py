@@ -1,0 +1,115 @@
+"""One request's record: how it went, counted once and logged once.
+
+Owns `Call` and the end of it; it must not touch sockets. The middleware in `server` opens and
+ends a call, `auth` and the dialects fill it in.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from aivailable.core.ids import short
+from aivailable.core.records import ApiKey
+from aivailable.peer.api.metrics import Metrics
+from aivailable.peer.service import Routing
+
+log = logging.getLogger("aivailable.requests")
+
+
+class Outcome(enum.StrEnum):
+    """How a request ends: in exactly one of these."""
+
+    DONE = "done"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Call:
+    """`route` is a path template, never what the client typed: metrics stay bounded."""
+
+    request_id: str
+    method: str
+    route: str
+    started_s: float
+    key: ApiKey | None = None
+    admin: bool = False
+    model: str = ""
+    routing: Routing | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    first_token_s: float | None = None
+    """Seconds from the request's arrival to its first token."""
+    outcome: Outcome | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who a command is recorded for."""
+        return f"operator:{self.key.key_id}" if self.key is not None else "operator:local"
+
+    def headers(self) -> dict[str, str]:
+        """What the client learns of the way its request went; ids are short."""
+        headers = {"X-AIvailable-Request": self.request_id}
+        if self.routing is not None:
+            headers["X-AIvailable-Ingress"] = short(self.routing.ingress)
+            headers["X-AIvailable-Attempts"] = str(self.routing.attempts)
+            headers["X-AIvailable-Queue-Ms"] = str(self.routing.queue_ms)
+            if self.routing.host:
+                headers["X-AIvailable-Host"] = short(self.routing.host)
+                headers["X-AIvailable-Replica"] = self.routing.replica
+        return headers
+
+
+def outcome_of(status: int) -> Outcome:
+    """The outcome that an HTTP status stands for. 503 means: not now, and nothing broke."""
+    if status < 400:
+        return Outcome.DONE
+    return Outcome.REFUSED if status < 500 or status == 503 else Outcome.FAILED
+
+
+_CALL = web.RequestKey("call", Call)
+
+
+def attach(request: web.Request, call: Call) -> None:
+    request[_CALL] = call
+
+
+def call_of(request: web.Request) -> Call:
+    """The record that the middleware opened for this request."""
+    return request[_CALL]
+
+
+def end(call: Call, outcome: Outcome, status: int, now_s: float, metrics: Metrics) -> None:
+    """Count and log. A dialect that knows better than the status has set `call.outcome`."""
+    call.outcome = call.outcome or outcome
+    metrics.request_ended(
+        call.route,
+        call.outcome.value,
+        call.prompt_tokens,
+        call.completion_tokens,
+        call.first_token_s,
+    )
+    routing = call.routing
+    log.info(
+        "id=%s key=%s route=%s %s model=%s host=%s replica=%s attempts=%d tokens=%d+%d "
+        "queue_ms=%d ms=%d status=%d outcome=%s",
+        call.request_id,
+        call.key.key_id if call.key is not None else "-",
+        call.method,
+        call.route,
+        call.model or "-",
+        (short(routing.host) if routing is not None else "") or "-",
+        (routing.replica if routing is not None else "") or "-",
+        routing.attempts if routing is not None else 0,
+        call.prompt_tokens,
+        call.completion_tokens,
+        routing.queue_ms if routing is not None else 0,
+        round((now_s - call.started_s) * 1000),
+        status,
+        call.outcome.value,
+    )

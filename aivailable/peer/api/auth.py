@@ -1,0 +1,125 @@
+"""Who asks: API keys, what loopback may do without one, and web pages that must not ask at all.
+
+Owns the decision for one request; it must not answer it. Called by the middleware in `server`.
+Keys are compared by looking up their SHA-256 (`Service.find_key`), so that no timing tells how
+much of a guess was right.
+
+Rules (DESIGN §8):
+  * a key that is wrong or revoked is 401, from loopback too: it is never quietly downgraded;
+  * without a key, loopback is `user`; anywhere else is 401; `require_auth=False` makes everyone
+    admin and a key only a label (clients that cannot send none may then send any);
+  * a proxy's forwarding header says that the client is not on this machine: it needs a key;
+  * without a key, Host must be an IP literal or localhost (DNS rebinding) and Origin, which only
+    browsers send, must be the same host.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from aivailable.core.records import ApiKey, Scope
+from aivailable.errors import RequestError
+from aivailable.peer.api.accounting import Call, call_of
+from aivailable.peer.service import Service
+
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
+"""Answered to everyone: nothing of the cluster's content is in them."""
+KEY_MAX_CHARS = 256
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
+
+
+def authenticate(request: web.Request, service: Service, *, require_auth: bool) -> None:
+    """Fills in the call's `key` and `admin`. Raises RequestError 401 or 403."""
+    call = call_of(request)
+    presented = _presented_key(request)
+    if presented is not None:
+        call.key = _known(service, presented, require_auth=require_auth)
+        if call.key is not None:
+            call.admin = call.key.scope is Scope.ADMIN or not require_auth
+            return
+    if request.path in OPEN_PATHS:
+        return
+    local = _is_loopback(request)
+    if require_auth and not local:
+        raise RequestError(
+            401,
+            "missing_api_key",
+            "an API key is needed: send 'Authorization: Bearer KEY'; "
+            "'aivailable key create' on a member makes one",
+        )
+    _refuse_web_pages(request, check_host=local)
+    call.admin = not require_auth
+
+
+def require_admin(request: web.Request) -> Call:
+    """For routes that change the cluster. Raises RequestError 403."""
+    call = call_of(request)
+    if call.admin:
+        return call
+    who = f"key {call.key.key_id} has scope user" if call.key is not None else "no key was sent"
+    raise RequestError(
+        403, "admin_required", f"this changes the cluster and needs an admin key, but {who}"
+    )
+
+
+def _presented_key(request: web.Request) -> str | None:
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, key = header.partition(" ")
+    key = key.strip()
+    if scheme.lower() != "bearer" or not 0 < len(key) <= KEY_MAX_CHARS or not key.isascii():
+        raise RequestError(401, "invalid_api_key", "the Authorization header must be 'Bearer KEY'")
+    return key
+
+
+def _known(service: Service, presented: str, *, require_auth: bool) -> ApiKey | None:
+    key = service.find_key(presented)
+    if key is None and require_auth:
+        raise RequestError(
+            401,
+            "invalid_api_key",
+            "this API key is unknown to the cluster or revoked; "
+            "'aivailable key list' on a member shows the valid ones",
+        )
+    return key
+
+
+def _is_loopback(request: web.Request) -> bool:
+    if any(name in request.headers for name in _FORWARDED):
+        return False
+    address = _address(request.remote or "")
+    return address is not None and address.is_loopback
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _refuse_web_pages(request: web.Request, *, check_host: bool) -> None:
+    host = request.headers.get("Host", "")
+    if check_host and host and not _is_literal_host(host):
+        raise RequestError(
+            403,
+            "host_not_allowed",
+            f"without an API key this node answers on localhost or its IP address, not on {host!r}",
+        )
+    origin = request.headers.get("Origin")
+    if origin is not None and (not host or urlsplit(origin).netloc.lower() != host.lower()):
+        raise RequestError(
+            403, "origin_not_allowed", "a web page of another origin needs an API key"
+        )
+
+
+def _is_literal_host(host: str) -> bool:
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.lower() in ("localhost", "localhost.") or _address(name) is not None

@@ -1,0 +1,285 @@
+"""`/cluster/v1/*`: the cluster as it is, and the few ways to change it over HTTP.
+
+Owns parsing and rendering; every change is a command that `Service.propose` (or its richer
+siblings) commits. Changes need an admin key. Used by `client`, and so by CLI and monitor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from aivailable.core.commands import RemoveDeployment, RevokeKey, SetWindow
+from aivailable.core.ids import valid_deployment_name
+from aivailable.core.records import ApiKey, Event, Scope
+from aivailable.errors import RequestError
+from aivailable.peer.api.accounting import Outcome, call_of
+from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.parameters import Parameters, read_body
+from aivailable.peer.api.sse import SseWriter
+from aivailable.peer.service import DeployRequest, Service
+from aivailable.wire.schema import from_plain, to_plain
+
+KEEP_ALIVE_S = 5.0
+EVENT_STREAMS_MAX = 64
+"""Followers of /events at one node; a further one is told to come later."""
+EVENTS_LIMIT_DEFAULT = 1000
+EVENTS_LIMIT_MAX = 10_000
+LABEL_MAX_CHARS = 64
+WINDOW_MAX_S = 24 * 3600
+RETRY_AFTER_S = 10
+CONTEXT_MAX_TOKENS = 16 * 1024 * 1024
+SLOTS_MAX = 1024
+REPLICAS_MAX = 1024
+PRIORITY_MAX = 1000
+ALIASES_MAX = 16
+OPTIONS_MAX = 32
+_DEPLOY_FIELDS = frozenset(DeployRequest.__dataclass_fields__)
+
+
+class ClusterApi:
+    """The handlers. `keep_alive_s` is an argument for the tests."""
+
+    def __init__(self, service: Service, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+        self._service = service
+        self._keep_alive_s = keep_alive_s
+        self._followers: dict[asyncio.Task[Any], None] = {}
+
+    def routes(self) -> list[web.RouteDef]:
+        prefix = "/cluster/v1"
+        return [
+            web.get(f"{prefix}/state", self.state),
+            web.get(f"{prefix}/nodes", self.nodes),
+            web.get(f"{prefix}/members", self.members),
+            web.get(f"{prefix}/deployments", self.deployments),
+            web.post(f"{prefix}/deployments", self.deploy),
+            web.delete(f"{prefix}/deployments/{{name:.+}}", self.undeploy),
+            web.get(f"{prefix}/models", self.models),
+            web.get(f"{prefix}/keys", self.keys),
+            web.post(f"{prefix}/keys", self.create_key),
+            web.delete(f"{prefix}/keys/{{key_id}}", self.revoke_key),
+            web.get(f"{prefix}/events", self.events),
+            web.post(f"{prefix}/window", self.window),
+            web.post(f"{prefix}/leave", self.leave),
+        ]
+
+    async def stop(self, _: web.Application) -> None:
+        """Ends the event streams, which no client would end for us."""
+        for task in tuple(self._followers):
+            task.cancel()
+
+    async def state(self, _: web.Request) -> web.Response:
+        return web.json_response(to_plain(self._service.status()))
+
+    async def nodes(self, _: web.Request) -> web.Response:
+        status = self._service.status()
+        return web.json_response({"version": status.version, "nodes": to_plain(status.nodes)})
+
+    async def members(self, _: web.Request) -> web.Response:
+        """The same nodes without their devices, and who waits at the door."""
+        status = self._service.status()
+        members = to_plain(status.nodes)
+        for member in members:
+            del member["devices"]
+        return web.json_response(
+            {
+                "version": status.version,
+                "cluster_id": status.cluster_id,
+                "leader": status.leader,
+                "voters": list(status.voters),
+                "members": members,
+                "waiting": to_plain(status.waiting),
+            }
+        )
+
+    async def deployments(self, _: web.Request) -> web.Response:
+        status = self._service.status()
+        return web.json_response(
+            {
+                "version": status.version,
+                "deployments": to_plain(status.deployments),
+                "replicas": to_plain(status.replicas),
+            }
+        )
+
+    async def models(self, _: web.Request) -> web.Response:
+        status = self._service.status()
+        return web.json_response({"version": status.version, "models": to_plain(status.models)})
+
+    async def deploy(self, request: web.Request) -> web.Response:
+        call = require_admin(request)
+        wanted = _deploy_request(await read_body(request))
+        deployment = await self._service.deploy(wanted, actor=call.actor)
+        return web.json_response(to_plain(deployment), status=201)
+
+    async def undeploy(self, request: web.Request) -> web.Response:
+        call = require_admin(request)
+        name = request.match_info["name"]
+        if not valid_deployment_name(name):
+            raise RequestError(400, "invalid_value", f"{name!r} cannot be a deployment's name")
+        await self._service.propose(
+            RemoveDeployment(name), actor=call.actor, reason=f"api {call.request_id}"
+        )
+        return web.json_response({"removed": name})
+
+    async def keys(self, request: web.Request) -> web.Response:
+        require_admin(request)
+        shown = [_shown_key(one) for one in sorted(self._service.keys(), key=_age)]
+        return web.json_response({"keys": shown})
+
+    async def create_key(self, request: web.Request) -> web.Response:
+        call = require_admin(request)
+        body = await read_body(request)
+        scope = body.text("scope") or Scope.USER.value
+        if scope not in (Scope.USER.value, Scope.ADMIN.value):
+            raise ParameterError("scope", "'scope' must be 'user' or 'admin'")
+        label = body.text("label", chars_max=LABEL_MAX_CHARS) or ""
+        if not label.isprintable():
+            raise ParameterError("label", "'label' must be printable")
+        text, key = await self._service.mint_key(scope, label, actor=call.actor)
+        return web.json_response(
+            {"key": text, **_shown_key(key)}, status=201, headers={"Cache-Control": "no-store"}
+        )
+
+    async def revoke_key(self, request: web.Request) -> web.Response:
+        call = require_admin(request)
+        key_id = request.match_info["key_id"]
+        await self._service.propose(
+            RevokeKey(key_id), actor=call.actor, reason=f"api {call.request_id}"
+        )
+        return web.json_response({"revoked": key_id})
+
+    async def window(self, request: web.Request) -> web.Response:
+        call = require_admin(request)
+        duration_s = (await read_body(request)).integer("duration_s", 0, WINDOW_MAX_S)
+        if duration_s is None:
+            raise ParameterError(
+                "duration_s", "'duration_s' is required; 0 closes", code="missing_parameter"
+            )
+        await self._service.propose(
+            SetWindow(duration_s), actor=call.actor, reason=f"api {call.request_id}"
+        )
+        return web.json_response({"duration_s": duration_s})
+
+    async def leave(self, request: web.Request) -> web.Response:
+        require_admin(request)
+        await self._service.leave()
+        return web.json_response({"left": self._service.node})
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """History after a version: what there is as JSON, or followed as server-sent events."""
+        query = Parameters(_numbers(request))
+        after = query.integer("after", 0) or 0
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            return await self._follow(request, after)
+        limit = query.integer("limit", 1, EVENTS_LIMIT_MAX) or EVENTS_LIMIT_DEFAULT
+        found = _page(self._service.events(after), limit)
+        return web.json_response(
+            {
+                "version": found[-1].version if found else max(after, 0),
+                "events": to_plain(found),
+            }
+        )
+
+    async def _follow(self, request: web.Request, after: int) -> web.StreamResponse:
+        call = call_of(request)
+        task = asyncio.current_task()
+        if task is None or len(self._followers) >= EVENT_STREAMS_MAX:
+            raise RequestError(
+                503, "too_many_followers", "too many follow the events of this node",
+                retry_after_s=RETRY_AFTER_S,
+            )  # fmt: skip
+        # A stream without an end of its own is done when its reader has had enough.
+        call.outcome = Outcome.DONE
+        self._followers[task] = None
+        try:
+            sse = SseWriter(request, call.headers())
+            await sse.open()
+            await sse.comment("connected")
+            applied = sent = after
+            while True:
+                for event in self._service.events(sent):
+                    await sse.event(event.version, event.kind, to_plain(event))
+                    sent = event.version
+                try:
+                    async with asyncio.timeout(self._keep_alive_s):
+                        applied = await self._service.changed(max(applied, sent))
+                except TimeoutError:
+                    await sse.comment("keep-alive")
+        finally:
+            del self._followers[task]
+
+
+def _numbers(request: web.Request) -> dict[str, Any]:
+    """Query parameters; what a reconnecting browser says it has seen counts as `after`."""
+    values: dict[str, Any] = {}
+    last_seen = request.headers.get("Last-Event-ID")
+    if last_seen is not None:
+        values["after"] = last_seen
+    values.update(request.query)
+    return {key: int(text) if _is_number(text) else text for key, text in values.items()}
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def _page(events: tuple[Event, ...], limit: int) -> tuple[Event, ...]:
+    """The oldest `limit` events, and the rest of the last one's version, so that going on
+    after that version misses nothing."""
+    end = limit
+    while 0 < end < len(events) and events[end].version == events[end - 1].version:
+        end += 1
+    return events[:end]
+
+
+def _shown_key(key: ApiKey) -> dict[str, Any]:
+    """A key's record without its hash."""
+    return {
+        "key_id": key.key_id,
+        "scope": key.scope.value,
+        "label": key.label,
+        "created_at_ms": key.created_at_ms,
+        "revoked": key.revoked,
+    }
+
+
+def _age(key: ApiKey) -> tuple[int, str]:
+    return key.created_at_ms, key.key_id
+
+
+def _deploy_request(body: Parameters) -> DeployRequest:
+    """Ranges only: whether it fits is the planner's to say. Raises RequestError 400."""
+    plain = body.plain()
+    for key in sorted(plain):
+        if key not in _DEPLOY_FIELDS:
+            raise ParameterError(
+                key, f"'{key}' is unknown to this version", code="unknown_parameter"
+            )
+    body.required_text("model", chars_max=4096)
+    body.integer("context", 1, CONTEXT_MAX_TOKENS)
+    body.integer("slots", 1, SLOTS_MAX)
+    low = body.integer("replicas_min", 0, REPLICAS_MAX)
+    high = body.integer("replicas_max", 1, REPLICAS_MAX)
+    if high is not None and high < (1 if low is None else low):
+        raise ParameterError("replicas_max", "'replicas_max' is less than 'replicas_min'")
+    body.integer("copies", 1, REPLICAS_MAX)
+    body.integer("idle_ttl_s", 0)
+    body.integer("priority", -PRIORITY_MAX, PRIORITY_MAX)
+    name = body.text("name")
+    aliases = body.items("aliases") or ()
+    if len(aliases) > ALIASES_MAX:
+        raise ParameterError("aliases", f"more than {ALIASES_MAX} aliases")
+    for param, one in (("name", name), *(("aliases", alias) for alias in aliases)):
+        if one is not None and not (isinstance(one, str) and valid_deployment_name(one)):
+            raise ParameterError(
+                param,
+                f"{one!r} cannot be a name: letters, digits and . _ : / @ - are, 128 at most",
+            )
+    options = body.object("options")
+    if options is not None and len(options.plain()) > OPTIONS_MAX:
+        raise ParameterError("options", f"more than {OPTIONS_MAX} options")
+    return from_plain(DeployRequest, plain, "body")

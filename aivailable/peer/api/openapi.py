@@ -1,0 +1,136 @@
+"""The API's description (OpenAPI 3.1), kept by hand, small and true.
+
+A test compares its paths and methods with the routes that the server really has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aivailable import __version__
+
+_ROUTES: Mapping[str, Mapping[str, str]] = {
+    "/": {"get": "What this is, in two lines"},
+    "/healthz": {"get": "200 while the process lives"},
+    "/readyz": {"get": "200 when this node can take requests, 503 with the reason otherwise"},
+    "/metrics": {"get": "Prometheus text"},
+    "/openapi.json": {"get": "This document"},
+    "/v1/chat/completions": {"post": "OpenAI chat completion, streamed on request"},
+    "/v1/completions": {"post": "OpenAI text completion, streamed on request"},
+    "/v1/models": {"get": "The deployments as OpenAI models"},
+    "/v1/models/{model}": {"get": "One deployment, by name or alias"},
+    "/cluster/v1/state": {"get": "The whole status document"},
+    "/cluster/v1/nodes": {"get": "Nodes with their devices"},
+    "/cluster/v1/members": {"get": "Members, voters, and who waits for admission"},
+    "/cluster/v1/deployments": {
+        "get": "Deployments and their replicas",
+        "post": "Deploy a model (admin)",
+    },
+    "/cluster/v1/deployments/{name}": {"delete": "Remove a deployment (admin)"},
+    "/cluster/v1/models": {"get": "The catalogue of model files"},
+    "/cluster/v1/keys": {"get": "API keys without secrets (admin)", "post": "Mint a key (admin)"},
+    "/cluster/v1/keys/{key_id}": {"delete": "Revoke a key (admin)"},
+    "/cluster/v1/events": {"get": "History after ?after=VERSION: JSON, or followed as SSE"},
+    "/cluster/v1/window": {"post": "Open the join window for duration_s, 0 closes (admin)"},
+    "/cluster/v1/leave": {"post": "This node leaves the cluster and stops (admin)"},
+}
+_BODIES: Mapping[str, Mapping[str, Any]] = {
+    "/v1/chat/completions": {
+        "type": "object",
+        "required": ["model", "messages"],
+        "properties": {
+            "model": {"type": "string"},
+            "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+            "stream": {"type": "boolean", "default": False},
+            "max_completion_tokens": {"type": "integer", "minimum": 1},
+            "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1},
+        },
+    },
+    "/v1/completions": {
+        "type": "object",
+        "required": ["model", "prompt"],
+        "properties": {
+            "model": {"type": "string"},
+            "prompt": {"type": ["string", "array"]},
+            "stream": {"type": "boolean", "default": False},
+            "max_tokens": {"type": "integer", "minimum": 1, "default": 16},
+        },
+    },
+    "/cluster/v1/deployments": {
+        "type": "object",
+        "required": ["model"],
+        "properties": {
+            "model": {"type": "string", "description": "name, digest, or a path on this node"},
+            "name": {"type": "string"},
+            "context": {"type": "integer", "minimum": 1},
+            "slots": {"type": "integer", "minimum": 1},
+            "replicas_min": {"type": "integer", "minimum": 0, "default": 1},
+            "replicas_max": {"type": "integer", "minimum": 1},
+            "pin": {"type": "boolean", "default": False},
+        },
+    },
+    "/cluster/v1/keys": {
+        "type": "object",
+        "properties": {
+            "scope": {"enum": ["user", "admin"], "default": "user"},
+            "label": {"type": "string", "maxLength": 64},
+        },
+    },
+    "/cluster/v1/window": {
+        "type": "object",
+        "required": ["duration_s"],
+        "properties": {"duration_s": {"type": "integer", "minimum": 0, "maximum": 86400}},
+    },
+}
+_ERROR: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "code": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "request_id": {"type": "string"},
+            },
+        }
+    },
+}
+
+
+def document() -> dict[str, Any]:
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "AIvailable", "version": __version__},
+        "security": [{"bearer": []}],
+        "paths": {
+            path: {method: _operation(path, method, text) for method, text in methods.items()}
+            for path, methods in _ROUTES.items()
+        },
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": dict(_ERROR)},
+        },
+    }
+
+
+def _operation(path: str, method: str, text: str) -> dict[str, Any]:
+    error = {"schema": {"$ref": "#/components/schemas/Error"}}
+    operation: dict[str, Any] = {
+        "summary": text,
+        "responses": {
+            "2XX": {"description": "done"},
+            "default": {"description": "an error", "content": {"application/json": error}},
+        },
+    }
+    if "{" in path:
+        name = path[path.index("{") + 1 : path.index("}")]
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    if method == "post" and path in _BODIES:
+        content = {"application/json": {"schema": dict(_BODIES[path])}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation

@@ -1,0 +1,162 @@
+"""Reading a client's JSON strictly: every value has a type and a range, every refusal a name.
+
+Owns body decoding and typed access to a JSON object; it must not know any endpoint. Called by
+the dialects. null means "not given", as OpenAI's clients send it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from aivailable.errors import RequestError
+from aivailable.peer.api.errors import ParameterError
+
+BODY_DEADLINE_S = 60.0
+"""A client that takes longer to send a body of at most HTTP_BODY_MAX_BYTES is cut off."""
+INT_MAX = 2**63 - 1
+
+
+class Parameters:
+    """One JSON object of a request; `path` names it in refusals."""
+
+    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+        self._values = values
+        self._path = path
+
+    def name(self, key: str) -> str:
+        """How a client finds this parameter: "messages[0].content"."""
+        return f"{self._path}.{key}" if self._path else key
+
+    def given(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def raw(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def plain(self) -> dict[str, Any]:
+        """What was given, without nulls."""
+        return {key: value for key, value in self._values.items() if value is not None}
+
+    def text(self, key: str, *, chars_max: int | None = None) -> str | None:
+        value = self._values.get(key)
+        if value is None:
+            return None
+        return checked_text(value, self.name(key), chars_max=chars_max)
+
+    def required_text(self, key: str, *, chars_max: int | None = None) -> str:
+        value = self.text(key, chars_max=chars_max)
+        if value is None or value == "":
+            raise ParameterError(
+                self.name(key), f"'{self.name(key)}' is required", code="missing_parameter"
+            )
+        return value
+
+    def flag(self, key: str) -> bool:
+        """false when not given."""
+        value = self._values.get(key)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            raise self._wrong(key, "true or false", value)
+        return value
+
+    def integer(self, key: str, low: int, high: int = INT_MAX) -> int | None:
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._wrong(key, "an integer", value)
+        if not low <= value <= high:
+            limit = f"at least {low}" if high == INT_MAX else f"from {low} to {high}"
+            raise ParameterError(self.name(key), f"'{self.name(key)}' must be {limit}")
+        return value
+
+    def number(self, key: str, low: float, high: float) -> float | None:
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self._wrong(key, "a number", value)
+        if not (low <= value <= high and math.isfinite(value)):
+            raise ParameterError(
+                self.name(key), f"'{self.name(key)}' must be from {low:g} to {high:g}"
+            )
+        return float(value)
+
+    def items(self, key: str) -> tuple[Any, ...] | None:
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise self._wrong(key, "a list", value)
+        return tuple(value)
+
+    def object(self, key: str) -> Parameters | None:
+        value = self._values.get(key)
+        return None if value is None else as_object(value, self.name(key))
+
+    def _wrong(self, key: str, want: str, value: Any) -> ParameterError:
+        return wrong_type(self.name(key), want, value)
+
+
+def wrong_type(name: str, want: str, value: Any) -> ParameterError:
+    """The refusal of a value whose type is not the declared one."""
+    got = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
+    kind = got.get(type(value), "a number")
+    return ParameterError(name, f"'{name}' must be {want}, not {kind}", code="invalid_type")
+
+
+def as_object(value: Any, name: str) -> Parameters:
+    if not isinstance(value, dict):
+        raise wrong_type(name, "an object", value)
+    return Parameters(value, name)
+
+
+def checked_text(value: Any, name: str, *, chars_max: int | None = None) -> str:
+    if not isinstance(value, str):
+        raise wrong_type(name, "text", value)
+    if chars_max is not None and len(value) > chars_max:
+        raise ParameterError(name, f"'{name}' is longer than {chars_max} characters")
+    return value
+
+
+async def read_body(request: web.Request) -> Parameters:
+    """The request's JSON object. Raises RequestError 400, 408, and aiohttp's 413."""
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            data = await request.read()
+    except TimeoutError:
+        raise RequestError(408, "request_timeout", "the body did not arrive in time") from None
+    try:
+        value = json.loads(data, parse_constant=_no_constant)
+    except RecursionError:
+        raise RequestError(400, "invalid_json", "the JSON is nested too deeply") from None
+    except ValueError as error:
+        raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
+    if b"\\u" in data:
+        _refuse_half_characters(value)
+    if not isinstance(value, dict):
+        raise RequestError(400, "invalid_json", "the body must be a JSON object")
+    return Parameters(value)
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not allowed")
+
+
+def _refuse_half_characters(value: Any) -> None:
+    """JSON can spell one half of a surrogate pair; no encoding of text to bytes can."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RequestError(
+            400, "invalid_json", "the body contains an unpaired surrogate (\\ud800 … \\udfff)"
+        ) from None

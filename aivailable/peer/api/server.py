@@ -1,0 +1,214 @@
+"""The API's listening sockets and what every request passes: record, key, handler, error shape.
+
+Owns start and stop, dual-stack binding, and the middleware that turns any error into one JSON
+answer and ends each request in exactly one outcome. `peer.app` builds it; the dialects add
+routes. It must not know what a request means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from aivailable.errors import AivailableError, ConfigError, RequestError
+from aivailable.peer.api.accounting import Call, Outcome, attach, end, outcome_of
+from aivailable.peer.api.auth import authenticate
+from aivailable.peer.api.cluster import ClusterApi
+from aivailable.peer.api.errors import as_request_error, error_response, from_http_exception
+from aivailable.peer.api.health import Health
+from aivailable.peer.api.metrics import Metrics
+from aivailable.peer.api.openai import HEADERS_WAIT_S, KEEP_ALIVE_S, OpenAi
+from aivailable.peer.ports import Clock
+from aivailable.peer.service import Service
+from aivailable.wire.limits import HTTP_BODY_MAX_BYTES
+
+REQUESTS_MAX = 1024
+"""Requests under way at one node; a further one is told to come later."""
+RETRY_AFTER_S = 1
+STOP_GRACE_S = 3.0
+"""What is under way at stop may take so long to end by itself."""
+BACKLOG = 256
+EVERY_ADDRESS = ("0.0.0.0", "::")
+_BIND_ATTEMPTS = 8
+"""An ephemeral port that is free for IPv4 can be taken for IPv6: then another is tried."""
+
+log = logging.getLogger("aivailable.api")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
+
+
+class ApiServer:
+    """The HTTP face of one node. `tls` is an `ssl.SSLContext` when given a certificate."""
+
+    def __init__(
+        self,
+        service: Service,
+        clock: Clock,
+        *,
+        hosts: tuple[str, ...] = EVERY_ADDRESS,
+        port: int = 8420,
+        require_auth: bool = True,
+        tls: Any | None = None,
+        request_id: Callable[[], str] = new_request_id,
+        keep_alive_s: float = KEEP_ALIVE_S,
+        headers_wait_s: float = HEADERS_WAIT_S,
+    ) -> None:
+        self.metrics = Metrics()
+        self._service = service
+        self._hosts = hosts
+        self._port = port
+        self._require_auth = require_auth
+        self._tls = tls
+        self._request_id = request_id
+        cluster = ClusterApi(service, keep_alive_s=keep_alive_s)
+        openai = OpenAi(service, clock, keep_alive_s=keep_alive_s, headers_wait_s=headers_wait_s)
+        self.app = web.Application(
+            client_max_size=HTTP_BODY_MAX_BYTES, middlewares=[self._middleware()]
+        )
+        self.app.add_routes(openai.routes())
+        self.app.add_routes(cluster.routes())
+        self.app.add_routes(Health(service, self.metrics).routes())
+        self.app.on_shutdown.append(cluster.stop)
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on: the given one, or the one that 0 became."""
+        return self._port
+
+    async def start(self) -> None:
+        """Raises ConfigError when the port cannot be had."""
+        sockets = _bind(self._hosts, self._port)
+        self._port = sockets[0].getsockname()[1]
+        # handler_cancellation: a client that is gone cancels its handler, whatever it waits for.
+        self._runner = web.AppRunner(
+            self.app, handler_cancellation=True, access_log=None, shutdown_timeout=STOP_GRACE_S
+        )
+        await self._runner.setup()
+        for one in sockets:
+            await web.SockSite(self._runner, one, ssl_context=self._tls, backlog=BACKLOG).start()
+
+    async def stop(self) -> None:
+        """Takes no more requests and waits STOP_GRACE_S for those under way."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _middleware(self) -> Any:
+        @web.middleware
+        async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._observed(request, handler)
+
+        return observe
+
+    async def _observed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Exactly one outcome for each request, whichever way its handler ends."""
+        now_s = asyncio.get_running_loop().time
+        call = Call(self._request_id(), request.method, _route(request), now_s())
+        attach(request, call)
+        self.metrics.in_flight += 1
+        outcome, status = Outcome.CANCELLED, 499
+        try:
+            response = await self._answered(request, handler, call)
+            status = response.status
+            outcome = outcome_of(status)
+            return response
+        finally:
+            self.metrics.in_flight -= 1
+            end(call, outcome, status, now_s(), self.metrics)
+
+    async def _answered(
+        self, request: web.Request, handler: Handler, call: Call
+    ) -> web.StreamResponse:
+        """Lets pass only what means that the client is gone: cancellation and resets."""
+        try:
+            if self.metrics.in_flight > REQUESTS_MAX:
+                raise RequestError(
+                    503, "overloaded", "too many requests at once", retry_after_s=RETRY_AFTER_S
+                )
+            authenticate(request, self._service, require_auth=self._require_auth)
+            response = await handler(request)
+        except (ConnectionResetError, BrokenPipeError):
+            raise
+        except web.HTTPException as error:
+            refused = from_http_exception(error, request.method, request.path)
+            response = error_response(refused, call.request_id)
+        except (AivailableError, OSError) as error:
+            response = error_response(as_request_error(error), call.request_id)
+        except Exception:
+            log.exception("request %s broke", call.request_id)
+            broken = RequestError(500, "internal_error", "the node failed; its log says how")
+            response = error_response(broken, call.request_id)
+        if not response.prepared:
+            response.headers.update(call.headers())
+        return response
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unknown"
+
+
+def _bind(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
+    """One socket per address, all on one port. Raises ConfigError."""
+    attempts = _BIND_ATTEMPTS if port == 0 and len(hosts) > 1 else 1
+    for attempt in range(attempts):
+        try:
+            return _bind_once(hosts, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or attempt + 1 == attempts:
+                raise _bind_refused(error, hosts, port) from error
+    raise ConfigError("no address to listen on was given")
+
+
+def _bind_once(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    with contextlib.ExitStack() as undo:
+        for host in hosts:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            try:
+                one = socket.socket(family, socket.SOCK_STREAM)
+                undo.callback(one.close)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                one.bind((host, port))
+                # Two programs may share a bound port until one listens: this finds out now.
+                one.listen(BACKLOG)
+            except OSError as error:
+                # A machine without IPv6 (or IPv4) serves on what it has.
+                absent = error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+                if absent and hosts == EVERY_ADDRESS:
+                    continue
+                raise
+            one.setblocking(False)
+            port = one.getsockname()[1]
+            sockets.append(one)
+        if not sockets:
+            raise OSError(errno.EADDRNOTAVAIL, "no network address to listen on")
+        undo.pop_all()
+    return sockets
+
+
+def _bind_refused(error: OSError, hosts: tuple[str, ...], port: int) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        return ConfigError(
+            f"port {port} is in use by another program; choose another with --port N"
+        )
+    if error.errno == errno.EACCES:
+        return ConfigError(
+            f"port {port} needs privileges that this user lacks; choose one from 1024 with --port N"
+        )
+    return ConfigError(f"cannot listen on {', '.join(hosts)} port {port}: {error.strerror}")

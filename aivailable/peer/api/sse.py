@@ -1,0 +1,60 @@
+"""Server-sent events (WHATWG HTML, "Server-sent events"): the frames, and nothing of their sense.
+
+Writing waits for the socket (back-pressure). A client that is gone raises ConnectionResetError or
+cancels the handler; both end the request as cancelled in `server`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+
+class SseWriter:
+    """One event stream to one client."""
+
+    def __init__(self, request: web.Request, headers: Mapping[str, str]) -> None:
+        self._request = request
+        self._response = web.StreamResponse(
+            headers={
+                **headers,
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-store",
+                # Tells nginx and its kin not to hold events back.
+                "X-Accel-Buffering": "no",
+            }
+        )
+
+    async def open(self) -> None:
+        """Send the status line and headers."""
+        await self._response.prepare(self._request)
+
+    async def data(self, value: Any) -> None:
+        """One unnamed event with JSON data."""
+        await self._write(f"data: {compact(value)}\n\n")
+
+    async def event(self, event_id: int, kind: str, value: Any) -> None:
+        """One named event that a client can resume after."""
+        await self._write(f"id: {event_id}\nevent: {kind}\ndata: {compact(value)}\n\n")
+
+    async def raw(self, text: str) -> None:
+        """One unnamed event that is not JSON: OpenAI's [DONE]."""
+        await self._write(f"data: {text}\n\n")
+
+    async def comment(self, text: str) -> None:
+        """Something to keep proxies and clients from giving up; clients ignore it."""
+        await self._write(f": {text}\n\n")
+
+    async def end(self) -> web.StreamResponse:
+        await self._response.write_eof()
+        return self._response
+
+    async def _write(self, text: str) -> None:
+        await self._response.write(text.encode("utf-8", "replace"))
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

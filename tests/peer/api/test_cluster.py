@@ -1,0 +1,231 @@
+"""/cluster/v1: what can be read, what can be changed, and the stream of events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from fixtures.api_service import ADMIN, MODEL, NODE, USER, FakeService, event
+
+from aivailable.core.commands import RemoveDeployment, RevokeKey, SetWindow
+from aivailable.core.ids import key_hash, key_id
+from aivailable.core.status import ClusterStatus
+from aivailable.errors import GgufError, ProposalRejected, ProposalUnknown, RequestError
+from aivailable.peer.api.server import ApiServer
+from aivailable.wire.schema import from_plain
+
+ACTOR = f"operator:{key_id(key_hash(ADMIN))}"
+
+
+@pytest.fixture
+async def admin(server: ApiServer) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(
+        base_url=f"http://127.0.0.1:{server.port}", headers={"Authorization": f"Bearer {ADMIN}"}
+    ) as session:
+        yield session
+
+
+async def call(
+    session: aiohttp.ClientSession, method: str, path: str, body: Any = None
+) -> tuple[int, Any]:
+    async with session.request(method, f"/cluster/v1/{path}", json=body) as response:
+        return response.status, await response.json()
+
+
+async def test_the_state_is_the_whole_status_document(
+    http: aiohttp.ClientSession, service: FakeService
+) -> None:
+    status, body = await call(http, "GET", "state")
+    assert status == 200
+    assert from_plain(ClusterStatus, body) == service.status()
+
+
+async def test_parts_of_the_state_have_their_own_addresses(
+    http: aiohttp.ClientSession,
+) -> None:
+    _, nodes = await call(http, "GET", "nodes")
+    assert nodes["nodes"][0]["node"] == NODE
+    _, members = await call(http, "GET", "members")
+    assert members["voters"] == [NODE]
+    assert "devices" not in members["members"][0]
+    _, deployments = await call(http, "GET", "deployments")
+    assert deployments["deployments"][0]["name"] == MODEL
+    assert deployments["replicas"][0]["status"] == "ready"
+    _, models = await call(http, "GET", "models")
+    assert models == {"version": 5, "models": []}
+
+
+async def test_deploy_passes_what_was_asked(
+    admin: aiohttp.ClientSession, service: FakeService
+) -> None:
+    wanted = {"model": "/m/a.gguf", "name": "a/b:c", "context": 2048, "slots": None}
+    status, body = await call(admin, "POST", "deployments", wanted)
+    assert (status, body["name"]) == (201, "a/b:c")
+    request, actor = service.deployed[0]
+    assert (request.model, request.context, request.slots) == ("/m/a.gguf", 2048, None)
+    assert actor == ACTOR
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({}, "model"),
+        ({"model": 1}, "model"),
+        ({"model": "m", "contxt": 1}, "contxt"),
+        ({"model": "m", "context": 0}, "context"),
+        ({"model": "m", "replicas_min": 3, "replicas_max": 2}, "replicas_max"),
+        ({"model": "m", "name": "a b"}, "name"),
+        ({"model": "m", "aliases": ["ok", ""]}, "aliases"),
+        ({"model": "m", "options": []}, "options"),
+    ],
+)
+async def test_a_wrong_deployment_is_refused_by_name(
+    admin: aiohttp.ClientSession, service: FakeService, given: Any, param: str
+) -> None:
+    status, body = await call(admin, "POST", "deployments", given)
+    assert (status, body["error"]["param"]) == (400, param)
+    assert service.deployed == []
+
+
+async def test_a_wrong_type_deep_inside_is_a_400(admin: aiohttp.ClientSession) -> None:
+    status, body = await call(
+        admin, "POST", "deployments", {"model": "m", "options": {"kv_type": 8}}
+    )
+    assert status == 400
+    assert "options.kv_type" in body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ProposalRejected("generation_conflict", "changed meanwhile"), 409, None),
+        (ProposalUnknown("no answer in 10 s"), 503, "outcome_unknown"),
+        (GgufError("a.gguf is cut short"), 400, "bad_model_file"),
+        (FileNotFoundError(2, "No such file or directory", "/m/a.gguf"), 400, "file_error"),
+        (OSError(28, "No space left on device"), 500, "io_error"),
+        (RequestError(422, "fits_nowhere", "needs 9 GiB, 6 free"), 422, "fits_nowhere"),
+        (ZeroDivisionError("a bug"), 500, "internal_error"),
+    ],
+)
+async def test_what_the_node_refuses_keeps_its_meaning(
+    admin: aiohttp.ClientSession,
+    service: FakeService,
+    error: Exception,
+    status: int,
+    code: str | None,
+) -> None:
+    service.refuse = error
+    async with admin.post("/cluster/v1/deployments", json={"model": "m"}) as response:
+        body = await response.json()
+    assert response.status == status
+    assert body["error"]["code"] == (code or "generation_conflict")
+    assert ("Retry-After" in response.headers) == (status == 503)
+    assert "a bug" not in body["error"]["message"]
+
+
+async def test_changes_become_commands(admin: aiohttp.ClientSession, service: FakeService) -> None:
+    assert (await call(admin, "DELETE", "deployments/org%2Ftiny:q4"))[0] == 200
+    assert (await call(admin, "DELETE", "deployments/org/tiny"))[0] == 200
+    assert (await call(admin, "DELETE", "keys/12345678"))[0] == 200
+    assert (await call(admin, "POST", "window", {"duration_s": 900}))[0] == 200
+    assert (await call(admin, "POST", "window", {"duration_s": 0}))[0] == 200
+    assert service.proposed == [
+        (RemoveDeployment("org/tiny:q4"), ACTOR),
+        (RemoveDeployment("org/tiny"), ACTOR),
+        (RevokeKey("12345678"), ACTOR),
+        (SetWindow(900), ACTOR),
+        (SetWindow(0), ACTOR),
+    ]
+    assert (await call(admin, "POST", "leave"))[0] == 200
+    assert service.left
+
+
+@pytest.mark.parametrize("given", [{}, {"duration_s": -1}, {"duration_s": 90_000}])
+async def test_a_wrong_window_is_refused(
+    admin: aiohttp.ClientSession, service: FakeService, given: Any
+) -> None:
+    assert (await call(admin, "POST", "window", given))[0] == 400
+    assert service.proposed == []
+
+
+async def test_a_new_key_is_shown_once_and_hashes_never(
+    admin: aiohttp.ClientSession, service: FakeService
+) -> None:
+    status, made = await call(admin, "POST", "keys", {"scope": "user", "label": "bob"})
+    assert (status, made["key"], made["scope"]) == (201, "av-minted-bob", "user")
+    status, listed = await call(admin, "GET", "keys")
+    assert len(listed["keys"]) == 3
+    assert all(one.hashed not in json.dumps(listed) for one in service.known)
+    for wrong in ({"scope": "root"}, {"label": "x" * 65}, {"label": "a\nb"}):
+        assert (await call(admin, "POST", "keys", wrong))[0] == 400
+
+
+async def test_events_as_json_go_on_after_a_version(
+    http: aiohttp.ClientSession, service: FakeService
+) -> None:
+    for version in (6, 7, 7, 8):
+        service.add_event(event(version))
+    _, first = await call(http, "GET", "events?after=5&limit=2")
+    assert [one["version"] for one in first["events"]] == [6, 7, 7]
+    _, rest = await call(http, "GET", f"events?after={first['version']}")
+    assert [one["version"] for one in rest["events"]] == [8]
+    _, none = await call(http, "GET", "events?after=8")
+    assert none == {"version": 8, "events": []}
+    for wrong in ("after=x", "after=-1", "limit=0"):
+        assert (await call(http, "GET", f"events?{wrong}"))[0] == 400
+
+
+async def next_event(response: aiohttp.ClientResponse) -> tuple[str, Any]:
+    """(id, data) of the next event, comments passed over."""
+    event_id = ""
+    async for raw in response.content:
+        line = raw.decode().strip()
+        if line.startswith("id: "):
+            event_id = line[4:]
+        elif line.startswith("data: "):
+            return event_id, json.loads(line[6:])
+    raise AssertionError("the stream ended")
+
+
+async def test_events_are_followed_and_resumed(
+    http: aiohttp.ClientSession, server: ApiServer, service: FakeService
+) -> None:
+    service.add_event(event(6, "first"))
+    accept = {"Accept": "text/event-stream"}
+    async with http.get("/cluster/v1/events", headers=accept) as response:
+        assert await next_event(response) == ("6", {**_plain(6), "text": "first"})
+        service.add_event(event(7))
+        service.add_event(event(8))
+        assert (await next_event(response))[0] == "7"
+    seen = {**accept, "Last-Event-ID": "7"}
+    async with http.get("/cluster/v1/events", headers=seen) as response:
+        assert (await next_event(response))[0] == "8"
+    async with http.get("/cluster/v1/events?after=6", headers=accept) as response:
+        assert (await next_event(response))[0] == "7"
+        await server.stop()
+    assert server.metrics.outcomes() == {"done": 3}
+
+
+def _plain(version: int) -> dict[str, Any]:
+    return {
+        "version": version,
+        "kind": "noted",
+        "subject": f"thing{version}",
+        "actor": "planner",
+        "reason": "why",
+        "at_ms": 0,
+        "text": "",
+    }
+
+
+async def test_an_idle_event_stream_is_kept_alive(serve: Any) -> None:
+    server = await serve(keep_alive_s=0.001)
+    url = f"http://127.0.0.1:{server.port}/cluster/v1/events"
+    headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {USER}"}
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as got:
+        alive = 0
+        while alive < 2:
+            alive += (await got.content.readline()) == b": keep-alive\n"
