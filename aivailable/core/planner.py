@@ -17,6 +17,9 @@ from aivailable.core.placement import Placed, Refused, explain, is_current, plac
 from aivailable.core.records import Deployment, Replica, Role, Status
 from aivailable.core.state import State
 
+PASSES_MAX = 64
+"""Each but the last adds a command; what is left over is planned after these are applied."""
+
 
 def plan(
     state: State, liveness: Liveness, now_ms: int, *, window_expired: bool = False
@@ -69,6 +72,7 @@ class _Planning:
         self._state = state
         self._liveness = liveness
         self._bodies: list[Body] = []
+        self._reserved: list[str] = []
         self.notes: dict[str, str] = {}
 
     def bodies(self) -> tuple[Body, ...]:
@@ -85,12 +89,26 @@ class _Planning:
         for key in sorted(self._state.replicas):
             if self._state.replicas[key].deployment not in self._state.deployments:
                 self._drain(self._state.replicas[key])
+        for _ in range(PASSES_MAX):
+            before = len(self._bodies)
+            self._pass()
+            if len(self._bodies) == before:
+                break
+        return self
+
+    def _pass(self) -> None:
+        """Settle each deployment in turn. What a later one drains may be room for an earlier one,
+        so passes are repeated until one changes nothing; reservations and notes are of one pass.
+        """
+        self.notes.clear()
+        kept = {key: r for key, r in self._state.replicas.items() if key not in self._reserved}
+        self._state = replace(self._state, replicas=kept)
+        self._reserved.clear()
         for deployment in sorted(
             self._state.deployments.values(),
             key=lambda entry: (-entry.priority, -entry.need_bytes, entry.name),
         ):
             self._settle(deployment)
-        return self
 
     def _raise_feature_level(self) -> None:
         members = self._state.members.values()
@@ -172,7 +190,9 @@ class _Planning:
             key for key in sorted(going) if self._state.replicas[key].node == answer.node
         )
         self.notes[deployment.name] = f"waits for room: {waits_for or 'a replica'} must go first"
-        self._project_replica(deployment, f"{deployment.name}#reserved", answer)
+        reservation = f"{deployment.name}#reserved"
+        self._reserved.append(reservation)
+        self._project_replica(deployment, reservation, answer)
 
     def _place_without(self, deployment: Deployment, going: set[str]) -> Placed | Refused:
         return place(self._state, self._liveness, deployment, going)
