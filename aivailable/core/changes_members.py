@@ -34,7 +34,7 @@ from aivailable.core.records import (
     Member,
     Role,
 )
-from aivailable.core.state import State
+from aivailable.core.state import BYTES_MAX, State
 
 MEMBERS_MAX = 256
 KEYS_MAX = 1024
@@ -42,12 +42,16 @@ WINDOW_MAX_S = 7 * 24 * 3600
 NAME_MAX_CHARS = 64
 CERTIFICATE_MAX_BYTES = 2048
 DEVICES_PER_NODE_MAX = 64
+ADDRESSES_MAX = 16
 
 
 def found(state: State, command: Command, body: Found) -> Change | Reject:
     problem = _member_problem(body.founder)
     if problem:
         return Reject("invalid_member", problem)
+    keys = _with_keys({}, (body.key,))
+    if isinstance(keys, Reject):
+        return keys
     founder = replace(body.founder, role=Role.VOTER, joined_at_ms=command.proposed_at_ms)
     window_s = min(max(body.settings.join_window_s, 0), WINDOW_MAX_S)
     after = replace(
@@ -55,7 +59,7 @@ def found(state: State, command: Command, body: Found) -> Change | Reject:
         cluster=Cluster(body.cluster_id, body.name, founder.node, command.proposed_at_ms),
         settings=body.settings,
         members={founder.node: founder},
-        keys={body.key.key_id: body.key},
+        keys=keys,
         window=JoinWindow(serial=1, open=window_s > 0, duration_s=window_s),
     )
     return Change(after, "founded", body.name, f"{founder.name} founded the cluster {body.name!r}")
@@ -64,6 +68,8 @@ def found(state: State, command: Command, body: Found) -> Change | Reject:
 def take_control(state: State, command: Command, body: TakeControl) -> Change | Reject:
     if body.node not in state.members:
         return Reject("not_member", "only a member can control")
+    if command.command_id.proposer != body.node:
+        return Reject("not_yours", "a node takes control for itself only")
     if state.control is not None and body.term <= state.control.term:
         return Reject("stale_controller", f"term {body.term} is not newer")
     after = replace(state, control=Control(body.node, body.term))
@@ -88,7 +94,8 @@ def admit(state: State, command: Command, body: Admit) -> Change | Reject:
         return keys
     role = Role.OBSERVER if known is None else known.role
     joined = command.proposed_at_ms if known is None else known.joined_at_ms
-    member = replace(body.member, role=role, joined_at_ms=joined, down=False)
+    draining = False if known is None else known.draining
+    member = replace(body.member, role=role, joined_at_ms=joined, down=False, draining=draining)
     after = replace(state, members={**state.members, member.node: member}, keys=keys)
     return Change(after, "joined", member.node, f"{member.name} joined" if known is None else "")
 
@@ -127,8 +134,8 @@ def update_member(state: State, command: Command, body: UpdateMember) -> Change 
         return Reject("not_yours", "a member reports its own addresses only")
     fresh = replace(
         member,
-        name=body.name[:NAME_MAX_CHARS],
-        addresses=body.addresses[:16],
+        name=body.name[:NAME_MAX_CHARS] or member.name,
+        addresses=body.addresses[:ADDRESSES_MAX],
         link_port=body.link_port,
         api_port=body.api_port,
         version=body.version,
@@ -173,7 +180,8 @@ def set_draining(state: State, command: Command, body: SetDraining) -> Change | 
     if member is None:
         return Reject("not_member", f"{short(body.node)} is no member")
     after = _with_member(state, replace(member, draining=body.draining))
-    return Change(after, "drain", body.node, f"{member.name} drains" if body.draining else "")
+    text = f"{member.name} drains" if body.draining else f"{member.name} serves again"
+    return Change(after, "drain", body.node, text)
 
 
 def report_inventory(state: State, command: Command, body: ReportInventory) -> Change | Reject:
@@ -183,11 +191,12 @@ def report_inventory(state: State, command: Command, body: ReportInventory) -> C
     ids = [device.device_id for device in body.inventory.devices]
     if len(ids) > DEVICES_PER_NODE_MAX or len(ids) != len(frozenset(ids)):
         return Reject("invalid_inventory", "too many devices, or two with one id")
-    if any(device.total_bytes < 0 for device in body.inventory.devices):
-        return Reject("invalid_inventory", "a device cannot have negative bytes")
+    if any(not 0 <= device.total_bytes <= BYTES_MAX for device in body.inventory.devices):
+        return Reject("invalid_inventory", f"a device has 0 to {BYTES_MAX} bytes")
     if state.inventories.get(node) == body.inventory:
         return Change(state)
     after = replace(state, inventories={**state.inventories, node: body.inventory})
+    after = _without_what_no_longer_fits(after, node)
     return Change(after, "inventory", node, f"{state.members[node].name}: {len(ids)} device(s)")
 
 
@@ -226,6 +235,22 @@ def raise_feature_level(state: State, command: Command, body: RaiseFeatureLevel)
 def without_replicas(state: State, node: str) -> State:
     """The node is gone, and its claims with it."""
     kept = {key: entry for key, entry in state.replicas.items() if entry.node != node}
+    return replace(state, replicas=kept)
+
+
+def _without_what_no_longer_fits(state: State, node: str) -> State:
+    """A device that came back smaller than its claims (another `--devices`, a repartitioned card)
+    loses its replicas: the node's own word on its devices is the last one."""
+    too_small = [
+        device.device_id
+        for device in state.inventories[node].devices
+        if state.claimed_bytes(node, device.device_id) > device.total_bytes
+    ]
+    kept = {
+        key: entry
+        for key, entry in state.replicas.items()
+        if entry.node != node or not any(c.device_id in too_small for c in entry.claims)
+    }
     return replace(state, replicas=kept)
 
 

@@ -19,8 +19,8 @@ from aivailable.core.commands import (
     ReportReplica,
 )
 from aivailable.core.ids import replica_id, short, valid_deployment_name
-from aivailable.core.records import Deployment, Failure, Measured, Replica, Status
-from aivailable.core.state import State, failure_key
+from aivailable.core.records import Deployment, Failure, Measured, Model, Replica, Status
+from aivailable.core.state import BYTES_MAX, State, failure_key
 
 DEPLOYMENTS_MAX = 1024
 MODELS_MAX = 1024
@@ -29,6 +29,10 @@ CONTEXT_MAX_TOKENS = 16 * 1024 * 1024
 SLOTS_MAX = 256
 REPLICAS_MAX = 256
 OPTIONS_MAX = 32
+ALIASES_MAX = 32
+MODEL_NAME_MAX_CHARS = 128
+MODEL_SOURCE_MAX_CHARS = 1024
+DIGEST_CHARS = 64
 REASON_MAX_CHARS = 300
 
 FORWARD: Mapping[Status, frozenset[Status]] = {
@@ -48,6 +52,9 @@ FORWARD: Mapping[Status, frozenset[Status]] = {
 def register_model(state: State, command: Command, body: RegisterModel) -> Change | Reject:
     if body.holder != command.command_id.proposer:
         return Reject("not_yours", "a node registers the files that it holds")
+    problem = _model_problem(body.model)
+    if problem:
+        return Reject("invalid_model", problem)
     named = state.find_model(body.model.name)
     if named is not None and named.digest != body.model.digest:
         return Reject(
@@ -114,7 +121,7 @@ def put_deployment(state: State, command: Command, body: PutDeployment) -> Chang
         )
     if current is None and len(state.deployments) >= DEPLOYMENTS_MAX:
         return Reject("full", f"at most {DEPLOYMENTS_MAX} deployments")
-    # A name that was used before goes on counting, so that no replica id ever comes twice.
+    # Replica numbers go on counting under a name used before, so no replica id comes twice.
     generation = 1 if current is None else current.generation + 1
     fresh = replace(wanted, generation=generation)
     after = replace(
@@ -212,16 +219,20 @@ def report_replica(state: State, command: Command, body: ReportReplica) -> Chang
     text = f"{body.replica} {body.status.value}" + (f": {reason}" if reason else "")
     if body.status in (Status.GONE, Status.FAILED):
         return Change(_ended(state, replica, body.status, reason), "replica", body.replica, text)
+    # A driver that reports nonsense must not make the state unencodable.
+    used = {device: min(max(n, 0), BYTES_MAX) for device, n in body.used_bytes.items()}
     fresh = replace(
         replica,
         status=body.status,
         reason=reason,
-        used_bytes=body.used_bytes or replica.used_bytes,
+        used_bytes=used or replica.used_bytes,
         attempts=replica.attempts + (body.status is Status.LOADING),
     )
     after = replace(state, replicas={**state.replicas, replica.replica: fresh})
     if body.status is Status.READY:
-        after = _with_measured(after, fresh)
+        failure = failure_key(replica.deployment, replica.node)
+        failures = {k: v for k, v in after.failures.items() if k != failure}
+        after = _with_measured(replace(after, failures=failures), fresh)
     return Change(after, "replica", body.replica, text)
 
 
@@ -265,12 +276,7 @@ def _with_measured(state: State, replica: Replica) -> State:
     if key not in state.measured and len(state.measured) >= MEASURED_MAX:
         return state
     entry = Measured(predicted_bytes=deployment.need_bytes, used_bytes=used)
-    failure = failure_key(replica.deployment, replica.node)
-    return replace(
-        state,
-        measured={**state.measured, key: entry},
-        failures={k: v for k, v in state.failures.items() if k != failure},
-    )
+    return replace(state, measured={**state.measured, key: entry})
 
 
 def _deployment_problem(state: State, wanted: Deployment) -> Reject | None:
@@ -288,11 +294,22 @@ def _deployment_problem(state: State, wanted: Deployment) -> Reject | None:
         return Reject("invalid_replicas", f"replicas: 0 ≤ min ≤ max ≤ {REPLICAS_MAX}")
     if wanted.replicas_max == 0:
         return Reject("invalid_replicas", "replicas: at most 0 would never run; use undeploy")
-    if wanted.need_bytes <= 0 or min(wanted.weights_bytes, wanted.kv_bytes) < 0:
-        return Reject("invalid_need", "the predicted memory must be positive")
+    needs = (wanted.weights_bytes, wanted.kv_bytes, wanted.compute_bytes)
+    if min(needs) < 0 or not 0 < wanted.need_bytes <= BYTES_MAX:
+        return Reject("invalid_need", f"the predicted memory must be 1 to {BYTES_MAX} bytes")
+    if len(wanted.aliases) > ALIASES_MAX:
+        return Reject("invalid_name", f"at most {ALIASES_MAX} aliases")
     if len(wanted.options) > OPTIONS_MAX or wanted.copies < 1:
         return Reject("invalid_options", f"at most {OPTIONS_MAX} options, at least one copy")
     return None
+
+
+def _model_problem(model: Model) -> str:
+    if not 0 < len(model.name) <= MODEL_NAME_MAX_CHARS:
+        return f"a model's name has 1 to {MODEL_NAME_MAX_CHARS} characters"
+    if not 0 < len(model.digest) <= DIGEST_CHARS or len(model.source) > MODEL_SOURCE_MAX_CHARS:
+        return f"a digest has {DIGEST_CHARS} characters, a source {MODEL_SOURCE_MAX_CHARS} at most"
+    return ""
 
 
 def _uses(state: State, deployment: str, digest: str) -> bool:

@@ -11,7 +11,7 @@ from aivailable.core.ids import CommandId
 from aivailable.core.records import Control
 from aivailable.errors import SchemaError
 from aivailable.wire.limits import COMMAND_MAX_BYTES
-from aivailable.wire.schema import from_plain, to_plain, unpack_plain
+from aivailable.wire.schema import INT_MAX, from_plain, to_plain, unpack_plain
 
 _NAMES = {kind: name for name, kind in KINDS.items()}
 COMMAND_FORMAT = 1
@@ -55,7 +55,7 @@ def decode_command(data: bytes) -> Command:
         body=from_plain(kind, body, name),
         actor=_text(actor, "actor"),
         reason=_text(reason, "reason"),
-        proposed_at_ms=proposed_at_ms if type(proposed_at_ms) is int else 0,
+        proposed_at_ms=_time_ms(proposed_at_ms),
         control=None if control is None else from_plain(Control, control, "control"),
     )
 
@@ -67,10 +67,15 @@ def from_plain_pair(value: Any) -> tuple[str, int]:
         or len(value) != 2
         or not isinstance(value[0], str)
         or type(value[1]) is not int
-        or value[1] < 1
+        or not 1 <= value[1] <= INT_MAX
     ):
         raise SchemaError("command_id: expected [proposer, seq]")
     return value[0], value[1]
+
+
+def _time_ms(value: Any) -> int:
+    """A time for people: 0 when it is none. What the state keeps must stay encodable."""
+    return value if type(value) is int and -INT_MAX <= value <= INT_MAX else 0
 
 
 def _text(value: Any, path: str) -> str:

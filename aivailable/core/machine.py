@@ -71,7 +71,9 @@ def _admissible(state: State, command: Command) -> Reject | None:
     if proposer not in state.members:
         return Reject("not_member", "only members may change the cluster")
     if type(command.body) in PLANNER_KINDS and (
-        command.control is None or command.control != state.control
+        command.control is None
+        or command.control != state.control
+        or command.control.node != proposer
     ):
         return Reject("stale_controller", "another controller has taken over")
     return None

@@ -29,10 +29,13 @@ from aivailable.core.records import (
     Replica,
     Status,
 )
+from aivailable.errors import SchemaError
 from aivailable.wire.schema import pack, unpack
 
 STATE_FORMAT = 1
 OUTCOMES_PER_PROPOSER_MAX = 1024
+BYTES_MAX = 2**50
+"""No device, claim or need is larger (1 PiB), so that sums stay encodable integers."""
 EVENTS_MAX = 256
 """Events kept in the state; older ones are gone (a log file keeps them longer)."""
 
@@ -146,7 +149,10 @@ def encode_state(state: State) -> bytes:
 
 def decode_state(data: bytes) -> State:
     """Raises SchemaError for anything but a state of a known format."""
-    return unpack(State, data)
+    state = unpack(State, data)
+    if state.format != STATE_FORMAT:
+        raise SchemaError(f"state format {state.format}; this version reads {STATE_FORMAT}")
+    return state
 
 
 def state_digest(state: State) -> str:
