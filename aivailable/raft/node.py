@@ -1,0 +1,473 @@
+"""One member's Raft: opens it, ticks it, and is what the rest of the program talks to.
+
+Owns: the two tasks (tick, sync), the life from start to stop, and the public surface. It must not
+know what commands mean or how bytes travel. Built by peer and by the simulation, which give it
+machine, link, store, clock and dice. See DESIGN.md beside this for how the parts fit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from aivailable.core.ids import NodeId
+from aivailable.core.records import Role
+from aivailable.errors import ProposalRejected, ProposalUnknown
+from aivailable.raft import library
+from aivailable.raft.consensus import AT_ONCE, Consensus
+from aivailable.raft.election import Election
+from aivailable.raft.guards import Guards
+from aivailable.raft.journal import Journal
+from aivailable.raft.machine import Link, Machine
+from aivailable.raft.membership import Verb, change_command, in_force
+from aivailable.raft.proposals import BARRIER_TOKEN_BYTES, Authorize, Proposals
+from aivailable.raft.settings import RaftSettings
+from aivailable.raft.snapshot import Snapshots, unseal
+from aivailable.raft.store import Durability, Store
+from aivailable.raft.transport import RaftTransport
+from aivailable.wire.limits import COMMAND_MAX_BYTES
+
+log = logging.getLogger(__name__)
+
+CHANGE_DEADLINE_S = 10.0
+
+
+class RaftNode:
+    """A member's copy of the replicated log, as voter or observer."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        voters: tuple[NodeId, ...],
+        observers: tuple[NodeId, ...],
+        role: Role,
+        machine: Machine,
+        link: Link,
+        store: Store,
+        clock: Callable[[], float],
+        rng: random.Random,
+        settings: RaftSettings | None = None,
+        on_change: Callable[[], None] | None = None,
+        authorize: Authorize | None = None,
+        guards: Guards | None = None,
+    ) -> None:
+        """`voters` matters only for an empty store; an old log knows its own configuration.
+
+        `clock` is monotonic seconds. `on_change` is called, on the loop, after leader, term, role
+        or voters changed. `authorize(node, payload)` is asked on the leader for every command
+        that a member forwards. `role` VOTER makes the node willing to vote; it starts elections
+        only while the log says that it is a voter.
+        """
+        self._node_id = node_id
+        self._voters_at_start = voters
+        self._observers = observers
+        self._role_at_start = role
+        self._machine = machine
+        self._link = link
+        self._store = store
+        self._clock = clock
+        self._rng = rng
+        self._settings = settings or RaftSettings()
+        self._on_change = on_change
+        self._guards = guards or Guards()
+        self._wanted = asyncio.Event()
+        self._unsynced = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._running = False
+        self._proposals = Proposals(
+            node_id,
+            clock=clock,
+            retry_s=self._settings.retry_s,
+            authorize=authorize or (lambda node, payload: True),
+            wake=self._wanted.set,
+        )
+        self._seen_applied = 0
+        self._seen_standing: tuple[object, ...] = ()
+        self._replicated = (0, 0)
+        self.failure: OSError | None = None
+        """Set when the disk failed: the node has stopped taking part."""
+        self.faults = 0
+        """Ticks and messages that raised inside the library; each is logged."""
+
+    # Life.
+
+    async def start(self) -> None:
+        """Open the store and take part. Raises StoreDamaged, OSError."""
+        stored = await self._store.load()
+        disk = Durability(self._store)
+        self._journal = journal = Journal(stored.journal, disk, voters=self._voters_at_start)
+        snapshots = Snapshots(self._machine, disk, lambda: self._consensus.applied_voters())
+        snapshot = None
+        if stored.snapshot is not None:
+            snapshot = unseal(stored.snapshot)
+            journal.rebase(snapshot.last, snapshot.prev, snapshot.voters)
+            snapshots.adopt(stored.snapshot, durable=True)
+        self._disk = disk
+        self._ambient = library.Ambient(self._clock, self._rng, journal, snapshots)
+        self._transport = RaftTransport(
+            self._link,
+            disk=disk,
+            journal=journal,
+            snapshots=snapshots,
+            guards=self._guards,
+            clock=self._clock,
+            on_submit=self._proposals.forwarded,
+            wake=self._wanted.set,
+        )
+        voters = in_force(journal.base_voters, journal.log)
+        willing = self._role_at_start is Role.VOTER or self._node_id in voters
+        with library.acting(self._ambient):
+            self._consensus = self._build(self._node_id if willing else None, voters)
+            if snapshot is not None:
+                self._consensus.restore(snapshot.voters)
+            if voters == (self._node_id,):
+                self._consensus.set_election_deadline(AT_ONCE)
+            self._transport.set_observers(self._observers)
+        await journal.sync()
+        self._running = True
+        self._seen_standing = self._standing()
+        self._tasks = [
+            asyncio.create_task(self._tick_on(), name=f"raft-tick-{self._node_id}"),
+            asyncio.create_task(self._sync_on(), name=f"raft-sync-{self._node_id}"),
+        ]
+
+    def _build(self, voter: NodeId | None, voters: tuple[NodeId, ...]) -> Consensus:
+        consensus = Consensus(
+            voter,
+            voters,
+            journal=self._journal,
+            machine=self._machine,
+            transport=self._transport,
+            settings=self._settings,
+            guards=self._guards,
+            on_applied=self._proposals.applied,
+        )
+        self._election = Election(
+            self._node_id,
+            consensus,
+            clock=self._clock,
+            rng=self._rng,
+            settings=self._settings,
+            guards=self._guards,
+            send=self._transport.post,
+        )
+        self._transport.attach(consensus, self._election)
+        self._proposals.attach(consensus, self._transport)
+        return consensus
+
+    async def stop(self) -> None:
+        """Leave in order: nothing is sent any more, everything is on disk, the store is closed."""
+        tasks = self._tasks
+        self.kill()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self.failure is None and tasks:
+            await self._journal.sync()
+        await self._store.close()
+
+    def kill(self) -> None:
+        """Stop at once, as kill -9 does: what is not on disk yet is lost. For tests and `stop`."""
+        if not self._running:
+            return
+        self._running = False
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+        self._proposals.close()
+        with library.acting(self._ambient):
+            self._consensus.destroy()
+
+    # What the links tell.
+
+    def link_up(self, node: NodeId) -> None:
+        """A link to this member is up; both sides see it before either's messages."""
+        if self._running:
+            with library.acting(self._ambient):
+                self._transport.link_up(node)
+
+    def link_down(self, node: NodeId) -> None:
+        """The link is gone, with whatever it still carried."""
+        if self._running:
+            with library.acting(self._ambient):
+                self._transport.link_down(node)
+
+    def receive(self, node: NodeId, data: bytes) -> None:
+        """One message of a linked member, in order. Never raises."""
+        if not self._running:
+            return
+        try:
+            with library.acting(self._ambient):
+                self._transport.receive(node, data)
+        except Exception:
+            self.faults += 1
+            log.exception("a raft message of %s could not be handled", node)
+        self._after()
+
+    def set_observers(self, observers: tuple[NodeId, ...]) -> None:
+        """Which linked members that do not vote receive the log from us when we lead."""
+        self._observers = observers
+        if self._running:
+            with library.acting(self._ambient):
+                self._transport.set_observers(observers)
+
+    # What can be asked.
+
+    @property
+    def node_id(self) -> NodeId:
+        return self._node_id
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node believes that it leads; another may believe so, too, for a second."""
+        return self._running and self._consensus.is_leading()
+
+    @property
+    def leader(self) -> NodeId | None:
+        """Who leads as far as this node knows; None when its link to the leader is down."""
+        if not self._running:
+            return None
+        leader = self._consensus.leader_id()
+        if leader is None or leader == self._node_id:
+            return leader if self.is_leader else None
+        return leader if self._link.connected(leader) else None
+
+    @property
+    def term(self) -> int:
+        return self._consensus.current_term()
+
+    @property
+    def applied_index(self) -> int:
+        return int(self._consensus.raftLastApplied)
+
+    @property
+    def commit_index(self) -> int:
+        return int(self._consensus.raftCommitIndex)
+
+    @property
+    def log_length(self) -> int:
+        """Entries kept since the last compaction."""
+        return len(self._journal)
+
+    @property
+    def voters(self) -> tuple[NodeId, ...]:
+        """The configuration in force: the last one in the log, committed or not."""
+        return self._consensus.voters()
+
+    @property
+    def role(self) -> Role:
+        return Role.OBSERVER if self._consensus.voter_id() is None else Role.VOTER
+
+    def caught_up(self, node: NodeId) -> bool:
+        """Leader only: whether this linked member has (nearly) all of the log on its disk."""
+        if not self.is_leader or not self._link.connected(node):
+            return False
+        behind = self._consensus.last_entry()[1] - self._consensus.match_index(node)
+        return self._consensus.tracks(node) and behind <= self._settings.caught_up_entries
+
+    # What can be done.
+
+    async def propose(
+        self, payload: bytes, *, deadline_s: float, applied: Callable[[], bool] | None = None
+    ) -> None:
+        """Return once `payload` is committed and applied on this node, wherever the leader is.
+
+        It may be committed more than once: it must carry an identity that makes that harmless.
+        `applied`, asked after every apply here, can tell that it happened (also by a snapshot).
+        Raises ProposalUnknown after `deadline_s` seconds: it may still happen; ProposalRejected
+        when it is over COMMAND_MAX_BYTES or too many proposals wait.
+        """
+        if len(payload) > COMMAND_MAX_BYTES:
+            raise ProposalRejected("too_large", f"a command is at most {COMMAND_MAX_BYTES} bytes")
+        await self._commit(library.REGULAR + payload, deadline_s, applied)
+
+    async def barrier(self, deadline_s: float) -> None:
+        """Return once everything committed before this call is applied here (linearizable read).
+
+        Raises ProposalUnknown: no majority answered within `deadline_s` seconds.
+        """
+        token = self._rng.randbytes(BARRIER_TOKEN_BYTES)
+        await self._commit(library.NO_OP + token, deadline_s, None)
+
+    async def add_voter(self, node: NodeId, *, deadline_s: float = CHANGE_DEADLINE_S) -> None:
+        """Leader only: let `node`, which has become willing to vote, vote.
+
+        Raises ProposalRejected (not_leader, busy) and ProposalUnknown.
+        """
+        await self._change("add", node, deadline_s)
+
+    async def remove_voter(self, node: NodeId, *, deadline_s: float = CHANGE_DEADLINE_S) -> None:
+        """Leader only: `node` votes no longer; it stays an observer while it is linked.
+
+        Raises ProposalRejected (not_leader, busy, leader: hand over first) and ProposalUnknown.
+        """
+        if node == self._node_id:
+            raise ProposalRejected("leader", "the leader cannot remove itself: hand over first")
+        await self._change("rem", node, deadline_s)
+
+    async def transfer_leadership(self, *, deadline_s: float = 3.0) -> None:
+        """Leader only: return once another voter leads, or at once if we do not.
+
+        Raises ProposalRejected when there is no other voter, ProposalUnknown at the deadline.
+        """
+        asked_at_s = AT_ONCE
+
+        def handed_over() -> bool:
+            nonlocal asked_at_s
+            if not self.is_leader:
+                return True
+            if self._clock() - asked_at_s >= self._settings.election_min_s:
+                codes: list[int] = []
+                with library.acting(self._ambient):
+                    self._consensus.transferLeadership(
+                        None, lambda result, code: codes.append(code)
+                    )
+                if codes == [library.SUCCESS]:
+                    asked_at_s = self._clock()  # Denied means: not caught up yet, ask again.
+            return False
+
+        if self.is_leader and not self._consensus.other_voters():
+            raise ProposalRejected("no_other_voter", "there is no other voter to hand over to")
+        await self._proposals.until(handed_over, deadline_s)
+
+    async def become_voter(self, voters: tuple[NodeId, ...] = ()) -> None:
+        """Be willing to vote, on the same log; `add_voter` on the leader then makes it count.
+
+        `voters` is what the caller believes to be the configuration: ProposalRejected (behind)
+        when our log does not know all of them yet.
+        """
+        unknown = [voter for voter in voters if voter not in (*self.voters, self._node_id)]
+        if unknown:
+            raise ProposalRejected("behind", f"the log here does not know {', '.join(unknown)} yet")
+        self._play(self._node_id)
+
+    async def become_observer(self, voters: tuple[NodeId, ...] = ()) -> None:
+        """Stop voting, on the same log. Raises ProposalRejected while the log says we vote."""
+        if self._node_id in self._consensus.applied_voters():
+            raise ProposalRejected("still_voter", "remove this voter through the leader first")
+        self._play(None)
+
+    def compact(self) -> None:
+        """Take a snapshot and cut the log soon, whatever its size."""
+        self._consensus.compact()
+        self._wanted.set()
+
+    # Inside.
+
+    async def _commit(
+        self, command: bytes, deadline_s: float, applied: Callable[[], bool] | None
+    ) -> None:
+        if not self._running:
+            raise ProposalUnknown("this node's raft is not running")
+        self._wanted.set()
+        await self._proposals.commit(command, deadline_s, applied)
+
+    async def _change(self, verb: Verb, node: NodeId, deadline_s: float) -> None:
+        if not self.is_leader:
+            raise ProposalRejected("not_leader", "only the leader changes who votes")
+
+        def in_effect() -> bool:
+            return (node in self._consensus.applied_voters()) == (verb == "add")
+
+        if in_effect():
+            return
+        # A leader may change the configuration only after an entry of its own term is committed.
+        await self.barrier(deadline_s)
+        codes: list[int] = []
+
+        def answered(result: object, code: int) -> None:
+            codes.append(code)
+            self._proposals.poke()
+
+        with library.acting(self._ambient):
+            self._consensus.append(change_command(verb, node), answered)
+        self._wanted.set()
+        await self._proposals.until(lambda: in_effect() or bool(codes), deadline_s)
+        if in_effect():
+            return
+        if codes == [library.DENIED]:
+            raise ProposalRejected("busy", "another change of voters is under way: try again")
+        raise ProposalUnknown("leadership was lost during a change of voters")
+
+    def _play(self, voter: NodeId | None) -> None:
+        if self._consensus.voter_id() == voter:
+            return
+        with library.acting(self._ambient):
+            self._consensus.set_voter(voter)
+            self._consensus.set_election_deadline(self._clock() + self._settings.election_max_s)
+            self._transport.classify_all()
+        self._wanted.set()
+        self._after()
+
+    async def _tick_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wanted.clear()
+            try:
+                self._tick()
+            except Exception:
+                self.faults += 1
+                log.exception("a raft tick failed; the next one goes on")
+            self._after()
+            timer = loop.call_later(self._settings.tick_s, self._wanted.set)
+            try:
+                await self._wanted.wait()
+            finally:
+                timer.cancel()
+
+    def _tick(self) -> None:
+        consensus = self._consensus
+        with library.acting(self._ambient):
+            self._transport.release_held()
+            self._election.before_tick()
+            consensus.doTick(0)
+            if consensus.members_changed():
+                consensus.follow_members()
+                self._transport.classify_all()
+            reached = (consensus.last_entry()[1], self.commit_index)
+            if consensus.is_leading() and reached != self._replicated:
+                self._replicated = reached
+                consensus.replicate()
+
+    def _after(self) -> None:
+        """Tell whoever waits for what has just changed."""
+        if not self._running:
+            return
+        if self._disk.dirty:
+            self._unsynced.set()
+        if self.applied_index != self._seen_applied:
+            self._seen_applied = self.applied_index
+            self._proposals.poke()
+        standing = self._standing()
+        if standing != self._seen_standing:
+            self._seen_standing = standing
+            self._proposals.leader_changed()
+            if self._on_change is not None:
+                self._on_change()
+
+    def _standing(self) -> tuple[object, ...]:
+        return (self.leader, self.is_leader, self.term, self.role, self.voters)
+
+    async def _sync_on(self) -> None:
+        """One fdatasync after the other; each serves all that came before it (group commit)."""
+        while True:
+            await self._unsynced.wait()
+            self._unsynced.clear()
+            try:
+                await self._journal.sync()
+            except OSError as error:
+                log.critical("the raft log cannot be written (%s): this node stops voting", error)
+                self.failure = error
+                self._fail()
+                return
+            with library.acting(self._ambient):
+                self._transport.flush()
+            if self._disk.dirty:
+                self._unsynced.set()
+            self._wanted.set()
+
+    def _fail(self) -> None:
+        self.kill()
+        if self._on_change is not None:
+            self._on_change()
