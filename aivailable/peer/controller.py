@@ -42,6 +42,7 @@ class Controller:
         liveness: Callable[[], Liveness],
         window_expired: Callable[[], bool],
         reopen: Callable[[NodeId, Role], Awaitable[None]],
+        retiring: Callable[[], tuple[NodeId, ...]],
     ) -> None:
         self._node = node
         self._clock = clock
@@ -51,6 +52,7 @@ class Controller:
         self._liveness = liveness
         self._window_expired = window_expired
         self._reopen = reopen
+        self._retiring = retiring
         self._pulse = Pulse()
 
     def nudge(self) -> None:
@@ -91,7 +93,12 @@ class Controller:
     async def _voters(self, control: Control) -> None:
         """At most one membership step a round; the record follows Raft, never leads it."""
         state = self._state()
-        caught_up = tuple(node for node in sorted(state.members) if self._raft.caught_up(node))
+        leaving = self._retiring()
+        caught_up = tuple(
+            node
+            for node in sorted(state.members)
+            if node not in leaving and self._raft.caught_up(node)
+        )
         step = next_step(state, self._liveness(), self._raft.voters, caught_up, self._node)
         try:
             match step:

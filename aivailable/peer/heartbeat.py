@@ -6,7 +6,7 @@ picture for the pure core (`core.liveness` judges).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from aivailable.core.ids import NodeId
@@ -35,6 +35,7 @@ class Heartbeats:
         self._sample = sample
         self._on_heard = on_heard
         self._heard: dict[NodeId, Heard] = {}
+        self._known_s: dict[NodeId, float] = {}
         self._seq = 0
         self._started_s = clock.monotonic()
         self._pulse = Pulse()
@@ -46,8 +47,11 @@ class Heartbeats:
         self._heard[node] = Heard(node, heartbeat, self._clock.monotonic())
         self._on_heard(heartbeat)
 
-    def forget(self, node: NodeId) -> None:
-        self._heard.pop(node, None)
+    def know(self, members: Iterable[NodeId]) -> None:
+        """Remember since when each member is awaited; forget who is no member any more."""
+        now_s = self._clock.monotonic()
+        self._known_s = {node: self._known_s.get(node, now_s) for node in members}
+        self._heard = {node: heard for node, heard in self._heard.items() if node in self._known_s}
 
     def liveness(self) -> Liveness:
         """The picture of this moment, our own heartbeat included."""
@@ -60,6 +64,7 @@ class Heartbeats:
             linked=self._links.connected(),
             heard={node: heard[node] for node in sorted(heard)},
             started_s=self._started_s,
+            known_s=dict(self._known_s),
         )
 
     def nudge(self) -> None:

@@ -296,9 +296,14 @@ class PeerConfig:
     """How long a new node looks around before it founds."""
     heartbeat_s: float = 1.0
     feature_max: int = 1
+
+
+@dataclass(slots=True)
+class Endpoints:
+    """The ports this node listens on: known once it does, since 0 means any free one."""
+
     link_port: int = 0
     api_port: int = 0
-    models_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +327,7 @@ class Ports:
     raft_settings: RaftSettings
     predict: Callable[[PredictRequest], Awaitable[Prediction]]
     """Exact bytes by the engine's dry run, else the formula (see peer.oracle)."""
+    endpoints: Endpoints
 
 
 @dataclass(frozen=True, slots=True)

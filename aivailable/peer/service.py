@@ -48,6 +48,8 @@ class Routing:
     replica: str = ""
     attempts: int = 0
     queue_ms: int = 0
+    wait_s: float = 60.0
+    """How long to wait for a model that is deployed but not ready (DESIGN §7)."""
 
 
 class Service(Protocol):
@@ -85,9 +87,9 @@ class Service(Protocol):
         GgufError, OSError."""
         ...
 
-    def generate(self, request: Generate, key: ApiKey | None, routing: Routing) -> AsyncIterator[
-        GenerationEvent
-    ]:
+    def generate(
+        self, request: Generate, key: ApiKey | None, routing: Routing
+    ) -> AsyncIterator[GenerationEvent]:
         """Route and run. The first event is Started; the last is Finished. Raises RequestError
         before the first event or (mid-stream, when nothing can continue it) after. Closing the
         iterator cancels the request everywhere."""

@@ -1,0 +1,246 @@
+"""The node agent: makes the local workers match what is placed here.
+
+`core.agent.reconcile` decides each step from the whole picture; this class performs it and keeps
+the picture. It is the only writer of this node's replica transitions, copies and inventory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from aivailable.core.agent import (
+    Action,
+    Fetch,
+    FetchCopy,
+    Kill,
+    Launch,
+    Report,
+    StopAccepting,
+    after_failure,
+    reconcile,
+)
+from aivailable.core.commands import ReportInventory
+from aivailable.core.ids import Digest, NodeId, ReplicaId, short
+from aivailable.core.records import Backend, Replica, Status
+from aivailable.core.state import State
+from aivailable.errors import AivailableError, ProposalError, WorkerError
+from aivailable.peer.ports import PeerConfig, Ports, Stream
+from aivailable.peer.proposals import Proposer
+from aivailable.peer.replicas import LocalReplica
+from aivailable.peer.tasks import Pulse, Tasks
+from aivailable.peer.transfers import Transfers
+from aivailable.wire.peer import ReplicaLoad
+from aivailable.wire.worker import DeviceClaim, Load
+
+log = logging.getLogger("aivailable.agent")
+
+PERIOD_S = 0.5
+
+
+class Agent:
+    """Runs on every member, GPU or not."""
+
+    def __init__(
+        self,
+        config: PeerConfig,
+        ports: Ports,
+        proposer: Proposer,
+        state: Callable[[], State],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._ports = ports
+        self._node = ports.identity.node
+        self._proposer = proposer
+        self._state = state
+        self._tell = on_change
+        self._tasks = Tasks("agent")
+        self._pulse = Pulse()
+        self._replicas: dict[ReplicaId, LocalReplica] = {}
+        self._reporting: dict[str, bool] = {}
+        self._checked: dict[Digest, bool] = {}
+        self.transfers = Transfers(ports, state, self._transferred)
+
+    def nudge(self) -> None:
+        self._pulse.nudge()
+
+    async def run(self) -> None:
+        while True:
+            state = self._state()
+            workers = tuple(self._replicas[key].entry for key in sorted(self._replicas))
+            held = tuple(sorted(self._ports.model_store.held()))
+            for action in reconcile(self._node, state, workers, held, self._now_ms()):
+                self._perform(state, action)
+            await self._pulse.wait(PERIOD_S)
+
+    async def stop(self) -> None:
+        """No worker outlives its peer."""
+        for key in sorted(self._replicas):
+            self._replicas[key].kill()
+        await self.transfers.stop()
+        await self._tasks.stop()
+        self._replicas.clear()
+
+    def find(self, replica: ReplicaId) -> LocalReplica | None:
+        return self._replicas.get(replica)
+
+    def loads(self) -> tuple[ReplicaLoad, ...]:
+        return tuple(self._load(key) for key in sorted(self._replicas))
+
+    def _load(self, key: ReplicaId) -> ReplicaLoad:
+        local = self._replicas[key]
+        if local.entry.status is Status.FETCHING:
+            local.progress = self.transfers.progress(local.record.digest)
+            local.phase = "fetching"
+        return local.load()
+
+    async def send_file(self, node: NodeId, digest: Digest, offset: int, stream: Stream) -> None:
+        """A member wants a file that we hold."""
+        await self.transfers.serve(node, digest, offset, stream)
+
+    async def tell_inventory(self) -> None:
+        """Commit our devices when they differ from the record. Raises ProposalError."""
+        inventory = self._ports.devices.inventory(self._node)
+        if self._state().inventories.get(self._node) != inventory:
+            await self._proposer.propose(
+                ReportInventory(inventory), actor="node", reason="devices of this node"
+            )
+
+    # --- performing
+
+    def _perform(self, state: State, action: Action) -> None:
+        match action:
+            case Fetch(replica=name, digest=digest):
+                local = self._local(state.replicas[name])
+                local.become(Status.FETCHING)
+                self.transfers.want(digest)
+            case FetchCopy(digest=digest):
+                self.transfers.want(digest)
+            case Launch(replica=name):
+                self._launch(state, state.replicas[name])
+            case StopAccepting(replica=name):
+                self._replicas[name].become(Status.DRAINING)
+            case Kill(replica=name, reason=reason):
+                self._kill(name, reason)
+            case Report(body=body):
+                key = repr(body)
+                if key not in self._reporting:
+                    self._reporting[key] = True
+                    self._tasks.spawn(self._report(action, key), "report")
+
+    def _local(self, record: Replica) -> LocalReplica:
+        local = self._replicas.get(record.replica)
+        if local is None:
+            settings = self._state().settings
+            local = LocalReplica(
+                record, self._ports.clock, self._changed, settings.queue_per_slot_max * record.slots
+            )
+            self._replicas[record.replica] = local
+        return local
+
+    def _launch(self, state: State, record: Replica) -> None:
+        local = self._local(record)
+        local.become(Status.LOADING)
+        self._tasks.spawn(self._run(state, local), f"worker {record.replica}")
+
+    async def _run(self, state: State, local: LocalReplica) -> None:
+        """One attempt: from launch to the end of the process."""
+        try:
+            self._check_live_bytes(state, local.record)
+            reason = await local.run_worker(self._ports.launcher, self._load_order(state, local))
+        except WorkerError as error:
+            reason = str(error)
+        if local.ending:
+            self._replicas.pop(local.record.replica, None)
+        else:
+            log.warning("%s: worker ended: %s", local.record.replica, reason)
+            local.entry = after_failure(
+                local.entry, reason, self._now_ms(), self._ports.randomness.random.random()
+            )
+        self._changed()
+
+    def _check_live_bytes(self, state: State, record: Replica) -> None:
+        """Another program may have grown since the plan. Raises WorkerError."""
+        live = {load.device_id: load.free_bytes for load in self._ports.devices.load()}
+        for claim in record.claims:
+            device = state.device(self._node, claim.device_id)
+            if device is None:
+                raise WorkerError(f"device {claim.device_id} is gone")
+            if device.backend in (Backend.CPU, Backend.SIM):
+                continue
+            free = live.get(claim.device_id)
+            if free is not None and free < claim.claim_bytes:
+                raise WorkerError(
+                    f"{claim.device_id}: {claim.claim_bytes} bytes claimed, but other programs"
+                    f" leave {free}"
+                )
+
+    def _load_order(self, state: State, local: LocalReplica) -> Load:
+        record = local.record
+        deployment = state.deployments.get(record.deployment)
+        if deployment is None:
+            raise WorkerError(f"{record.deployment} is not deployed any more")
+        file = self._ports.model_store.held().get(record.digest)
+        claims = []
+        for claim in record.claims:
+            device = state.device(self._node, claim.device_id)
+            if device is None:
+                raise WorkerError(f"device {claim.device_id} is gone")
+            claims.append(
+                DeviceClaim(claim.device_id, device.backend.value, device.index, claim.claim_bytes)
+            )
+        return Load(
+            replica=record.replica,
+            engine=deployment.engine,
+            path="" if file is None else str(file.path),
+            context=record.context,
+            slots=record.slots,
+            devices=tuple(claims),
+            options=dict(deployment.options),
+            check_tensors=record.digest not in self._checked,
+        )
+
+    def _kill(self, name: ReplicaId, reason: str) -> None:
+        local = self._replicas.get(name)
+        if local is None or local.ending:
+            return
+        log.info("%s ends: %s", name, reason)
+        running = local.entry.status not in (Status.FETCHING, Status.FAILED)
+        local.kill()
+        if not running:
+            # No process to wait for; a transfer under way goes on, as a copy.
+            self._replicas.pop(name, None)
+            self._changed()
+
+    async def _report(self, report: Report, key: str) -> None:
+        try:
+            await self._proposer.propose(report.body, actor="agent", reason="state of this node")
+        except ProposalError as error:
+            log.info("not reported yet: %s", error)
+        finally:
+            self._reporting.pop(key, None)
+            self._pulse.nudge()
+
+    # --- what changes the picture
+
+    def _changed(self) -> None:
+        for local in self._replicas.values():
+            if local.entry.status is Status.READY:
+                self._checked[local.record.digest] = True
+        self._pulse.nudge()
+        self._tell()
+
+    def _transferred(self, digest: Digest, error: AivailableError | OSError | None) -> None:
+        """A transfer ended. Replicas that waited for it go on, or count a failure."""
+        for key in sorted(self._replicas):
+            local = self._replicas[key]
+            waits = local.entry.status is Status.FETCHING and local.record.digest == digest
+            if waits and error is not None:
+                log.warning("%s: fetching %s failed: %s", key, short(digest), error)
+                jitter = self._ports.randomness.random.random()
+                local.entry = after_failure(local.entry, str(error), self._now_ms(), jitter)
+        self._changed()
+
+    def _now_ms(self) -> int:
+        return int(self._ports.clock.monotonic() * 1000)

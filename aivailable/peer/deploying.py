@@ -1,0 +1,223 @@
+"""From a user's words to a committed deployment: register the file, predict memory, check, commit.
+
+Refuses early and with numbers; what it commits is checked again by `apply` and by the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from aivailable.core.commands import PutDeployment, RegisterModel
+from aivailable.core.ids import NodeId, valid_deployment_name
+from aivailable.core.liveness import Liveness
+from aivailable.core.placement import Refused, explain, place
+from aivailable.core.records import Deployment, Model, ModelFacts
+from aivailable.core.state import State
+from aivailable.errors import GgufError, RequestError
+from aivailable.gguf.header import read_header
+from aivailable.peer.ports import Ports, PredictRequest
+from aivailable.peer.proposals import Proposer
+from aivailable.peer.service import DeployRequest
+
+CONTEXT_DEFAULT_TOKENS = 4096
+SLOTS_DEFAULT = 4
+FAKE_ENGINE = "fake"
+FAKE_NEED_BYTES = 64 * 1024 * 1024
+DEPLOY_DEADLINE_S = 10.0
+
+
+class Deploying:
+    """Serves `Service.deploy` for one session."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        ports: Ports,
+        proposer: Proposer,
+        state: Callable[[], State],
+        liveness: Callable[[], Liveness],
+    ) -> None:
+        self._node = node
+        self._ports = ports
+        self._proposer = proposer
+        self._state = state
+        self._liveness = liveness
+
+    async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
+        """Raises RequestError, ProposalError, GgufError, OSError."""
+        if request.name is not None and not valid_deployment_name(request.name):
+            raise RequestError(
+                400, "invalid_name", f"{request.name!r}: letters, digits and . _ : / @ - only"
+            )
+        if request.engine == FAKE_ENGINE:
+            wanted = self._fake(request)
+        else:
+            wanted = await self._real(request, actor)
+        current = self._state().deployments.get(wanted.name)
+        if current is not None:
+            if replace(wanted, generation=current.generation) == current:
+                return current
+            if not request.replace:
+                raise RequestError(409, "exists", f"{wanted.name} is deployed already")
+        self._check_fits(wanted, current)
+        await self._proposer.propose(
+            PutDeployment(wanted, 0 if current is None else current.generation),
+            actor=actor,
+            reason="deploy",
+            deadline_s=DEPLOY_DEADLINE_S,
+        )
+        return self._state().deployments.get(wanted.name, wanted)
+
+    async def _real(self, request: DeployRequest, actor: str) -> Deployment:
+        model = await self._model(request, actor)
+        trained = model.facts.context_train
+        context = request.context or min(CONTEXT_DEFAULT_TOKENS, trained or CONTEXT_DEFAULT_TOKENS)
+        if trained and context > trained:
+            raise RequestError(
+                400,
+                "context_too_large",
+                f"{model.name} was trained for {trained} tokens; --ctx {context} cannot work",
+            )
+        file = self._ports.model_store.held().get(model.digest)
+        if file is None:
+            raise RequestError(
+                409,
+                "not_held_here",
+                f"this node does not hold {model.name} yet; deploy it on one that does, "
+                "see `aivailable models`",
+            )
+        slots = request.slots or SLOTS_DEFAULT
+        predicted = await self._ports.predict(
+            PredictRequest(file.path, context, slots, dict(request.options))
+        )
+        return self._shape(
+            request,
+            name=request.name or model.name,
+            digest=model.digest,
+            context=context,
+            slots=slots,
+            need=(predicted.weights_bytes, predicted.kv_bytes, predicted.compute_bytes),
+            by=predicted.by,
+        )
+
+    def _fake(self, request: DeployRequest) -> Deployment:
+        """A deployment of the fake engine: no file, its need given as an option."""
+        if "fake" not in self._ports.devices.inventory(self._node).engines:
+            raise RequestError(
+                400, "no_fake_engine", "the fake engine is for tests; see AIVAILABLE_FAKE_ENGINE"
+            )
+        try:
+            need = int(request.options.get("need_bytes", str(FAKE_NEED_BYTES)))
+        except ValueError as error:
+            raise RequestError(400, "invalid_options", "need_bytes is a number") from error
+        name = request.name or request.model
+        return self._shape(
+            request,
+            name=name,
+            digest=f"fake:{request.model}",
+            context=request.context or CONTEXT_DEFAULT_TOKENS,
+            slots=request.slots or SLOTS_DEFAULT,
+            need=(need, 0, 0),
+            by="option",
+        )
+
+    def _shape(
+        self,
+        request: DeployRequest,
+        *,
+        name: str,
+        digest: str,
+        context: int,
+        slots: int,
+        need: tuple[int, int, int],
+        by: str,
+    ) -> Deployment:
+        return Deployment(
+            name=name,
+            digest=digest,
+            context=context,
+            slots=slots,
+            replicas_min=request.replicas_min,
+            replicas_max=max(request.replicas_min, request.replicas_max or request.replicas_min),
+            copies=request.copies or self._state().settings.copies_default,
+            idle_ttl_s=request.idle_ttl_s,
+            pin=request.pin,
+            priority=request.priority,
+            engine=request.engine,
+            options=dict(request.options),
+            aliases=request.aliases,
+            weights_bytes=need[0],
+            kv_bytes=need[1],
+            compute_bytes=need[2],
+            predicted_by=by,
+        )
+
+    async def _model(self, request: DeployRequest, actor: str) -> Model:
+        """From the catalogue, or a file on this node that becomes part of it."""
+        known = self._state().find_model(request.model)
+        if known is not None:
+            return known
+        path = _as_path(request.model)
+        if path is None:
+            names = ", ".join(sorted(entry.name for entry in self._state().models.values()))
+            raise RequestError(
+                404,
+                "unknown_model",
+                f"no model {request.model!r} in the catalogue ({names or 'empty'}), and it is no"
+                " path of a .gguf file",
+            )
+        return await self._register(path, request, actor)
+
+    async def _register(self, path: Path, request: DeployRequest, actor: str) -> Model:
+        try:
+            facts = read_header(path).facts
+        except FileNotFoundError as error:
+            raise RequestError(404, "no_such_file", f"{path}: no such file on this node") from error
+        except GgufError as error:
+            raise RequestError(400, "bad_model_file", str(error)) from error
+        file = await self._ports.model_store.register(path)
+        known = self._state().models.get(file.digest)
+        if known is not None:
+            return known
+        model = Model(
+            digest=file.digest,
+            name=_catalogue_name(path),
+            size_bytes=file.size_bytes,
+            source=str(path),
+            facts=ModelFacts(**asdict(facts)),
+        )
+        await self._proposer.propose(
+            RegisterModel(model, self._node),
+            actor=actor,
+            reason="deploy of a path",
+            deadline_s=DEPLOY_DEADLINE_S,
+        )
+        return model
+
+    def _check_fits(self, wanted: Deployment, current: Deployment | None) -> None:
+        """Refuse what fits nowhere now; a change may use the room of what it replaces."""
+        if wanted.replicas_min == 0:
+            return
+        state = self._state()
+        if current is not None:
+            kept = {k: r for k, r in state.replicas.items() if r.deployment != wanted.name}
+            state = replace(state, replicas=kept)
+        answer = place(state, self._liveness(), wanted)
+        if isinstance(answer, Refused):
+            raise RequestError(
+                422, "does_not_fit", f"{wanted.name} fits on no device: {explain(answer)}"
+            )
+
+
+def _as_path(model: str) -> Path | None:
+    """The path that the user meant; None when it looks like a name."""
+    path = Path(model).expanduser()
+    return path if path.is_absolute() or path.suffix == ".gguf" else None
+
+
+def _catalogue_name(path: Path) -> str:
+    """The file's own name in the grammar of model names."""
+    kept = "".join(char if char.isalnum() or char in "._-" else "-" for char in path.stem)
+    return kept.strip("-._")[:120] or "model"

@@ -1,0 +1,387 @@
+"""How a node comes to belong to a cluster: resume, look around, join, found, or give itself up.
+
+`core.founding` decides; this class performs it with discovery and the join channel, and answers
+other nodes' knocks. It makes and drops the peer's session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from aivailable.core.commands import Admit
+from aivailable.core.founding import (
+    ClusterFacts,
+    Found,
+    Join,
+    Seeking,
+    WaitFor,
+    decide,
+    gives_up,
+)
+from aivailable.core.ids import NodeId, cluster_id, short
+from aivailable.core.records import ApiKey, Member, Role, Scope
+from aivailable.core.status import WaitingStatus
+from aivailable.errors import AivailableError, LinkError
+from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile, seats_of
+from aivailable.peer.ports import PeerConfig, Ports, Sighting
+from aivailable.peer.session import Session
+from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
+from aivailable.wire.limits import PROTO_MAX, PROTO_MIN
+
+log = logging.getLogger("aivailable.membership")
+
+LOOK_JITTER_S = 1.0
+UNREACHABLE_S = 5.0
+"""A node that did not answer counts as not seen for so long."""
+KNOCK_PERIOD_S = 3.0
+PRISTINE_PERIOD_S = 2.0
+WAITING_MAX = 32
+WAITING_SHOWN_S = 30.0
+ADMIT_DEADLINE_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Knock:
+    name: str
+    address: str
+    at_s: float
+
+
+class Membership:
+    """Exactly one session, or none. `open_session` starts one; `close_session` drops it."""
+
+    def __init__(
+        self,
+        config: PeerConfig,
+        ports: Ports,
+        key_hash: str,
+        open_session: Callable[[ClusterFile], Awaitable[Session]],
+        close_session: Callable[[], Awaitable[None]],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._ports = ports
+        self._node = ports.identity.node
+        self._key_hash = key_hash
+        self._open_session = open_session
+        self._close_session = close_session
+        self._tell = tell
+        self._session: Session | None = None
+        self._unreachable: dict[str, float] = {}
+        self._knocks: dict[NodeId, _Knock] = {}
+        self._giving_up = False
+        self._admitting = 0
+        self.phase = "seeking"
+        self.advice = ""
+
+    async def run(self) -> None:
+        """Become a member, then watch whether this cluster should give itself up."""
+        file = ClusterFile.load(self._ports.home)
+        if file is not None:
+            self._tell(f"resuming cluster {file.name!r} ({short(file.cluster_id)})")
+            await self._enter(file)
+        else:
+            await self._seek()
+        while True:
+            await self._wait_for_news(PRISTINE_PERIOD_S)
+            if self._session is not None:
+                self._session.addresses_changed()
+                await self._consider_giving_up(self._session)
+
+    # --- seeking
+
+    async def _seek(self) -> None:
+        """Look around until a cluster has us."""
+        self._tell(f"looking for a cluster named {self._config.cluster_name!r} …")
+        clock, rng = self._ports.clock, self._ports.randomness.random
+        started_s = clock.monotonic()
+        look_s = self._config.look_s + rng.random() * LOOK_JITTER_S
+        while self._session is None:
+            await self.announce()
+            sightings = self._ports.discovery.sightings()
+            now_s = clock.monotonic()
+            gone = tuple(k for k in sorted(self._unreachable) if self._unreachable[k] > now_s)
+            seek = Seeking(
+                short(self._node), self._config.cluster_name, started_s, look_s, now_s, gone
+            )
+            match decide(seek, sightings):
+                case Found():
+                    await self._found()
+                case Join(sighting=sighting):
+                    if not await self._knock(sighting):
+                        await self._wait_for_news(KNOCK_PERIOD_S * (0.5 + rng.random()))
+                case WaitFor(reason=reason, until_s=until_s):
+                    log.info("%s", reason)
+                    await self._wait_for_news(max(0.05, until_s - now_s))
+
+    async def _found(self) -> None:
+        name = self._config.cluster_name
+        file = ClusterFile(
+            cluster_id=cluster_id(self._ports.randomness.token_bytes(16)),
+            name=name,
+            role=Role.VOTER,
+            voters=(self._node,),
+        )
+        session = await self._enter(file)
+        await session.found(self._own_key("founder"))
+        self._tell(f"founded cluster {name!r} ({short(file.cluster_id)})")
+        await self.announce()
+
+    async def _knock(self, sighting: Sighting) -> bool:
+        """Ask to be let in at each of the sighted addresses; True when we are a member."""
+        for address in sighting.addresses:
+            try:
+                answer = await self._ports.join_client.join(address, self._request())
+            except LinkError as error:
+                log.info("join at %s: %s", address, error)
+                continue
+            if answer.code == "":
+                await self._enter(self._file_of(answer))
+                self._tell(f"joined cluster {answer.cluster_name!r} ({short(answer.cluster_id)})")
+                return True
+            self._refused(sighting, answer)
+            return False
+        self._unreachable[sighting.short_node] = self._ports.clock.monotonic() + UNREACHABLE_S
+        return False
+
+    def _refused(self, sighting: Sighting, answer: JoinAnswer) -> None:
+        advice = answer.message
+        if answer.code == "window_closed":
+            self.phase = "waiting"
+        if advice != self.advice:
+            self.advice = advice
+            self._tell(f"{sighting.cluster_name!r} at {sighting.short_node}: {advice}")
+
+    def _request(self) -> JoinRequest:
+        return JoinRequest(
+            certificate=self._ports.identity.certificate,
+            signature=b"",
+            name=self._config.name,
+            addresses=self._ports.discovery.addresses(),
+            link_port=self._ports.endpoints.link_port,
+            api_port=self._ports.endpoints.api_port,
+            version=self._config.version,
+            proto_min=PROTO_MIN,
+            proto_max=PROTO_MAX,
+            feature_max=self._config.feature_max,
+            instance_id=self._ports.identity.instance_id,
+            key_hashes=(self._key_hash,),
+        )
+
+    def _file_of(self, answer: JoinAnswer) -> ClusterFile:
+        return ClusterFile(
+            cluster_id=answer.cluster_id,
+            name=answer.cluster_name,
+            role=Role.OBSERVER,
+            voters=tuple(seat.node for seat in answer.seats if seat.voter),
+            seats=tuple(seat for seat in answer.seats if seat.node != self._node),
+        )
+
+    async def _enter(self, file: ClusterFile) -> Session:
+        file.save(self._ports.home)
+        self._session = await self._open_session(file)
+        self.phase, self.advice = "member", ""
+        await self.announce()
+        return self._session
+
+    async def _wait_for_news(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ports.discovery.changed()
+        except TimeoutError:
+            return
+
+    # --- giving up
+
+    async def _consider_giving_up(self, session: Session) -> None:
+        """A pristine cluster of one dissolves into another of its name (DESIGN §5)."""
+        if not session.state.pristine or session.state.cluster is None or self._admitting:
+            return
+        for sighting in self._ports.discovery.sightings():
+            same = session.file.cluster_id.startswith(sighting.cluster_prefix or "-")
+            if sighting.cluster_name != self._config.cluster_name or same:
+                continue
+            if not sighting.cluster_prefix:
+                continue
+            # Nobody is admitted meanwhile: a newcomer would be left behind in a dead cluster.
+            self._giving_up = True
+            try:
+                for address in sighting.addresses:
+                    if await self._gave_up_for(session, address):
+                        return
+            finally:
+                self._giving_up = False
+
+    async def _gave_up_for(self, session: Session, address: tuple[str, int]) -> bool:
+        try:
+            offer = await self._ports.join_client.look(address)
+        except LinkError as error:
+            log.debug("looking at %s: %s", address, error)
+            return False
+        mine = self._facts(session)
+        other = ClusterFacts(offer.cluster_id, offer.members, offer.pristine)
+        if offer.cluster_name != session.file.name or not gives_up(mine, other):
+            return False
+        try:
+            answer = await self._ports.join_client.join(address, self._request())
+        except LinkError as error:
+            log.info("join at %s: %s", address, error)
+            return False
+        if answer.code != "":
+            log.info("not given up: %s %s", answer.code, answer.message)
+            return False
+        old = session.file.cluster_id
+        self._tell(f"giving up cluster {short(old)} for {short(answer.cluster_id)}")
+        self._session = None
+        await self._close_session()
+        await self._enter(self._file_of(answer))
+        self._ports.drop_raft_store(old)
+        self._tell(f"joined cluster {answer.cluster_name!r} ({short(answer.cluster_id)})")
+        return True
+
+    def _facts(self, session: Session) -> ClusterFacts:
+        state = session.state
+        return ClusterFacts(session.file.cluster_id, max(1, len(state.members)), state.pristine)
+
+    async def forget(self) -> None:
+        """We have left, or were removed: nothing of the cluster stays in home."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        await self._close_session()
+        self._ports.home.remove(CLUSTER_FILE)
+        self._ports.drop_raft_store(session.file.cluster_id)
+        self.phase = "removed"
+
+    # --- answering knocks
+
+    def offer(self, nonce: bytes) -> JoinOffer | None:
+        """What any stranger may know; nothing while we have no cluster."""
+        session = self._session
+        if session is None or session.state.cluster is None:
+            return None
+        facts = self._facts(session)
+        return JoinOffer(
+            nonce=nonce,
+            node=self._node,
+            cluster_id=facts.cluster_id,
+            cluster_name=session.file.name,
+            members=facts.members,
+            pristine=facts.pristine,
+            window_open=session.window.admits(session.state.window),
+            proto_min=PROTO_MIN,
+            proto_max=PROTO_MAX,
+        )
+
+    async def admit(self, request: JoinRequest, node: NodeId) -> JoinAnswer:
+        """A verified stranger asks to be let in."""
+        session = self._session
+        if session is None or session.state.cluster is None or self._giving_up:
+            return JoinAnswer("seeking", "this node has no cluster yet; try again in a moment")
+        if request.proto_max < PROTO_MIN or request.proto_min > PROTO_MAX:
+            return JoinAnswer(
+                "version",
+                f"this cluster speaks protocol {PROTO_MIN}–{PROTO_MAX}, the newcomer "
+                f"{request.proto_min}–{request.proto_max}: install the same version on both",
+            )
+        window = session.state.window
+        known = node in session.state.members
+        if not known and not session.window.admits(window):
+            self._remember_knock(node, request)
+            return JoinAnswer(
+                "window_closed",
+                f"the cluster {session.file.name!r} admits nobody now; type `aivailable admit`"
+                " on one of its members",
+            )
+        self._knocks.pop(node, None)
+        self._admitting += 1
+        try:
+            await session.proposer.propose(
+                Admit(
+                    member=self._member(request, node),
+                    keys=tuple(self._joiner_key(request, hashed) for hashed in request.key_hashes),
+                    window_serial=None if known else window.serial,
+                ),
+                actor="window",
+                reason="known member" if known else f"join window {window.serial}",
+                deadline_s=ADMIT_DEADLINE_S,
+            )
+        except AivailableError as error:
+            return JoinAnswer("busy", f"not admitted now: {error}")
+        finally:
+            self._admitting -= 1
+        self._tell(f"{request.name} ({short(node)}) joined")
+        return JoinAnswer(
+            "", "", session.file.cluster_id, session.file.name, seats_of(session.state)
+        )
+
+    def _member(self, request: JoinRequest, node: NodeId) -> Member:
+        return Member(
+            node=node,
+            name=request.name[:64] or short(node),
+            certificate=request.certificate,
+            addresses=request.addresses,
+            link_port=request.link_port,
+            api_port=request.api_port,
+            version=request.version,
+            proto_min=request.proto_min,
+            proto_max=request.proto_max,
+            feature_max=request.feature_max,
+            instance_id=request.instance_id,
+        )
+
+    def _own_key(self, label: str) -> ApiKey:
+        return ApiKey(
+            self._key_hash[:8],
+            self._key_hash,
+            Scope.ADMIN,
+            f"{label} {self._config.name}",
+            self._ports.clock.wall_ms(),
+        )
+
+    def _joiner_key(self, request: JoinRequest, hashed: str) -> ApiKey:
+        return replace(
+            self._own_key("member"),
+            key_id=hashed[:8],
+            hashed=hashed,
+            label=f"member {request.name[:64]}",
+        )
+
+    def _remember_knock(self, node: NodeId, request: JoinRequest) -> None:
+        if node not in self._knocks:
+            self._tell(f"{request.name} ({short(node)}) waits to be admitted: `aivailable admit`")
+        address = request.addresses[0] if request.addresses else ""
+        self._knocks[node] = _Knock(request.name, address, self._ports.clock.monotonic())
+        while len(self._knocks) > WAITING_MAX:
+            del self._knocks[min(self._knocks, key=lambda key: self._knocks[key].at_s)]
+
+    def waiting(self) -> tuple[WaitingStatus, ...]:
+        """Who knocked lately and was not admitted."""
+        now_s = self._ports.clock.monotonic()
+        return tuple(
+            WaitingStatus(node, knock.name, knock.address, int((now_s - knock.at_s) * 1000))
+            for node, knock in sorted(self._knocks.items())
+            if now_s - knock.at_s <= WAITING_SHOWN_S
+        )
+
+    async def announce(self) -> None:
+        """Tell the LAN what we are now."""
+        session = self._session
+        prefix, window_open = "", False
+        if session is not None and session.state.cluster is not None:
+            prefix = short(session.file.cluster_id)
+            window_open = session.window.admits(session.state.window)
+        await self._ports.discovery.announce(
+            Sighting(
+                short_node=short(self._node),
+                instance=self._ports.identity.instance_id,
+                cluster_prefix=prefix,
+                cluster_name=self._config.cluster_name,
+                window_open=window_open,
+                api_port=self._ports.endpoints.api_port,
+                addresses=(),
+            )
+        )

@@ -1,0 +1,238 @@
+"""One replica on this node: its worker process and the requests that run in it.
+
+Owns the life of the process from launch to exit and the relay of events to whoever asked. When to
+launch, drain or kill is the agent's word; who may ask is the router's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from aivailable.core.admission import FairQueue
+from aivailable.core.agent import LocalWorker
+from aivailable.core.records import Replica, Status
+from aivailable.errors import RequestError
+from aivailable.peer.ports import Clock, Worker, WorkerLauncher
+from aivailable.wire.generation import (
+    Cancel,
+    Failed,
+    Finished,
+    Generate,
+    GenerationEvent,
+    Started,
+    Tokens,
+)
+from aivailable.wire.peer import ReplicaLoad
+from aivailable.wire.worker import Counters, Load, LoadFailed, Progress, Ready, Shutdown, Step
+
+log = logging.getLogger("aivailable.replica")
+
+RATE_WINDOW_S = 2.0
+TOKENS_UNKNOWN = 256
+"""What an answer counts in the fair queue when the client named no limit."""
+
+
+class _Run:
+    """One request in this replica: its events on their way to the reader."""
+
+    def __init__(self, request: Generate) -> None:
+        self.request = request
+        self.events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
+        self.sent = False
+
+
+class LocalReplica:
+    """`entry` is what the pure agent sees; only this class and the agent write it."""
+
+    def __init__(
+        self, record: Replica, clock: Clock, on_change: Callable[[], None], queue_max: int
+    ) -> None:
+        self.record = record
+        self.ending = False
+        self.progress = 0.0
+        self.phase = ""
+        self.counters = Counters()
+        self._clock = clock
+        self._on_change = on_change
+        self._worker: Worker | None = None
+        self._runs: dict[str, _Run] = {}
+        self._queue = FairQueue(queue_max)
+        self._slots_busy = 0
+        self._rate = 0.0
+        self._rate_tokens = 0
+        self._rate_since_s = clock.monotonic()
+        self._entry = LocalWorker(record.replica, Status.FETCHING, since_ms=self._now_ms())
+
+    @property
+    def entry(self) -> LocalWorker:
+        return replace(self._entry, requests_in_flight=len(self._runs))
+
+    @entry.setter
+    def entry(self, entry: LocalWorker) -> None:
+        self._entry = entry
+        self._on_change()
+
+    def become(self, status: Status) -> None:
+        self.entry = replace(self._entry, status=status, since_ms=self._now_ms())
+
+    def load(self) -> ReplicaLoad:
+        """Soft state for the heartbeat."""
+        self._measure_rate()
+        return ReplicaLoad(
+            replica=self.record.replica,
+            deployment=self.record.deployment,
+            status=self._entry.status.value,
+            slots=self.record.slots,
+            slots_busy=self._slots_busy,
+            waiting=len(self._queue),
+            tokens_per_s=round(self._rate, 1),
+            progress=round(self.progress, 3),
+            phase=self.phase,
+        )
+
+    # --- the process
+
+    async def run_worker(self, launcher: WorkerLauncher, load: Load) -> str:
+        """Launch, relay until the process ends; the reason why it ended ("" = as told).
+
+        Raises WorkerError when it cannot be started.
+        """
+        self.become(Status.LOADING)
+        failure = ""
+        worker = await launcher.launch(load)
+        self._worker = worker
+        try:
+            async for message in worker.messages():
+                match message:
+                    case Progress(phase=phase, fraction=fraction):
+                        self.phase, self.progress = phase, fraction
+                    case Ready():
+                        self._ready(message)
+                    case LoadFailed(code=code, message=text):
+                        failure = f"{code}: {text}"
+                    case Step():
+                        self._step(message)
+                    case _:
+                        log.debug("%s: %s", self.record.replica, message)
+            reason = await worker.exit_reason()
+        except asyncio.CancelledError:
+            worker.kill()
+            raise
+        finally:
+            self._worker = None
+            self._slots_busy = 0
+            self._fail_runs()
+        return failure or reason or ("" if self.ending else "the worker ended by itself")
+
+    def kill(self) -> None:
+        """End the process: politely first, it has no state to lose."""
+        self.ending = True
+        if self._worker is not None:
+            self._worker.send(Shutdown("no longer wanted"))
+            self._worker.kill()
+
+    def _ready(self, ready: Ready) -> None:
+        self.progress, self.phase = 1.0, ""
+        self.entry = replace(
+            self._entry,
+            status=Status.READY,
+            since_ms=self._now_ms(),
+            used_bytes=dict(ready.used_bytes),
+            reason="",
+        )
+
+    def _fail_runs(self) -> None:
+        """The process is gone: every open request learns it and may go elsewhere."""
+        for run in list(self._runs.values()):
+            run.events.put_nowait(
+                Failed(run.request.request_id, "worker_lost", "the worker died", 502)
+            )
+
+    # --- requests
+
+    async def generate(self, request: Generate) -> AsyncIterator[GenerationEvent]:
+        """Started, Tokens…, then Finished or Failed. Closing the iterator cancels at once.
+
+        Raises RequestError `not_hosting`, `draining` or `queue_full` without having begun.
+        """
+        if self._entry.status is not Status.READY or self._worker is None:
+            code = "draining" if self._entry.status is Status.DRAINING else "not_hosting"
+            raise RequestError(503, code, f"{self.record.replica} takes no requests now")
+        if request.request_id in self._runs:
+            raise RequestError(409, "duplicate_request", "this request runs already")
+        run = _Run(request)
+        cost_tokens = request.max_tokens or TOKENS_UNKNOWN
+        if self._queue.push(request.request_id, request.account, cost_tokens) is None:
+            raise RequestError(
+                429, "queue_full", f"{self.record.replica}: the queue is full", retry_after_s=2
+            )
+        self._runs[request.request_id] = run
+        self._pump()
+        try:
+            while True:
+                event = await run.events.get()
+                yield event
+                if isinstance(event, Finished | Failed):
+                    return
+        finally:
+            self._forget(run)
+
+    def _pump(self) -> None:
+        """Hand requests to the worker, as many as it has slots, in fair order."""
+        if self._worker is None:
+            return
+        sent = sum(1 for run in self._runs.values() if run.sent)
+        while sent < self.record.slots:
+            request_id = self._queue.pop()
+            if request_id is None:
+                return
+            run = self._runs.get(request_id)
+            if run is None:
+                continue
+            run.sent = True
+            sent += 1
+            self._worker.send(run.request)
+
+    def _forget(self, run: _Run) -> None:
+        request_id = run.request.request_id
+        if self._runs.pop(request_id, None) is None:
+            return
+        self._queue.cancel(request_id)
+        if run.sent and self._worker is not None:
+            self._worker.send(Cancel(request_id))
+        self._pump()
+        self._on_change()
+
+    def _step(self, step: Step) -> None:
+        if step.slots_busy != self._slots_busy:
+            self._slots_busy = step.slots_busy
+            self._on_change()
+        if step.counters is not None:
+            self.counters = step.counters
+        for started in step.started:
+            self._deliver(started)
+        for tokens in step.tokens:
+            self._rate_tokens += len(tokens.ids)
+            self._deliver(tokens)
+        for finished in step.finished:
+            self._deliver(finished)
+        for failed in step.failed:
+            self._deliver(failed)
+
+    def _deliver(self, event: Started | Tokens | Finished | Failed) -> None:
+        run = self._runs.get(event.request_id)
+        if run is not None:
+            run.events.put_nowait(event)
+
+    def _measure_rate(self) -> None:
+        now_s = self._clock.monotonic()
+        elapsed_s = now_s - self._rate_since_s
+        if elapsed_s >= RATE_WINDOW_S:
+            self._rate = self._rate_tokens / elapsed_s
+            self._rate_tokens, self._rate_since_s = 0, now_s
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic() * 1000)

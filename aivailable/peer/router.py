@@ -1,0 +1,275 @@
+"""A request's way: choose a replica, run it here or one hop away, try another, continue elsewhere.
+
+`core.router.choose` decides on the current view; this class performs it, holds what a continuation
+needs (prompt and generated token ids), and serves what other ingresses send here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from aivailable.core.ids import NodeId, ReplicaId
+from aivailable.core.liveness import Liveness
+from aivailable.core.router import Forward, Local, Refuse, Wait, choose
+from aivailable.core.state import State
+from aivailable.core.view import View
+from aivailable.errors import LinkError, RequestError, StreamReset
+from aivailable.peer.agent import Agent
+from aivailable.peer.ports import Ports, Stream
+from aivailable.peer.service import Routing
+from aivailable.peer.tasks import Pulse, Tasks
+from aivailable.wire.generation import (
+    Cancel,
+    Failed,
+    Finished,
+    Generate,
+    GenerationEvent,
+    Started,
+    Tokens,
+)
+
+log = logging.getLogger("aivailable.router")
+
+ATTEMPTS_MAX = 8
+ELSEWHERE = frozenset({"not_hosting", "draining", "queue_full", "worker_lost", "busy"})
+"""Ends of one attempt after which another replica may do better."""
+
+
+class _TryElsewhere(Exception):
+    """This attempt is over; the request is not."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What the client has, and what another replica needs to go on."""
+
+    request: Generate
+    started: bool = False
+    prompt_ids: tuple[int, ...] = ()
+    generated: list[int] = field(default_factory=list)
+    excluded: list[ReplicaId] = field(default_factory=list)
+    last_failure: str = ""
+
+    def next_request(self, replica: ReplicaId) -> Generate:
+        """The request as the next replica shall have it: resumed where the last one ended."""
+        if not self.generated or not self.prompt_ids:
+            return replace(self.request, replica=replica)
+        return replace(
+            self.request,
+            replica=replica,
+            messages=None,
+            prompt=None,
+            prompt_ids=self.prompt_ids,
+            generated_ids=tuple(self.generated),
+        )
+
+
+class Router:
+    """Both ends of the one hop: ingress (`run`) and host (`serve`)."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        ports: Ports,
+        state: Callable[[], State],
+        liveness: Callable[[], Liveness],
+        agent: Agent,
+        tasks: Tasks,
+    ) -> None:
+        self._node = node
+        self._ports = ports
+        self._state = state
+        self._liveness = liveness
+        self._agent = agent
+        self._tasks = tasks
+        self._reserved: dict[ReplicaId, int] = {}
+        self._waiters: dict[int, Pulse] = {}
+        self._next_waiter = 0
+
+    def nudge(self) -> None:
+        """The view may have changed: whoever waits looks again."""
+        for number in sorted(self._waiters):
+            self._waiters[number].nudge()
+
+    def heard(self, replicas: tuple[ReplicaId, ...]) -> None:
+        """A fresh heartbeat counts our requests itself: the local reservations end."""
+        for replica in replicas:
+            self._reserved.pop(replica, None)
+
+    # --- ingress
+
+    async def run(self, request: Generate, routing: Routing) -> AsyncIterator[GenerationEvent]:
+        """Started, Tokens…, Finished. Raises RequestError when it cannot be served."""
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        progress = _Progress(request)
+        while True:
+            left_s = request.deadline_s - (loop.time() - begun_s)
+            if left_s <= 0:
+                raise RequestError(504, "deadline_exceeded", "the request's time is over")
+            choice = await self._choose(progress, routing, begun_s)
+            routing.attempts += 1
+            routing.queue_ms = int((loop.time() - begun_s) * 1000)
+            routing.replica = choice.replica
+            routing.host = choice.node if isinstance(choice, Forward) else self._node
+            attempt = replace(progress.next_request(choice.replica), deadline_s=left_s)
+            try:
+                async with aclosing(self._attempt(choice, attempt)) as events:
+                    async for event in events:
+                        shown = self._account(progress, event)
+                        if shown is not None:
+                            yield shown
+                        if isinstance(event, Finished):
+                            return
+            except _TryElsewhere as reason:
+                log.info("%s: %s on %s", request.request_id, reason, choice.replica)
+                progress.last_failure = str(reason)
+                progress.excluded.append(choice.replica)
+            if routing.attempts >= ATTEMPTS_MAX:
+                raise RequestError(502, "attempts_exhausted", progress.last_failure)
+
+    def _account(self, progress: _Progress, event: GenerationEvent) -> GenerationEvent | None:
+        """Remember what a continuation needs; hide the second Started from the client."""
+        match event:
+            case Started(prompt_ids=prompt_ids):
+                progress.prompt_ids = progress.prompt_ids or prompt_ids
+                if progress.started:
+                    return None
+                progress.started = True
+            case Tokens(ids=ids):
+                progress.generated.extend(ids)
+            case Failed(code=code, message=message, status=status):
+                if code in ELSEWHERE:
+                    raise _TryElsewhere(f"{code}: {message}")
+                raise RequestError(status, code, message)
+            case _:
+                return event
+        return event
+
+    async def _choose(
+        self, progress: _Progress, routing: Routing, begun_s: float
+    ) -> Local | Forward:
+        """Waits while the model is deployed but nowhere ready. Raises RequestError."""
+        loop = asyncio.get_running_loop()
+        pulse, number = Pulse(), self._next_waiter
+        self._next_waiter += 1
+        self._waiters[number] = pulse
+        try:
+            while True:
+                view = View(self._state(), self._liveness())
+                choice = choose(
+                    progress.request.deployment, view, progress.excluded, self._reserved
+                )
+                match choice:
+                    case Local():
+                        return choice
+                    case Forward(replica=replica):
+                        self._reserved[replica] = self._reserved.get(replica, 0) + 1
+                        return choice
+                    case Refuse():
+                        raise RequestError(
+                            choice.status,
+                            choice.code,
+                            choice.message,
+                            retry_after_s=choice.retry_after_s,
+                        )
+                    case Wait():
+                        self._check_patience(choice, routing, loop.time() - begun_s)
+                        await pulse.wait(choice.retry_s)
+                        # What failed a moment ago may be the only one, and well again.
+                        progress.excluded.clear()
+        finally:
+            del self._waiters[number]
+
+    def _check_patience(self, choice: Wait, routing: Routing, waited_s: float) -> None:
+        if waited_s >= routing.wait_s:
+            raise RequestError(
+                503,
+                "model_not_ready",
+                f"{choice.reason} (waited {waited_s:.0f} s)",
+                retry_after_s=max(1, round(choice.retry_s)),
+            )
+
+    async def _attempt(
+        self, choice: Local | Forward, request: Generate
+    ) -> AsyncIterator[GenerationEvent]:
+        """One try at one replica. Raises _TryElsewhere when it ends before the answer does."""
+        if isinstance(choice, Forward):
+            async with aclosing(self._forward(choice.node, request)) as events:
+                async for event in events:
+                    yield event
+            return
+        local = self._agent.find(choice.replica)
+        if local is None:
+            raise _TryElsewhere("not_hosting: the worker has just gone")
+        try:
+            async with aclosing(local.generate(request)) as events:
+                async for event in events:
+                    yield event
+        except RequestError as error:
+            raise _TryElsewhere(f"{error.code}: {error}") from error
+
+    async def _forward(self, node: NodeId, request: Generate) -> AsyncIterator[GenerationEvent]:
+        """One hop: the host's events, as they come. Closing resets the stream."""
+        try:
+            stream = await self._ports.links.open_stream(node, request)
+        except LinkError as error:
+            raise _TryElsewhere(f"link_lost: {error}") from error
+        ended = False
+        try:
+            while True:
+                event = await stream.receive()
+                if event is None:
+                    raise _TryElsewhere("the host ended the stream early")
+                yield event
+                if isinstance(event, Finished | Failed):
+                    ended = True
+                    stream.finish()
+                    return
+        except StreamReset as error:
+            ended = True
+            raise _TryElsewhere(str(error)) from error
+        except LinkError as error:
+            ended = True
+            raise _TryElsewhere(f"link_lost: {error}") from error
+        finally:
+            if not ended:
+                stream.reset("cancelled", "the client is gone")
+
+    # --- host
+
+    async def serve(self, request: Generate, stream: Stream) -> None:
+        """Run another ingress's request here, until it ends or that side resets the stream."""
+        local = self._agent.find(request.replica)
+        if local is None:
+            stream.reset("not_hosting", f"{request.replica} does not run here")
+            return
+        relay = self._tasks.spawn(self._relay(request, stream), f"relay {request.request_id}")
+        try:
+            while True:
+                message = await stream.receive()
+                if message is None or isinstance(message, Cancel):
+                    return
+        except LinkError as error:
+            log.debug("%s: %s", request.request_id, error)
+        finally:
+            relay.cancel()
+
+    async def _relay(self, request: Generate, stream: Stream) -> None:
+        local = self._agent.find(request.replica)
+        if local is None:
+            stream.reset("not_hosting", f"{request.replica} does not run here")
+            return
+        try:
+            async with aclosing(local.generate(request)) as events:
+                async for event in events:
+                    await stream.send(event)
+            stream.finish()
+        except RequestError as error:
+            stream.reset(error.code, str(error))
+        except LinkError as error:
+            log.debug("%s: the ingress is gone: %s", request.request_id, error)

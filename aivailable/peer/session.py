@@ -1,0 +1,399 @@
+"""Everything that exists while this node belongs to one cluster, built and taken down as one.
+
+Reads top to bottom as the node's wiring: log, soft state, controller, agent, router. The peer
+makes a session when it founds, joins or resumes, and drops it when it leaves or gives itself up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from aivailable.core.commands import Found, Remove, UpdateMember
+from aivailable.core.ids import NodeId, short
+from aivailable.core.liveness import Liveness
+from aivailable.core.records import ApiKey, ClusterSettings, Member, Role
+from aivailable.core.state import State
+from aivailable.errors import AivailableError, ProposalError
+from aivailable.peer.agent import Agent
+from aivailable.peer.calls import Calls
+from aivailable.peer.cluster_file import ClusterFile, seats_of
+from aivailable.peer.controller import Controller
+from aivailable.peer.heartbeat import Heartbeats
+from aivailable.peer.ports import Contact, PeerConfig, Ports, Stream
+from aivailable.peer.proposals import Proposer, Sequence
+from aivailable.peer.replicated import ReplicatedState
+from aivailable.peer.router import Router
+from aivailable.peer.tasks import Tasks
+from aivailable.peer.window import WindowClock
+from aivailable.raft.node import RaftNode
+from aivailable.wire.generation import Generate
+from aivailable.wire.limits import PROTO_MAX, PROTO_MIN
+from aivailable.wire.peer import Call, FetchFile, Heartbeat, RaftMessage, Reply
+
+log = logging.getLogger("aivailable.session")
+
+FOUND_DEADLINE_S = 10.0
+LEAVE_DEADLINE_S = 10.0
+NEWS_RETRY_S = 2.0
+
+
+class Session:
+    """One node's part in one cluster."""
+
+    def __init__(
+        self,
+        config: PeerConfig,
+        ports: Ports,
+        file: ClusterFile,
+        sequence: Sequence,
+        on_change: Callable[[State, State], None],
+    ) -> None:
+        self.file = file
+        self._config = config
+        self._ports = ports
+        self._node = ports.identity.node
+        self._on_change = on_change
+        self._tasks = Tasks(f"session {short(file.cluster_id)}")
+        self._retiring: dict[NodeId, bool] = {}
+        self._was_member = False
+        self.replicated = ReplicatedState(self._changed)
+        self.window = WindowClock(ports.clock)
+        self.raft = RaftNode(
+            node_id=self._node,
+            voters=file.voters,
+            observers=tuple(seat.node for seat in file.seats if not seat.voter),
+            role=file.role,
+            machine=self.replicated,
+            link=self,
+            store=ports.raft_store(file.cluster_id),
+            clock=ports.clock.monotonic,
+            rng=ports.randomness.random,
+            settings=ports.raft_settings,
+            authorize=self._authorize,
+            on_change=self._raft_changed,
+        )
+        self.proposer = Proposer(self._node, sequence, ports.clock, self.raft, self.replicated)
+        self.agent = Agent(config, ports, self.proposer, lambda: self.state, self._agent_changed)
+        self.heartbeats = Heartbeats(
+            self._node,
+            ports.clock,
+            ports.links,
+            config.heartbeat_s,
+            self._sample,
+            lambda heard: self.window.hear(heard.window_left_s),
+        )
+        self.router = Router(
+            self._node, ports, lambda: self.state, self.liveness, self.agent, self._tasks
+        )
+        self.calls = Calls(
+            ports.links, self._tasks, {"reopen": self._reopened, "retire": self._retire}
+        )
+        self.controller = Controller(
+            self._node,
+            ports.clock,
+            self.raft,
+            self.proposer,
+            lambda: self.state,
+            self.liveness,
+            lambda: self.window.expired(self.state.window),
+            self._reopen,
+            lambda: tuple(sorted(self._retiring)),
+        )
+
+    @property
+    def state(self) -> State:
+        return self.replicated.state
+
+    def liveness(self) -> Liveness:
+        return self.heartbeats.liveness()
+
+    async def start(self) -> None:
+        """Open the log, link to the members known so far, and take part."""
+        self._ports.links.set_contacts(self.file.cluster_id, self._contacts())
+        await self.raft.start()
+        for node in self._ports.links.connected():
+            self.raft.link_up(node)
+        self._tasks.spawn(self.heartbeats.run(), "heartbeats")
+        self._tasks.spawn(self.controller.run(), "controller")
+        self._tasks.spawn(self.agent.run(), "agent")
+        self._tasks.spawn(self._tell_news(), "news")
+
+    async def stop(self) -> None:
+        """Reverse order of start. Workers end with the agent."""
+        await self._tasks.stop()
+        await self.agent.stop()
+        await self.raft.stop()
+
+    async def hand_over(self) -> None:
+        """Before a stop: if we lead and others can, let another lead first."""
+        if self.raft.is_leader and len(self.raft.voters) > 1:
+            try:
+                await self.raft.transfer_leadership()
+            except AivailableError as error:
+                log.info("leadership not handed over: %s", error)
+
+    async def found(self, key: ApiKey) -> None:
+        """Commit the first command. Raises ProposalError."""
+        await self.proposer.propose(
+            Found(
+                cluster_id=self.file.cluster_id,
+                name=self.file.name,
+                founder=self.own_record(),
+                key=key,
+                settings=ClusterSettings(join_window_s=self._config.join_window_s),
+            ),
+            actor="founder",
+            reason="no cluster of this name was found",
+            deadline_s=FOUND_DEADLINE_S,
+        )
+
+    def own_record(self) -> Member:
+        """This node as a member, as of now."""
+        return Member(
+            node=self._node,
+            name=self._config.name,
+            certificate=self._ports.identity.certificate,
+            addresses=self._ports.discovery.addresses(),
+            link_port=self._ports.endpoints.link_port,
+            api_port=self._ports.endpoints.api_port,
+            version=self._config.version,
+            proto_min=PROTO_MIN,
+            proto_max=PROTO_MAX,
+            feature_max=self._config.feature_max,
+            instance_id=self._ports.identity.instance_id,
+        )
+
+    # --- what links bring
+
+    def link_up(self, node: NodeId) -> None:
+        self.raft.link_up(node)
+        self.heartbeats.nudge()
+        self.controller.nudge()
+
+    def link_down(self, node: NodeId) -> None:
+        self.raft.link_down(node)
+        self.router.nudge()
+        self.controller.nudge()
+
+    def message(self, node: NodeId, message: Any) -> None:
+        """A control message of a linked member."""
+        match message:
+            case RaftMessage(data=data):
+                self.raft.receive(node, data)
+            case Heartbeat():
+                self.heartbeats.receive(node, message)
+                self.router.heard(tuple(load.replica for load in message.replicas))
+                self.router.nudge()
+            case Call():
+                self.calls.called(node, message)
+            case Reply():
+                self.calls.replied(node, message)
+            case _:
+                log.debug("%s sent %s outside a stream", short(node), type(message).__name__)
+
+    async def serve_stream(self, node: NodeId, first: Any, stream: Stream) -> None:
+        """A request or a file another member asks for."""
+        match first:
+            case Generate():
+                await self.router.serve(first, stream)
+            case FetchFile(digest=digest, offset=offset):
+                await self.agent.send_file(node, digest, offset, stream)
+            case _:
+                stream.reset("malformed", "a stream begins with a request")
+
+    # --- raft's port (raft.machine.Link)
+
+    def send(self, node: NodeId, data: bytes) -> bool:
+        return self._ports.links.send(node, RaftMessage(data))
+
+    def connected(self, node: NodeId) -> bool:
+        return node in self._ports.links.connected()
+
+    # --- leaving
+
+    async def leave(self) -> None:
+        """Give up vote, then membership. Raises AivailableError when nobody can take over."""
+        if len(self.state.members) <= 1:
+            return
+        if self.raft.is_leader:
+            await self._make_way()
+        leader = self.raft.leader
+        if self._node in self.raft.voters and leader not in (None, self._node):
+            assert leader is not None
+            await self.calls.ask(leader, "retire", {}, LEAVE_DEADLINE_S)
+        try:
+            await self.proposer.propose(
+                Remove(self._node),
+                actor=f"node:{short(self._node)}",
+                reason="left",
+                deadline_s=LEAVE_DEADLINE_S,
+            )
+        except ProposalError as error:
+            # The others cut us off as soon as they have applied it: often no answer comes back.
+            log.info("leaving: %s", error)
+
+    async def _make_way(self) -> None:
+        """As leader: see that another voter exists, and let it lead."""
+        others = [node for node in self.raft.voters if node != self._node]
+        if not others:
+            candidates = [
+                node
+                for node in self._ports.links.connected()
+                if node in self.state.members and self.raft.caught_up(node)
+            ]
+            if not candidates:
+                raise AivailableError(
+                    "no other member is up and caught up to take over; start one and try again"
+                )
+            await self._reopen(candidates[0], Role.VOTER)
+            await self.raft.add_voter(candidates[0])
+        await self.raft.transfer_leadership()
+
+    async def _retire(self, node: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
+        """A voter wants to leave: as leader, take its vote away."""
+        if not self.raft.is_leader:
+            raise AivailableError("this node does not lead")
+        self._retiring[node] = True
+        await self.raft.remove_voter(node)
+        return {}
+
+    # --- roles
+
+    async def _reopen(self, node: NodeId, role: Role) -> None:
+        """Ask a member to take part in Raft with another role."""
+        voters = sorted(frozenset((*self.raft.voters, node)))
+        await self.calls.ask(node, "reopen", {"role": role.value, "voters": ",".join(voters)})
+
+    async def _reopened(self, node: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
+        if node != self.raft.leader:
+            raise AivailableError(f"{short(node)} is not the leader that this node follows")
+        voters = tuple(entry for entry in arguments.get("voters", "").split(",") if entry)
+        if arguments.get("role") == Role.VOTER.value:
+            await self.raft.become_voter(voters)
+            role = Role.VOTER
+        else:
+            await self.raft.become_observer(tuple(v for v in voters if v != self._node))
+            role = Role.OBSERVER
+        self._remember(role, voters)
+        return {}
+
+    def _remember(self, role: Role, voters: tuple[NodeId, ...]) -> None:
+        self.file = replace(self.file, role=role, voters=voters)
+        self.file.save(self._ports.home)
+
+    # --- changes
+
+    def _authorize(self, node: NodeId, payload: bytes) -> bool:
+        """The leader passes a forwarded command on only if the link's node proposed it."""
+        from aivailable.core.codec import decode_command
+
+        try:
+            return decode_command(payload).command_id.proposer == node
+        except AivailableError:
+            return False
+
+    def _changed(self, before: State, after: State) -> None:
+        """A command was applied here."""
+        live = before.version > 0 and self.raft.is_settled
+        self.window.see(after.window, live=live)
+        if after.members != before.members:
+            self._members_changed(after)
+        self.heartbeats.know(after.members)
+        self.controller.nudge()
+        self.agent.nudge()
+        self.router.nudge()
+        self._on_change(before, after)
+
+    def _members_changed(self, state: State) -> None:
+        self._was_member = self._was_member or self._node in state.members
+        seats = tuple(seat for seat in seats_of(state) if seat.node != self._node)
+        self.raft.set_observers(
+            tuple(n for n in sorted(state.members) if state.members[n].role is Role.OBSERVER)
+        )
+        if seats != self.file.seats:
+            self.file = replace(self.file, seats=seats)
+            self.file.save(self._ports.home)
+        self._ports.links.set_contacts(self.file.cluster_id, self._contacts())
+
+    @property
+    def expelled(self) -> bool:
+        """We were a member, and are no more."""
+        return self._was_member and self._node not in self.state.members
+
+    def _contacts(self) -> tuple[Contact, ...]:
+        """Members to link to; where mDNS knows a newer address, that one first."""
+        seen = {entry.short_node: entry for entry in self._ports.discovery.sightings()}
+        contacts = []
+        for contact in self.file.contacts():
+            sighting = seen.get(short(contact.node))
+            fresh = sighting.addresses if sighting is not None else ()
+            old = tuple(address for address in contact.addresses if address not in fresh)
+            contacts.append(replace(contact, addresses=(*fresh, *old)))
+        return tuple(contacts)
+
+    def addresses_changed(self) -> None:
+        """mDNS has news: where members are may have changed."""
+        self._ports.links.set_contacts(self.file.cluster_id, self._contacts())
+
+    def _raft_changed(self) -> None:
+        self.controller.nudge()
+        self._on_change(self.state, self.state)
+
+    def _agent_changed(self) -> None:
+        self.heartbeats.nudge()
+        self.router.nudge()
+
+    def _sample(self) -> Heartbeat:
+        return Heartbeat(
+            node=self._node,
+            instance_id=self._ports.identity.instance_id,
+            seq=0,
+            applied=self.state.version,
+            replicas=self.agent.loads(),
+            devices=self._ports.devices.load(),
+            is_leader=self.raft.is_leader,
+            term=self.raft.term,
+            raft_role=self.raft.role.value,
+            window_left_s=self.window.left_s(self.state.window),
+        )
+
+    # --- our own news
+
+    async def _tell_news(self) -> None:
+        """Keep our member record and inventory true in the log."""
+        while True:
+            try:
+                await self._tell_once()
+            except ProposalError as error:
+                log.info("news about this node not told yet: %s", error)
+            await asyncio.sleep(NEWS_RETRY_S)
+
+    async def _tell_once(self) -> None:
+        known = self.state.members.get(self._node)
+        if known is None:
+            return
+        own = self.own_record()
+        fresh = replace(own, role=known.role, joined_at_ms=known.joined_at_ms)
+        fresh = replace(fresh, down=known.down, draining=known.draining)
+        if fresh != known:
+            await self.proposer.propose(
+                UpdateMember(
+                    node=own.node,
+                    name=own.name,
+                    addresses=own.addresses,
+                    link_port=own.link_port,
+                    api_port=own.api_port,
+                    version=own.version,
+                    proto_min=own.proto_min,
+                    proto_max=own.proto_max,
+                    feature_max=own.feature_max,
+                    instance_id=own.instance_id,
+                ),
+                actor="node",
+                reason="this node's own news",
+            )
+        await self.agent.tell_inventory()

@@ -1,0 +1,121 @@
+"""Model files on their way between members, each over a connection of its own.
+
+Owns which digests are being fetched, from whom, and when to try again. One transfer at a time per
+digest; sources are tried in the order of the replicated state; partial files are resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aivailable.core.ids import Digest, NodeId, short
+from aivailable.core.state import State
+from aivailable.errors import AivailableError, LinkError, WorkerError
+from aivailable.peer.ports import Ports, Stream
+from aivailable.peer.tasks import Tasks
+from aivailable.wire.peer import FetchFile
+
+log = logging.getLogger("aivailable.transfers")
+
+SENDING_MAX = 4
+"""Files sent to others at the same time."""
+RETRY_S = 5.0
+"""A failed transfer is not tried again before."""
+SOURCE_WAIT_S = 10.0
+"""How long to wait for a linked holder before giving up this attempt."""
+
+
+class Transfers:
+    """`on_end(digest, error)` is called once for each attempt."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        state: Callable[[], State],
+        on_end: Callable[[Digest, AivailableError | OSError | None], None],
+    ) -> None:
+        self._ports = ports
+        self._state = state
+        self._on_end = on_end
+        self._tasks = Tasks("transfers")
+        self._running: dict[Digest, bool] = {}
+        self._not_before_s: dict[Digest, float] = {}
+        self._sending = 0
+
+    def want(self, digest: Digest) -> None:
+        """Fetch this file unless it is held, under way, or has failed a moment ago."""
+        now_s = self._ports.clock.monotonic()
+        if digest in self._running or now_s < self._not_before_s.get(digest, 0.0):
+            return
+        self._running[digest] = True
+        self._tasks.spawn(self._fetch(digest), f"fetch {short(digest)}")
+
+    def progress(self, digest: Digest) -> float:
+        """0 to 1."""
+        model = self._state().models.get(digest)
+        if model is None or model.size_bytes <= 0:
+            return 0.0
+        return min(1.0, self._ports.model_store.partial_bytes(digest) / model.size_bytes)
+
+    async def stop(self) -> None:
+        await self._tasks.stop()
+
+    async def serve(self, node: NodeId, digest: Digest, offset: int, stream: Stream) -> None:
+        """Send a file that we hold to a member."""
+        if digest not in self._ports.model_store.held():
+            stream.reset("not_held", "this node does not hold the file")
+            return
+        if self._sending >= SENDING_MAX:
+            stream.reset("busy", f"{SENDING_MAX} transfers run already; ask another holder")
+            return
+        self._sending += 1
+        try:
+            log.info("sending %s to %s from byte %d", short(digest), short(node), offset)
+            await self._ports.model_store.send(digest, offset, stream)
+        except OSError as error:
+            stream.reset("unreadable", str(error))
+        except LinkError as error:
+            log.info("sending %s to %s ended: %s", short(digest), short(node), error)
+        finally:
+            self._sending -= 1
+
+    async def _fetch(self, digest: Digest) -> None:
+        error: AivailableError | OSError | None = None
+        try:
+            await self._fetch_from_any(digest)
+        except (AivailableError, OSError) as caught:
+            error = caught
+            self._not_before_s[digest] = self._ports.clock.monotonic() + RETRY_S
+        finally:
+            self._running.pop(digest, None)
+        self._on_end(digest, error)
+
+    async def _fetch_from_any(self, digest: Digest) -> None:
+        """Raises the last source's error, or WorkerError when nobody who holds it is linked."""
+        model = self._state().models.get(digest)
+        if model is None:
+            raise WorkerError("the model is in the catalogue no more")
+        last: AivailableError | None = None
+        for source in await self._sources(digest):
+            try:
+                offset = self._ports.model_store.partial_bytes(digest)
+                stream = await self._ports.links.fetch_stream(source, FetchFile(digest, offset))
+                await self._ports.model_store.fetch(digest, model.size_bytes, stream)
+            except (LinkError, WorkerError) as error:
+                log.info("fetching %s from %s: %s", short(digest), short(source), error)
+                last = error
+            else:
+                return
+        raise last or WorkerError("no member that holds the file can be reached")
+
+    async def _sources(self, digest: Digest) -> tuple[NodeId, ...]:
+        """Linked holders; waits a while for one to appear."""
+        deadline_s = self._ports.clock.monotonic() + SOURCE_WAIT_S
+        while True:
+            linked = self._ports.links.connected()
+            found = tuple(node for node in self._state().holders(digest) if node in linked)
+            if found or self._ports.clock.monotonic() >= deadline_s:
+                return found
+            await asyncio.sleep(0.5)
