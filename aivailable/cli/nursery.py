@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,8 +63,11 @@ class Peer:
 class Nursery:
     """Async context manager around `count` peers; leaving it stops them and removes the folder."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self, count: int, program: Sequence[str] = (sys.executable, "-m", "aivailable")
+    ) -> None:
         self._count = count
+        self._program = tuple(program)
         self._folder = Path()
         self._cluster = f"demo-{secrets.token_hex(4)}"
         self.peers: list[Peer] = []
@@ -151,7 +154,7 @@ class Nursery:
         home.mkdir(mode=0o700)
         device = f"cpu:{DEVICE_SIZES[(number - 1) % len(DEVICE_SIZES)]}"
         command = [
-            *(sys.executable, "-m", "aivailable", "up", "--home", str(home), "--port", "0"),
+            *(*self._program, "up", "--home", str(home), "--port", "0"),
             *("--cluster", self._cluster, "--devices", device, "--name", f"peer{number}"),
             *("--bind", "127.0.0.1", "--interfaces", "127.0.0.1", "--join-window", "900"),
         ]

@@ -27,6 +27,7 @@ from aivailable_tui.widgets.nodes import NodesPanel
 from aivailable_tui.widgets.panel import Panel
 
 RETRY_S = 1.0
+LOOK_EVERY_S = 1.0
 
 DARK = Theme(
     name="aivailable-dark",
@@ -95,7 +96,7 @@ class Monitor(App[None]):
         self.theme = DARK.name
         self.query_one(AdviceBar).display = False
         self._news_at_s = asyncio.get_running_loop().time()
-        self.set_interval(1.0, self._look_at_age)
+        self.set_interval(LOOK_EVERY_S, self._look_at_age)
         self.run_worker(self._follow(), exclusive=True)
 
     async def _follow(self) -> None:

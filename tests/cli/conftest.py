@@ -1,0 +1,109 @@
+"""A cluster that fits on a screen, for the commands to talk to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from fixtures.cluster_status import lab
+
+from aivailable.cli import target
+from aivailable.client import ChatDelta, KeyInfo
+from aivailable.core.records import Deployment
+from aivailable.core.status import ClusterStatus, EventStatus
+
+
+@dataclasses.dataclass
+class FakeStream:
+    deltas: tuple[str, ...]
+    ingress: str = "a" * 52
+    host: str = "b" * 52
+
+    async def __aiter__(self) -> AsyncIterator[ChatDelta]:
+        for text in self.deltas:
+            yield ChatDelta(text)
+
+
+@dataclasses.dataclass
+class FakeClient:
+    """Answers from its fields and remembers what was asked; `error` is raised by any call."""
+
+    statuses: list[ClusterStatus] = dataclasses.field(default_factory=lambda: [lab()])
+    error: Exception | None = None
+    calls: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    opened: list[tuple[list[str], str | None]] = dataclasses.field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    def _called(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+
+    async def state(self) -> ClusterStatus:
+        self._called("state")
+        return self.statuses[-1]
+
+    async def watch(self) -> AsyncIterator[ClusterStatus]:
+        for status in self.statuses:
+            yield status
+
+    async def events(self, after: int = 0, *, follow: bool = True) -> AsyncIterator[EventStatus]:
+        self._called("events", after, follow)
+        for event in self.statuses[-1].events:
+            if event.version > after:
+                yield event
+
+    async def deploy(self, model: str, **fields: Any) -> Deployment:
+        self._called("deploy", model, fields)
+        return Deployment(name=fields["name"] or "mistral-7b", digest="d" * 64)
+
+    async def undeploy(self, name: str) -> None:
+        self._called("undeploy", name)
+
+    async def keys(self) -> tuple[KeyInfo, ...]:
+        self._called("keys")
+        return (
+            KeyInfo("11112222", "admin", "founder", 1_790_000_000_000),
+            KeyInfo("33334444", "user", "webui", 0, revoked=True),
+        )
+
+    async def create_key(self, scope: str, label: str) -> tuple[str, KeyInfo]:
+        self._called("create_key", scope, label)
+        return "aiv-secret", KeyInfo("55556666", scope, label)
+
+    async def revoke_key(self, key_id: str) -> None:
+        self._called("revoke_key", key_id)
+
+    async def window(self, duration_s: int) -> None:
+        self._called("window", duration_s)
+
+    async def leave(self) -> None:
+        self._called("leave")
+
+    def chat(self, model: str, messages: list[dict[str, str]], **params: Any) -> FakeStream:
+        self._called("chat", model, [dict(message) for message in messages], params)
+        return FakeStream(("Hel", "lo"))
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClient:
+    """Every command talks to this one, from a home that is empty."""
+    fake = FakeClient()
+
+    def open_client(urls: list[str], api_key: str | None) -> FakeClient:
+        fake.opened.append((urls, api_key))
+        return fake
+
+    monkeypatch.setattr(target, "open_client", open_client)
+    monkeypatch.setenv("AIVAILABLE_HOME", str(tmp_path))
+    for name in ("AIVAILABLE_URL", "AIVAILABLE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return fake
