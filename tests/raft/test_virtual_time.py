@@ -22,6 +22,17 @@ def test_time_jumps_to_the_next_timer_and_order_is_kept() -> None:
     assert seen == [("now", 0.0), ("soon", 0.25), ("late", 3600.0)]
 
 
+def test_timers_of_one_instant_run_in_the_order_they_were_set() -> None:
+    async def main() -> list[int]:
+        loop, seen = asyncio.get_running_loop(), list[int]()
+        for number in range(50):
+            loop.call_at(loop.time() + 1.0, seen.append, number)
+        await vt.elapse(2.0)
+        return seen
+
+    assert vt.run(main()) == list(range(50))
+
+
 def test_real_asyncio_constructs_work() -> None:
     async def main() -> list[object]:
         queue: asyncio.Queue[int] = asyncio.Queue()
