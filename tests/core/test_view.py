@@ -1,0 +1,140 @@
+"""The status document: what is replicated, what is live, and why something is not ready."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fixtures.cluster_state import (
+    DIGEST,
+    GIB,
+    cluster,
+    deployed,
+    deployment,
+    device,
+    liveness,
+    load,
+    replica,
+    run,
+    running,
+)
+
+from aivailable.core.commands import SetWindow
+from aivailable.core.liveness import Liveness
+from aivailable.core.records import Failure, Status
+from aivailable.core.state import State
+from aivailable.core.status import ClusterStatus, WaitingStatus
+from aivailable.core.view import View, ready_replicas, status_of
+from aivailable.wire.peer import DeviceLoad
+from aivailable.wire.schema import pack, unpack
+
+
+def status(state: State, heard: Liveness, explain: dict[str, str] | None = None) -> ClusterStatus:
+    return status_of(
+        state,
+        heard,
+        phase="member",
+        advice="",
+        leader="a",
+        term=3,
+        quorum=True,
+        window_left_s=42,
+        waiting=(WaitingStatus("x", "stranger", "10.0.0.9", 5),),
+        here_devices_load=(DeviceLoad("gpu0", 5 * GIB, GIB, 0.5, 60.0),),
+        explain=explain or {},
+    )
+
+
+def serving() -> State:
+    state = deployed(cluster({node: (device(),) for node in "abc"}), deployment())
+    return running(state, replica("chat#1.1", "b", used_bytes={"gpu0": 3 * GIB}))
+
+
+def test_shows_nodes_as_here_up_silent_and_down() -> None:
+    state = cluster(dict.fromkeys("abcd", ()))
+    state = replace(state, members={**state.members, "d": replace(state.members["d"], down=True)})
+    seen = status(state, liveness("ab"))
+    assert [(node.node, node.state, node.age_ms) for node in seen.nodes] == [
+        ("a", "here", 0),
+        ("b", "up", 500),
+        ("c", "silent", None),
+        ("d", "down", None),
+    ]
+    assert [node.leader for node in seen.nodes] == [True, False, False, False]
+
+
+def test_shows_claims_and_live_bytes_of_each_device() -> None:
+    heard = liveness("ab", devices={"b": (DeviceLoad("gpu0", 2 * GIB),)})
+    here, remote, silent = (node.devices[0] for node in status(serving(), heard).nodes)
+    assert (here.free_bytes, here.used_by_others_bytes, here.temperature_c) == (5 * GIB, GIB, 60.0)
+    assert (remote.claimed_bytes, remote.free_bytes) == (4 * GIB, 2 * GIB)
+    assert (silent.total_bytes, silent.free_bytes) == (8 * GIB, None)
+
+
+def test_joins_replicas_with_their_load() -> None:
+    busy = load("chat#1.1", slots_busy=2, waiting=1, tokens_per_s=9.0)
+    island = load("chat#0.1", island=True)
+    shown = status(serving(), liveness("abc", loads={"b": (busy,), "c": (island,)})).replicas
+    assert [(r.replica, r.node_name, r.slots_busy, r.waiting) for r in shown] == [
+        ("chat#1.1", "host-b", 2, 1),
+        ("chat#0.1", "host-c", 0, 0),
+    ]
+    assert (shown[0].claimed_bytes, shown[0].used_bytes) == (4 * GIB, 3 * GIB)
+    assert shown[1].reason.startswith("island")
+
+
+@pytest.mark.parametrize(
+    ("replicas", "explain", "expected"),
+    [
+        ((("b", Status.READY), ("c", Status.READY)), "", "ready"),
+        ((("b", Status.READY),), "needs more", "degraded"),
+        ((("b", Status.LOADING),), "", "starting"),
+        ((), "", "starting"),
+        ((), "needs more", "unplaceable"),
+    ],
+)
+def test_names_the_state_of_a_deployment(
+    replicas: tuple[tuple[str, Status], ...], explain: str, expected: str
+) -> None:
+    state = deployed(cluster({node: (device(),) for node in "abc"}), deployment(replicas_min=2))
+    names = {node: f"chat#1.{number}" for number, (node, _) in enumerate(replicas, 1)}
+    state = running(state, *(replica(names[node], node, kind) for node, kind in replicas))
+    loads = {node: (load(names[node], kind.value),) for node, kind in replicas}
+    shown = status(state, liveness("abc", loads=loads), {"chat": explain}).deployments[0]
+    assert shown.state == expected
+    assert shown.explanation == explain
+    assert (shown.copies, shown.copies_wanted) == (1, 2)
+
+
+def test_explains_with_failed_loads_and_agents_reasons() -> None:
+    state = deployed(cluster({"a": (device(),)}), deployment())
+    state = running(state, replica("chat#1.1", "a", Status.LOADING, reason="worker died"))
+    state = replace(state, failures={"chat@a": Failure("chat", 1, "a", 2, "out of memory")})
+    shown = status(state, liveness("a"), {"chat": "one"}).deployments[0]
+    assert shown.explanation == (
+        "one; chat#1.1 is loading: worker died; failed 2 × on host-a: out of memory"
+    )
+
+
+def test_carries_models_events_window_and_strangers_and_can_travel() -> None:
+    state = serving()
+    for _ in range(25):
+        state = run(state, SetWindow(60))
+    seen = status(state, liveness("abc"))
+    assert len(seen.events) == 20
+    assert seen.events[-1].version == seen.version == 25
+    assert (seen.window_open, seen.window_left_s) == (True, 42)
+    assert seen.waiting[0].name == "stranger"
+    assert (seen.models[0].digest, seen.models[0].holders) == (DIGEST, ("a",))
+    assert unpack(ClusterStatus, pack(seen)) == seen
+
+
+def test_an_empty_state_has_a_status_too() -> None:
+    seen = status(State(), liveness("a"))
+    assert (seen.cluster_id, seen.nodes, seen.deployments) == ("", (), ())
+
+
+def test_ready_replicas_carry_context_and_place() -> None:
+    heard = liveness("abc", loads={"b": (load("chat#1.1"),)})
+    (found,) = ready_replicas(View(serving(), heard), "chat")
+    assert (found.node, found.local, found.context) == ("b", False, 4096)
