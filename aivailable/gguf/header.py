@@ -72,6 +72,9 @@ class Header:
     size_bytes: int
     facts: Facts
     chat_template: str | None
+    input_embedding_bytes: int
+    """Weights that stay in main memory on a GPU: the input embeddings, where the output has a
+    matrix of its own (else they are needed on the GPU, too)."""
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -97,7 +100,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         )
     values = _Values(structure, label)
     template = values.text("tokenizer.chat_template", "", CHAT_TEMPLATE_MAX_CHARS) or None
-    return Header(label, size, _facts(structure, values, template is not None), template)
+    facts = _facts(structure, values, template is not None)
+    tied = "output.weight" not in structure.tensors
+    embedding_bytes = 0 if tied else structure.tensors["token_embd.weight"].size_bytes
+    return Header(label, size, facts, template, embedding_bytes)
 
 
 class _Values:

@@ -20,7 +20,10 @@ from aivailable.worker.batcher import Batcher
 from aivailable.worker.engine import DecodeFailed, Engine, LoadRefused, Logits, Part, ReportProgress
 from aivailable.worker.job import Job, Reason
 
+CONTEXT_MIN_TOKENS: Final = 16
 CONTEXT_MAX_TOKENS: Final = 1 << 20
+CELLS_MAX: Final = 8 << 20
+"""KV cells: beyond it llama.cpp takes half a minute only to fail."""
 SLOTS_MAX: Final = 64
 """llama.cpp refuses more than 256 sequences; no legacy GPU decodes even 64 at once."""
 STARTED_IDS_PER_FRAME_MAX: Final = 512 * 1024
@@ -47,7 +50,7 @@ def announce_and_load(port: Port, engine: str, version: str, make: MakeEngine) -
         return None
     began = time.monotonic()
     try:
-        check_load(load)
+        check_sizes(load.context, load.slots)
         loaded = make(load, lambda phase, fraction: port.send(Progress(phase, fraction)))
     except LoadRefused as error:
         port.send(LoadFailed(error.code, str(error)))
@@ -68,14 +71,17 @@ def announce_and_load(port: Port, engine: str, version: str, make: MakeEngine) -
     return loaded
 
 
-def check_load(load: Load) -> None:
+def check_sizes(context: int, slots: int) -> None:
     """Refuse sizes that would make llama.cpp abort or allocate for minutes. Raises LoadRefused."""
-    if not 1 <= load.slots <= SLOTS_MAX:
-        raise LoadRefused("unsupported", f"{load.slots} slots; 1 to {SLOTS_MAX} are possible")
-    if not 16 <= load.context <= CONTEXT_MAX_TOKENS:
+    if not 1 <= slots <= SLOTS_MAX:
+        raise LoadRefused("unsupported", f"{slots} slots; 1 to {SLOTS_MAX} are possible")
+    if not CONTEXT_MIN_TOKENS <= context <= CONTEXT_MAX_TOKENS:
         raise LoadRefused(
-            "unsupported", f"context {load.context}; 16 to {CONTEXT_MAX_TOKENS} are possible"
+            "unsupported",
+            f"context {context}; {CONTEXT_MIN_TOKENS} to {CONTEXT_MAX_TOKENS} are possible",
         )
+    if context * slots > CELLS_MAX:
+        raise LoadRefused("unsupported", f"{context} x {slots} cells; {CELLS_MAX} are possible")
 
 
 @dataclass(slots=True)

@@ -53,9 +53,25 @@ def test_facts_above_are_the_files() -> None:
     assert need(facts, 4096, 2) == need(SMOLLM2, 4096, 2)
 
 
-def test_without_flash_attention_the_scores_dominate() -> None:
-    assert need(SMOLLM2, 8192, 1, flash_attention=False).compute_bytes > 150 * MIB
-    assert need(SMOLLM2, 8192, 1).compute_bytes < 20 * MIB
+MEASURED = [
+    # context, slots, ubatch, flash attention, bytes of SmolLM2, bytes of Gemma 3 270M
+    (2048, 1, 128, True, 4_068_475, 5_379_195),
+    (2048, 4, 128, True, 5_641_339, 7_340_032),
+    (8192, 1, 512, True, 22_554_870, 28_070_380),
+    (8192, 1, 128, False, 43_620_762, 23_928_505),
+    (2048, 4, 512, True, 22_554_870, 29_643_244),
+    (8192, 16, 512, True, 148_383_990, 161_763_820),
+]
+"""Compute and output buffers of llama.cpp's dry run (worker/oracle.py, CPU)."""
+
+
+@pytest.mark.parametrize(("context", "slots", "ubatch", "flash", "smollm2", "gemma"), MEASURED)
+def test_compute_bytes_are_enough_and_not_much_more(
+    context: int, slots: int, ubatch: int, flash: bool, smollm2: int, gemma: int
+) -> None:
+    for facts, measured in ((SMOLLM2, smollm2), (GEMMA, gemma)):
+        predicted = need(facts, context, slots, "f16", ubatch, flash).compute_bytes
+        assert measured <= predicted <= max(measured + 5 * MIB, measured * 1.25)
 
 
 def test_wrong_sizes_are_refused() -> None:

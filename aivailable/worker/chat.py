@@ -1,0 +1,227 @@
+"""The model's own chat template, rendered in a sandbox.
+
+Owns: messages to prompt text, with bounds on what a template may do. It must not fall back to
+another template: a model without one fails with template_error, so that nobody talks to a model
+in a format that it was not trained on. Called by engine_llama.
+
+A template is code that came with a file. Jinja's immutable sandbox keeps it from Python; counting
+executed lines bounds its time, a limit on the process's data segment bounds its memory, and the
+operators that could ask for gigabytes in a single call are checked before they run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, Final
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from aivailable.errors import RequestError
+
+RENDERED_MAX_CHARS: Final = 8 << 20
+"""About two million tokens: more than any context."""
+RENDER_MAX_LINES: Final = 400_000
+"""Executed lines of template code; a long chat takes some ten thousand."""
+RENDER_MAX_SECONDS: Final = 2.0
+RENDER_MAX_BYTES: Final = 512 << 20
+PRODUCT_MAX: Final = 1 << 20
+"""Largest factor, exponent base and field width in a template's arithmetic."""
+EXPONENT_MAX: Final = 64
+CLOCK_CHECK_LINES: Final = 256
+_REFUSED_METHODS: Final = frozenset(
+    {"format", "format_map", "center", "ljust", "rjust", "zfill", "expandtabs", "translate"}
+)
+_REFUSED_FILTERS: Final = ("center", "format", "wordwrap", "filesizeformat", "pprint", "xmlattr")
+_PAGE_BYTES: Final = resource.getpagesize()
+
+
+class _TemplateRefused(Exception):
+    """The template raised, or asked for more than it may have."""
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Without the calls whose cost is not bounded by the lines executed."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "*" and not _small_product(left, right):
+            raise _TemplateRefused("a product is too large")
+        if operator == "**" and not (abs(left) <= PRODUCT_MAX and abs(right) <= EXPONENT_MAX):
+            raise _TemplateRefused("a power is too large")
+        if operator == "%" and isinstance(left, (str, bytes)):
+            raise _TemplateRefused("formatting with % is not allowed")
+        return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, str) and attr in _REFUSED_METHODS:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+
+def _small_product(left: Any, right: Any) -> bool:
+    sizes = [
+        len(side) if isinstance(side, (str, bytes, list, tuple)) else abs(side)
+        for side in (left, right)
+    ]
+    numbers = all(isinstance(side, (int, float)) for side in (left, right))
+    return max(sizes) <= 1 << 62 if numbers else sizes[0] * sizes[1] <= PRODUCT_MAX
+
+
+class ChatTemplate:
+    """A compiled template. Raises RequestError(template_error) when it does not compile."""
+
+    def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        for name in _REFUSED_FILTERS:
+            environment.filters.pop(name, None)
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = time.strftime
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        try:
+            with _bounded():
+                self._template = environment.from_string(source)
+        except _FAILURES as error:
+            raise _template_error(error) from error
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The prompt, ready for the assistant's turn.
+
+        Raises RequestError: invalid_request for messages of a wrong shape, template_error when
+        the template refuses them (many refuse some order of roles) or exceeds its bounds.
+        """
+        plain = [_plain_message(message) for message in messages]
+        if not plain:
+            raise RequestError(400, "invalid_request", "messages must not be empty")
+        pieces: list[str] = []
+        length = 0
+        try:
+            with _bounded():
+                for piece in self._template.generate(
+                    messages=plain,
+                    tools=list(tools) if tools else None,
+                    add_generation_prompt=True,
+                    **self._tokens,
+                ):
+                    pieces.append(piece)
+                    length += len(piece)
+                    if length > RENDERED_MAX_CHARS:
+                        raise _TemplateRefused(f"it wrote over {RENDERED_MAX_CHARS} characters")
+        except _FAILURES as error:
+            raise _template_error(error) from error
+        return "".join(pieces)
+
+
+def no_template() -> RequestError:
+    """For a model that brought none."""
+    return RequestError(
+        400,
+        "template_error",
+        "this model's file has no chat template: use /v1/completions, or a model made for chat",
+    )
+
+
+# A template may raise whatever Python raises for wrong operands: all of it is the template's.
+_FAILURES: Final = (
+    jinja2.TemplateError,
+    _TemplateRefused,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
+
+def _template_error(error: BaseException) -> RequestError:
+    said = str(error)[:300] or type(error).__name__
+    return RequestError(400, "template_error", f"the model's chat template failed: {said}")
+
+
+def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message with its text parts joined, since most templates know only plain text."""
+    if not isinstance(message.get("role"), str):
+        raise RequestError(400, "invalid_request", "every message needs a role")
+    content = message.get("content")
+    if isinstance(content, list):
+        texts = [
+            part.get("text")
+            for part in content
+            if isinstance(part, Mapping) and part.get("type") == "text"
+        ]
+        if len(texts) != len(content) or not all(isinstance(text, str) for text in texts):
+            raise RequestError(400, "invalid_request", "this model takes text content only")
+        content = "".join(text for text in texts if isinstance(text, str))
+    elif content is None:
+        content = ""
+    elif not isinstance(content, str):
+        raise RequestError(400, "invalid_request", "a message's content must be text")
+    return {**message, "content": content}
+
+
+def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
+    # Jinja's own filter escapes for HTML, which models were not trained on.
+    return json.dumps(value, ensure_ascii=False, indent=min(indent, 8) if indent else None)
+
+
+def _raise_exception(message: str) -> None:
+    raise _TemplateRefused(str(message)[:300])
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """Bound lines, time and memory of what runs inside, in this thread."""
+    previous = sys.gettrace()
+    lines = 0
+    end_s = time.monotonic() + RENDER_MAX_SECONDS
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
+        nonlocal lines
+        lines += 1
+        if lines > RENDER_MAX_LINES or (
+            lines % CLOCK_CHECK_LINES == 0 and time.monotonic() > end_s
+        ):
+            raise _TemplateRefused("it ran for too long")
+        return trace
+
+    with _bounded_memory():
+        sys.settrace(trace)
+        try:
+            yield
+        finally:
+            sys.settrace(previous)
+
+
+@contextlib.contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let the process's data grow by RENDER_MAX_BYTES at most, where the kernel says its size."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        data_bytes = int(statm.read().split()[5]) * _PAGE_BYTES
+    limit = data_bytes + RENDER_MAX_BYTES
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

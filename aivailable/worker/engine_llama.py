@@ -1,0 +1,295 @@
+"""llama.cpp through llama-cpp-python's low-level ctypes API: one model, one context, many slots.
+
+Owns: the model and context handles, decode, the KV operations, tokens and text. It must not
+schedule or sample. Made by __main__ for engine "llama"; llama_cpp is imported only here and in
+oracle, when a load asks for it.
+
+llama.cpp aborts the process on an absurd header, a batch above n_batch, a token outside the
+vocabulary and on reading logits that were not asked for: each is checked before, here, in gguf
+and in session.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from aivailable.errors import GgufError, RequestError
+from aivailable.gguf.header import Header, read_header
+from aivailable.wire.generation import Generate
+from aivailable.wire.worker import Load
+from aivailable.worker.chat import ChatTemplate, no_template
+from aivailable.worker.engine import (
+    DecodeFailed,
+    Footprint,
+    LoadRefused,
+    Logits,
+    Part,
+    ReportProgress,
+)
+from aivailable.worker.llama_claims import Claimed, claim_devices
+from aivailable.worker.llama_dry_run import dry_run
+from aivailable.worker.llama_library import Log, parse_buffers, parse_offloaded, prepare_environment
+from aivailable.worker.llama_parameters import (
+    Parameters,
+    context_parameters,
+    model_parameters,
+    parameters,
+)
+
+PIECE_BUFFER_BYTES: Final = 256
+PROGRESS_STEP: Final = 0.05
+SMOKE_TOKENS: Final = 4
+PROMPT_MAX_BYTES: Final = 8 << 20
+
+
+class LlamaEngine:
+    """See the module's docstring. Raises LoadRefused from its constructor."""
+
+    name = "llama"
+
+    def __init__(self, load: Load, progress: ReportProgress) -> None:
+        header = _checked_header(load)
+        on_gpu = any(device.backend not in ("cpu", "sim") for device in load.devices)
+        chosen = parameters(load.context, load.slots, load.options, on_gpu=on_gpu)
+        prepare_environment()
+        import llama_cpp
+
+        self._library: Any = llama_cpp.llama_cpp
+        self.version = str(llama_cpp.__version__)
+        self.context, self.slots = load.context, load.slots
+        self.chunk_tokens = self.budget_tokens = chosen.chunk
+        self._log = Log(self._library)
+        self._library.llama_backend_init()
+        claimed = claim_devices(self._library, load.devices)
+        # Nothing is allocated before it is known to fit: a KV cache over the claim would push out
+        # the desktop's, or on the CPU somebody's, memory before the load fails.
+        predicted = dry_run(self._library, self._log, header, chosen, claimed)
+        claimed.refuse_larger(predicted.total_bytes, "weights, KV cache and compute buffers")
+        self._model = self._load_model(load, chosen, claimed, progress)
+        self._context = self._make_context(chosen)
+        buffers = parse_buffers(self._log.lines)
+        if on_gpu:
+            embedding = header.facts.vocab * header.facts.embedding * 4
+            claimed.refuse_cpu(buffers, parse_offloaded(self._log.lines), embedding)
+        used = claimed.used(buffers)
+        self.footprint = Footprint(
+            header.facts.name,
+            used,
+            buffers.weights_bytes,
+            buffers.kv_bytes,
+            buffers.compute_bytes,
+        )
+        self._memory = self._library.llama_get_memory(self._context)
+        self._vocab = self._library.llama_model_get_vocab(self._model)
+        self.vocabulary: int = self._library.llama_vocab_n_tokens(self._vocab)
+        self._window = header.facts.sliding_window
+        self._pieces: dict[int, bytes] = {}
+        self._buffer = ctypes.create_string_buffer(PIECE_BUFFER_BYTES)
+        self._batch = _Batch(self._library, chosen.batch)
+        self._bos = self._special(self._library.llama_vocab_bos(self._vocab))
+        self._template_source = header.chat_template
+        self._template: ChatTemplate | None = None
+        progress("warming", 0.0)
+        self._smoke()
+
+    def prompt_ids(self, request: Generate) -> tuple[int, ...]:
+        """Render and tokenize. Raises RequestError."""
+        if request.prompt_ids is not None:
+            return request.prompt_ids
+        if request.prompt is not None:
+            return self._tokenize(request.prompt, add_special=True)
+        text = self._chat().render(request.messages or (), request.tools)
+        # A template that writes the begin token itself must not get a second one.
+        return self._tokenize(text, add_special=not (self._bos and text.startswith(self._bos)))
+
+    def decode(self, parts: Sequence[Part]) -> list[Logits]:
+        """One llama_decode. Raises DecodeFailed with llama.cpp's return code."""
+        rows = self._batch.fill(parts)
+        code = self._library.llama_decode(self._context, self._batch.native)
+        if code != 0:
+            why = {1: "no free KV cells", 2: "aborted", -1: "invalid batch"}.get(code, "failed")
+            raise DecodeFailed(f"llama_decode returned {code}: {why} | {self._log.tail(2)}")
+        return [self._logits(row) for row in rows]
+
+    def trim(self, slot: int, length: int) -> int:
+        """Keep the first `length` tokens of a slot, or none: a sliding window may have dropped
+        cells that the next token would look at, and recurrent states cannot go back."""
+        library, memory = self._library, self._memory
+        reaches = length > 0 and self._reaches(slot, length)
+        if reaches and library.llama_memory_seq_rm(memory, slot, length, -1):
+            return length
+        library.llama_memory_seq_rm(memory, slot, -1, -1)
+        return 0
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes, cached; empty for control tokens."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token, special=False)
+        return piece
+
+    def is_end(self, token: int) -> bool:
+        """End of text, of turn, of message: what llama.cpp counts as end of generation."""
+        return bool(self._library.llama_vocab_is_eog(self._vocab, token))
+
+    def _load_model(
+        self, load: Load, chosen: Parameters, claimed: Claimed, progress: ReportProgress
+    ) -> Any:
+        library = self._library
+        phase = "checking" if load.check_tensors else "loading"
+        told = 0.0
+
+        def report(fraction: float, _: Any) -> bool:
+            nonlocal told
+            if fraction >= told + PROGRESS_STEP:
+                told = fraction
+                progress(phase, fraction)
+            return True
+
+        progress(phase, 0.0)
+        self._log.lines.clear()
+        native = model_parameters(library, chosen)
+        native.check_tensors = load.check_tensors
+        callback = library.llama_progress_callback(report)
+        native.progress_callback = callback
+        claimed.apply(native)
+        model = library.llama_model_load_from_file(load.path.encode(), native)
+        if not model:
+            code = "out_of_memory" if self._log.says_no_memory() else "bad_file"
+            raise LoadRefused(code, f"llama.cpp cannot load {load.path}: {self._log.tail()}")
+        return model
+
+    def _make_context(self, chosen: Parameters) -> Any:
+        context = self._library.llama_init_from_model(
+            self._model, context_parameters(self._library, chosen)
+        )
+        if not context:
+            code = "out_of_memory" if self._log.says_no_memory() else "unsupported"
+            raise LoadRefused(
+                code, f"llama.cpp makes no context of {chosen.cells} tokens: {self._log.tail()}"
+            )
+        return context
+
+    def _smoke(self) -> None:
+        """Decode once before anything is promised."""
+        tokens = tuple(range(min(SMOKE_TOKENS, self.vocabulary)))
+        try:
+            (row,) = self.decode((Part(0, tokens, 0, wants_logits=True),))
+        except DecodeFailed as error:
+            raise LoadRefused("crashed", f"the first decode failed: {error}") from error
+        if not bool(np.isfinite(row).all()):
+            raise LoadRefused(
+                "bad_file", "the model computes no finite numbers: verify or copy the file again"
+            )
+        self.trim(0, 0)
+
+    def _logits(self, row: int) -> Logits:
+        pointer = self._library.llama_get_logits_ith(self._context, row)
+        if not pointer:
+            raise DecodeFailed(f"no logits for batch row {row}")
+        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary,))
+
+    def _reaches(self, slot: int, length: int) -> bool:
+        last = self._library.llama_memory_seq_pos_max(self._memory, slot)
+        if last + 1 < length:
+            return False
+        if not self._window:
+            return True
+        first = self._library.llama_memory_seq_pos_min(self._memory, slot)
+        return bool(first <= max(0, length - self._window))
+
+    def _chat(self) -> ChatTemplate:
+        if self._template_source is None:
+            raise no_template()
+        if self._template is None:
+            eos = self._special(self._library.llama_vocab_eos(self._vocab))
+            self._template = ChatTemplate(self._template_source, self._bos, eos)
+        return self._template
+
+    def _tokenize(self, text: str, *, add_special: bool) -> tuple[int, ...]:
+        data = text.encode("utf-8", "replace")
+        if len(data) > PROMPT_MAX_BYTES:
+            raise RequestError(
+                400,
+                "context_length_exceeded",
+                f"the prompt has {len(data)} bytes; this model's context is {self.context} tokens",
+            )
+        size = len(data) + 16
+        ids = (self._library.llama_token * size)()
+        count = self._library.llama_tokenize(
+            self._vocab, data, len(data), ids, size, add_special, True
+        )
+        if count < 0:
+            raise RequestError(400, "invalid_request", "the prompt cannot be tokenized")
+        return tuple(ids[:count])
+
+    def _special(self, token: int) -> str:
+        return (
+            self._read_piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        )
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        buffer, size = self._buffer, PIECE_BUFFER_BYTES
+        count = self._library.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+        if count < 0:
+            size = -count
+            buffer = ctypes.create_string_buffer(size)
+            count = self._library.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+        return bytes(buffer.raw[: max(0, count)])
+
+
+class _Batch:
+    """A llama_batch whose arrays are numpy's, filled by slices."""
+
+    def __init__(self, library: Any, size: int) -> None:
+        self._size = size
+        self._tokens = np.zeros(size, np.int32)
+        self._positions = np.zeros(size, np.int32)
+        self._counts = np.ones(size, np.int32)
+        self._slots = np.zeros(size, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        # seq_id is an array of pointers, each to its row's single slot number.
+        width = self._slots.itemsize
+        self._pointers = np.arange(size, dtype=np.uint64) * width + self._slots.ctypes.data
+        numbers = ctypes.POINTER(ctypes.c_int32)
+        self.native = library.llama_batch(
+            n_tokens=0,
+            token=self._tokens.ctypes.data_as(numbers),
+            embd=None,
+            pos=self._positions.ctypes.data_as(numbers),
+            n_seq_id=self._counts.ctypes.data_as(numbers),
+            seq_id=ctypes.cast(self._pointers.ctypes.data, ctypes.POINTER(numbers)),
+            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(self, parts: Sequence[Part]) -> list[int]:
+        """Write the parts; the batch rows of those that want logits. Raises DecodeFailed when
+        they are more than the batch holds."""
+        total = sum(len(part.tokens) for part in parts)
+        if total > self._size:
+            raise DecodeFailed(f"{total} tokens in one step; the batch holds {self._size}")
+        rows: list[int] = []
+        at = 0
+        for part in parts:
+            end = at + len(part.tokens)
+            self._tokens[at:end] = part.tokens
+            self._positions[at:end] = np.arange(part.position, part.position + end - at)
+            self._slots[at:end] = part.slot
+            self._wanted[at:end] = 0
+            if part.wants_logits:
+                self._wanted[end - 1] = 1
+                rows.append(end - 1)
+            at = end
+        self.native.n_tokens = total
+        return rows
+
+
+def _checked_header(load: Load) -> Header:
+    try:
+        return read_header(load.path)
+    except GgufError as error:
+        raise LoadRefused("bad_file", str(error)) from error

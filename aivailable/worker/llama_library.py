@@ -1,0 +1,172 @@
+"""llama.cpp's library inside this process: its log, its buffers, its devices.
+
+Owns: everything that is read from log lines and the few ctypes declarations that the package
+lacks. Imported only by engine_llama and oracle, after `prepare_environment`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+LOG_LINES_MAX: Final = 4000
+LOG_LEVELS: Final = {"debug": 1, "info": 2, "warn": 3, "error": 4, "none": 100}
+"""ggml.h `enum ggml_log_level`; chosen by AIVAILABLE_WORKER_LOG."""
+CONTINUED: Final = 5
+GPU_KINDS: Final = frozenset({1, 2})
+"""ggml-backend.h `enum ggml_backend_dev_type`: GPU and IGPU."""
+BACKEND_PREFIXES: Final = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan"}
+_BUFFER: Final = re.compile(r"(\S+) (model|KV|RS|compute|output) buffer size *= *([0-9.]+) MiB")
+_KV_SIZE: Final = re.compile(r"size *= *([0-9.]+) MiB \( *\d+ cells")
+_OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_NO_MEMORY: Final = re.compile(r"out of memory|failed to allocate|unable to allocate|cudaMalloc")
+MIB: Final = 1 << 20
+
+
+def prepare_environment() -> None:
+    """Before the first import of llama_cpp: OpenMP threads that spin while they wait make a
+    busy machine 30 to 60 times slower."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Bytes of llama.cpp's buffers, by the name of the memory they lie in ("CPU", "CUDA0", …).
+
+    Log lines are rounded to 0.01 MiB; so are these numbers.
+    """
+
+    model: dict[str, int] = field(default_factory=dict)
+    kv: dict[str, int] = field(default_factory=dict)
+    compute: dict[str, int] = field(default_factory=dict)
+
+    def on(self, memory: str) -> int:
+        """All bytes in one memory."""
+        return sum(part.get(memory, 0) for part in (self.model, self.kv, self.compute))
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(self.model.values())
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(self.kv.values())
+
+    @property
+    def compute_bytes(self) -> int:
+        return sum(self.compute.values())
+
+
+def parse_buffers(lines: Iterable[str]) -> Buffers:
+    """Sum the "buffer size" lines of a load."""
+    buffers = Buffers()
+    for line in lines:
+        found = _BUFFER.search(line)
+        if found is None:
+            continue
+        memory, kind, mib = found[1], found[2], float(found[3])
+        parts = {"model": buffers.model, "KV": buffers.kv, "RS": buffers.kv}
+        part = parts.get(kind, buffers.compute)
+        part[memory] = part.get(memory, 0) + math.ceil(mib * MIB)
+    return buffers
+
+
+def parse_kv_bytes(lines: Iterable[str]) -> int:
+    """Sum of the KV caches' sizes as computed, which a dry run says without allocating."""
+    return sum(
+        math.ceil(float(found[1]) * MIB) for line in lines if (found := _KV_SIZE.search(line))
+    )
+
+
+def parse_offloaded(lines: Iterable[str]) -> tuple[int, int] | None:
+    """(layers on GPUs, layers) as llama.cpp says; None when it does not."""
+    for line in lines:
+        found = _OFFLOADED.search(line)
+        if found is not None:
+            return int(found[1]), int(found[2])
+    return None
+
+
+class Log:
+    """Keeps llama.cpp's last lines and passes the more important ones to stderr."""
+
+    def __init__(self, library: Any) -> None:
+        wanted = os.environ.get("AIVAILABLE_WORKER_LOG", "warn")
+        self._threshold = LOG_LEVELS.get(wanted, LOG_LEVELS["warn"])
+        self._last_level = 0
+        self.lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
+        # ctypes keeps no reference to a callback: this attribute does.
+        self._callback = library.llama_log_callback(self._take)
+        library.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _: Any) -> None:
+        line = text.decode("utf-8", "replace")
+        if level == CONTINUED:
+            level = self._last_level
+        self._last_level = level
+        self.lines.append(line.rstrip("\n"))
+        if level >= self._threshold:
+            sys.stderr.write(line)
+
+    def tail(self, count: int = 6) -> str:
+        """The last lines, for an error message."""
+        return " | ".join(line for line in list(self.lines)[-count:] if line.strip())[-600:]
+
+    def says_no_memory(self) -> bool:
+        """Whether an allocation has failed."""
+        return any(_NO_MEMORY.search(line) for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDevice:
+    """One of ggml's devices. `handle` is its ggml_backend_dev_t."""
+
+    name: str
+    handle: int
+    free_bytes: int
+    total_bytes: int
+
+
+def gpu_devices(library: Any) -> tuple[GpuDevice, ...]:
+    """Every GPU that this build of llama.cpp can use, in its own order."""
+    folder = os.path.join(os.path.dirname(library.__file__), "lib")
+    ggml = _load(folder, "libggml")
+    base = _load(folder, "libggml-base")
+    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    base.ggml_backend_dev_name.restype = ctypes.c_char_p
+    base.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    sizes = ctypes.POINTER(ctypes.c_size_t)
+    base.ggml_backend_dev_memory.restype = None
+    base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, sizes, sizes]
+    found: list[GpuDevice] = []
+    for index in range(ggml.ggml_backend_dev_count()):
+        handle = ggml.ggml_backend_dev_get(index)
+        if handle is None or base.ggml_backend_dev_type(handle) not in GPU_KINDS:
+            continue
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        name = base.ggml_backend_dev_name(handle).decode("utf-8", "replace")
+        found.append(GpuDevice(name, handle, free.value, total.value))
+    return tuple(found)
+
+
+def _load(folder: str, stem: str) -> ctypes.CDLL:
+    folder = os.environ.get("LLAMA_CPP_LIB_PATH", folder)
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    return ctypes.CDLL(os.path.join(folder, stem + suffix))
+
+
+def device_array(handles: Sequence[int]) -> Any:
+    """A NULL-terminated ggml_backend_dev_t[]; the caller keeps it alive during the load."""
+    return (ctypes.c_void_p * (len(handles) + 1))(*handles, None)
