@@ -32,6 +32,8 @@ from aivailable.wire.limits import COMMAND_MAX_BYTES
 log = logging.getLogger(__name__)
 
 CHANGE_DEADLINE_S = 10.0
+TIMER_SLACK_S = 0.001
+"""A tick comes so much after an election timer, to find it expired."""
 
 
 class RaftNode:
@@ -246,6 +248,11 @@ class RaftNode:
         return int(self._consensus.raftCommitIndex)
 
     @property
+    def last_index(self) -> int:
+        """Where this node's log ends, committed or not."""
+        return self._consensus.last_entry()[1]
+
+    @property
     def log_length(self) -> int:
         """Entries kept since the last compaction."""
         return len(self._journal)
@@ -410,11 +417,18 @@ class RaftNode:
                 self.faults += 1
                 log.exception("a raft tick failed; the next one goes on")
             self._after()
-            timer = loop.call_later(self._settings.tick_s, self._wanted.set)
+            timer = loop.call_later(self._pause_s(), self._wanted.set)
             try:
                 await self._wanted.wait()
             finally:
                 timer.cancel()
+
+    def _pause_s(self) -> float:
+        """Until the next tick: exact for election timers, so that jitter is not rounded away."""
+        left_s = self._consensus.election_deadline_s() - self._clock()
+        if self._consensus.is_leading() or not 0 <= left_s < self._settings.tick_s:
+            return self._settings.tick_s
+        return left_s + TIMER_SLACK_S
 
     def _tick(self) -> None:
         consensus = self._consensus
