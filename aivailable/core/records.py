@@ -162,8 +162,6 @@ class ModelFacts:
     has_chat_template: bool = False
     parameters: int = 0
     heads: int = 0
-    feed_forward: int = 0
-    heads: int = 0
     """Most query heads of any layer."""
     feed_forward: int = 0
     """Widest feed-forward layer."""

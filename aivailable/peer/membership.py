@@ -101,7 +101,7 @@ class Membership:
         look_s = self._config.look_s + rng.random() * LOOK_JITTER_S
         while self._session is None:
             await self.announce()
-            sightings = self._ports.discovery.sightings()
+            sightings = (*self._ports.discovery.sightings(), *await self._seeded())
             now_s = clock.monotonic()
             gone = tuple(k for k in sorted(self._unreachable) if self._unreachable[k] > now_s)
             seek = Seeking(
@@ -116,6 +116,28 @@ class Membership:
                 case WaitFor(reason=reason, until_s=until_s):
                     log.info("%s", reason)
                     await self._wait_for_news(max(0.05, until_s - now_s))
+
+    async def _seeded(self) -> tuple[Sighting, ...]:
+        """Clusters at the configured seeds, as if mDNS had brought them."""
+        found = []
+        for address in self._config.seeds:
+            try:
+                offer = await self._ports.join_client.look(address)
+            except LinkError as error:
+                log.info("seed %s:%d: %s", *address, error)
+                continue
+            found.append(
+                Sighting(
+                    short_node=short(offer.node),
+                    instance="",
+                    cluster_prefix=short(offer.cluster_id),
+                    cluster_name=offer.cluster_name,
+                    window_open=offer.window_open,
+                    api_port=0,
+                    addresses=(address,),
+                )
+            )
+        return tuple(found)
 
     async def _found(self) -> None:
         name = self._config.cluster_name

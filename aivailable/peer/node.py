@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from aivailable.core.commands import Body, PutKey
@@ -81,8 +81,9 @@ class Peer:
 
     async def start(self) -> None:
         """Listen, look around, and become a member in the background."""
-        await self._ports.discovery.start()
         await self._ports.links.start(self)
+        self._ports.endpoints.link_port = self._ports.links.port
+        await self._ports.discovery.start()
         self._tasks.spawn(self.membership.run(), "membership")
 
     async def stop(self) -> None:
@@ -91,8 +92,8 @@ class Peer:
             await self.session.hand_over()
         await self._tasks.stop()
         await self._close_session()
-        await self._ports.discovery.stop()
         await self._ports.links.stop()
+        await self._ports.discovery.stop()
 
     async def _open_session(self, file: ClusterFile) -> Session:
         session = Session(self._config, self._ports, file, self._sequence, self._changed)
@@ -220,7 +221,7 @@ class Peer:
 
     def generate(
         self, request: Generate, key: ApiKey | None, routing: Routing
-    ) -> AsyncIterator[GenerationEvent]:
+    ) -> AsyncGenerator[GenerationEvent, None]:
         return self._member().router.run(request, routing)
 
     async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:

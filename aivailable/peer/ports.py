@@ -19,7 +19,7 @@ from aivailable.wire.peer import DeviceLoad
 from aivailable.wire.worker import Load
 
 if TYPE_CHECKING:
-    from aivailable.raft.node import RaftSettings
+    from aivailable.raft.settings import RaftSettings
     from aivailable.raft.store import Store
 
 
@@ -88,6 +88,9 @@ class LinkListener(Protocol):
 
 class Links(Protocol):
     """One multiplexed, mutually authenticated connection to each other member."""
+
+    port: int
+    """What it listens on, once started."""
 
     def set_contacts(self, cluster_id: str, contacts: tuple[Contact, ...]) -> None:
         """Replaces the member list: dials who is new, cuts who is gone, at once."""
@@ -296,6 +299,8 @@ class PeerConfig:
     """How long a new node looks around before it founds."""
     heartbeat_s: float = 1.0
     feature_max: int = 1
+    seeds: tuple[tuple[str, int], ...] = ()
+    """(host, link port) to ask besides what mDNS brings."""
 
 
 @dataclass(slots=True)

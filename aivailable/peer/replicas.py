@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from aivailable.core.admission import FairQueue
@@ -153,7 +153,7 @@ class LocalReplica:
 
     # --- requests
 
-    async def generate(self, request: Generate) -> AsyncIterator[GenerationEvent]:
+    async def generate(self, request: Generate) -> AsyncGenerator[GenerationEvent, None]:
         """Started, Tokens…, then Finished or Failed. Closing the iterator cancels at once.
 
         Raises RequestError `not_hosting`, `draining` or `queue_full` without having begun.

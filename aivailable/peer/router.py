@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -102,7 +102,9 @@ class Router:
 
     # --- ingress
 
-    async def run(self, request: Generate, routing: Routing) -> AsyncIterator[GenerationEvent]:
+    async def run(
+        self, request: Generate, routing: Routing
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """Started, Tokens…, Finished. Raises RequestError when it cannot be served."""
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
@@ -196,7 +198,7 @@ class Router:
 
     async def _attempt(
         self, choice: Local | Forward, request: Generate
-    ) -> AsyncIterator[GenerationEvent]:
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """One try at one replica. Raises _TryElsewhere when it ends before the answer does."""
         if isinstance(choice, Forward):
             async with aclosing(self._forward(choice.node, request)) as events:
@@ -213,7 +215,9 @@ class Router:
         except RequestError as error:
             raise _TryElsewhere(f"{error.code}: {error}") from error
 
-    async def _forward(self, node: NodeId, request: Generate) -> AsyncIterator[GenerationEvent]:
+    async def _forward(
+        self, node: NodeId, request: Generate
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """One hop: the host's events, as they come. Closing resets the stream."""
         try:
             stream = await self._ports.links.open_stream(node, request)

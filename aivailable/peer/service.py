@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -89,7 +89,7 @@ class Service(Protocol):
 
     def generate(
         self, request: Generate, key: ApiKey | None, routing: Routing
-    ) -> AsyncIterator[GenerationEvent]:
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """Route and run. The first event is Started; the last is Finished. Raises RequestError
         before the first event or (mid-stream, when nothing can continue it) after. Closing the
         iterator cancels the request everywhere."""

@@ -39,6 +39,9 @@ log = logging.getLogger("aivailable.session")
 FOUND_DEADLINE_S = 10.0
 LEAVE_DEADLINE_S = 10.0
 NEWS_RETRY_S = 2.0
+VOTE_UNCOUNTED_S = 15.0
+SETTLE_S = 3.0
+"""What is applied so soon after the start is taken for replay, not for news."""
 
 
 class Session:
@@ -60,6 +63,9 @@ class Session:
         self._tasks = Tasks(f"session {short(file.cluster_id)}")
         self._retiring: dict[NodeId, bool] = {}
         self._was_member = False
+        self._founding = False
+        self._reopened_s = ports.clock.monotonic()
+        self._started_s = ports.clock.monotonic()
         self.replicated = ReplicatedState(self._changed)
         self.window = WindowClock(ports.clock)
         self.raft = RaftNode(
@@ -138,6 +144,7 @@ class Session:
 
     async def found(self, key: ApiKey) -> None:
         """Commit the first command. Raises ProposalError."""
+        self._founding = True
         await self.proposer.propose(
             Found(
                 cluster_id=self.file.cluster_id,
@@ -272,6 +279,7 @@ class Session:
         if node != self.raft.leader:
             raise AivailableError(f"{short(node)} is not the leader that this node follows")
         voters = tuple(entry for entry in arguments.get("voters", "").split(",") if entry)
+        self._reopened_s = self._ports.clock.monotonic()
         if arguments.get("role") == Role.VOTER.value:
             await self.raft.become_voter(voters)
             role = Role.VOTER
@@ -298,7 +306,8 @@ class Session:
 
     def _changed(self, before: State, after: State) -> None:
         """A command was applied here."""
-        live = before.version > 0 and self.raft.is_settled
+        settled = self._ports.clock.monotonic() - self._started_s > SETTLE_S
+        live = self._founding or settled
         self.window.see(after.window, live=live)
         if after.members != before.members:
             self._members_changed(after)
@@ -397,3 +406,16 @@ class Session:
                 reason="this node's own news",
             )
         await self.agent.tell_inventory()
+        await self._lay_down_lost_vote()
+
+    async def _lay_down_lost_vote(self) -> None:
+        """Ready to vote, but the log does not count us: the promotion failed, or we were demoted
+        while we could not be told."""
+        idle_s = self._ports.clock.monotonic() - self._reopened_s
+        if (
+            self.raft.role is Role.VOTER
+            and self._node not in self.raft.voters
+            and idle_s > VOTE_UNCOUNTED_S
+        ):
+            await self.raft.become_observer()
+            self._remember(Role.OBSERVER, self.raft.voters)

@@ -16,10 +16,11 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from aivailable.core.ids import NodeId
-from aivailable.errors import SchemaError
+from aivailable.errors import ConfigError, SchemaError
 from aivailable.peer.identity import Identity, node_id_of
 
 SNI_LINK: Final = "link"
@@ -122,3 +123,20 @@ def peer_certificate(transport: asyncio.BaseTransport) -> bytes | None:
     session = transport.get_extra_info("ssl_object")
     certificate = None if session is None else session.getpeercert(binary_form=True)
     return certificate if isinstance(certificate, bytes) else None
+
+
+def api_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """TLS for the HTTP API from the operator's PEM files; None without them.
+
+    Raises ConfigError when they cannot be used.
+    """
+    if certificate is None or key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"the API's certificate {certificate} and key {key} cannot be used: {error}"
+        ) from error
+    return context

@@ -1,0 +1,225 @@
+"""The composition root: the real world's ports, the peer on them, and a run until told to stop.
+
+Reads top to bottom. Nothing here decides anything; no other module builds a port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import logging.handlers
+import os
+import random
+import secrets
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aivailable import __version__
+from aivailable.config import Config
+from aivailable.core.ids import ClusterId
+from aivailable.errors import ConfigError
+from aivailable.peer.api.server import ApiServer
+from aivailable.peer.clock import SystemClock
+from aivailable.peer.devices import SystemDevices
+from aivailable.peer.discovery import MdnsDiscovery
+from aivailable.peer.home import FileHome
+from aivailable.peer.identity import Identity
+from aivailable.peer.join import JoinDoor, TlsJoinClient
+from aivailable.peer.links import TlsLinks
+from aivailable.peer.model_store import FileModelStore
+from aivailable.peer.node import ADMIN_KEY_FILE, Peer
+from aivailable.peer.oracle import predict
+from aivailable.peer.ports import Endpoints, PeerConfig, Ports
+from aivailable.peer.trust import Trust, api_context
+from aivailable.peer.workers import SubprocessLauncher
+from aivailable.raft.settings import RaftSettings
+from aivailable.raft.store import DiskThread, FileStore
+
+log = logging.getLogger("aivailable")
+
+LOG_FILE_MAX_BYTES = 4 * 1024 * 1024
+LOG_FILES_KEPT = 3
+API_FILE = "api.json"
+STOP_DEADLINE_S = 10.0
+
+
+class SystemRandomness:
+    """ports.Randomness from the operating system."""
+
+    def __init__(self) -> None:
+        self.random: random.Random = random.SystemRandom()
+
+    def token_bytes(self, count: int) -> bytes:
+        return secrets.token_bytes(count)
+
+
+def run(config: Config, announce: Callable[[str], None]) -> int:
+    """Run one peer until SIGTERM or SIGINT. Returns the exit code.
+
+    Raises ConfigError for a home, port or identity that cannot be used.
+    """
+    return asyncio.run(_run(config, announce))
+
+
+async def _run(config: Config, announce: Callable[[str], None]) -> int:
+    if config.key is not None:
+        raise ConfigError(
+            "join keys are not in this version; leave --key out and use the join window "
+            "(--join-window, `aivailable admit`)"
+        )
+    home = FileHome(config.home)
+    try:
+        _log_to(config)
+        stop = _stop_on_signals()
+        peer, door, ports = _build(config, home, announce)
+        api = ApiServer(
+            peer,
+            ports.clock,
+            hosts=config.bind,
+            port=config.port,
+            require_auth=config.require_auth,
+            tls=api_context(config.tls_certificate, config.tls_key),
+        )
+        try:
+            await api.start()
+            ports.endpoints.api_port = api.port
+            door.open(peer)
+            await peer.start()
+            _write_api_file(config, api.port)
+            announce(_greeting(config, api.port))
+            await stop.wait()
+            announce("stopping: handing over, ending workers …")
+        finally:
+            await _within(STOP_DEADLINE_S, api.stop())
+            await _within(STOP_DEADLINE_S, peer.stop())
+    finally:
+        _remove_api_file(config)
+        home.close()
+    return 0
+
+
+def _build(
+    config: Config, home: FileHome, announce: Callable[[str], None]
+) -> tuple[Peer, JoinDoor, Ports]:
+    """Every port, from the bottom up."""
+    clock, randomness = SystemClock(), SystemRandomness()
+    identity = Identity.load_or_create(home.path)
+    trust = Trust(identity)
+    door = JoinDoor(identity)
+    links = TlsLinks(
+        identity,
+        trust,
+        port=config.link_port,
+        rng=randomness.random,
+        version=__version__,
+        stranger=door.protocol,
+        hosts=config.bind,
+    )
+    endpoints = Endpoints()
+    peers: list[Peer] = []
+    ports = Ports(
+        clock=clock,
+        randomness=randomness,
+        identity=identity,
+        home=home,
+        links=links,
+        join_client=TlsJoinClient(identity, trust),
+        discovery=MdnsDiscovery(lambda: links.port, config.interfaces),
+        devices=SystemDevices(
+            tuple((spec.kind, spec.name, spec.total_bytes) for spec in config.devices),
+            held=lambda device_id: _held_bytes(peers[0], device_id) if peers else 0,
+        ),
+        launcher=SubprocessLauncher(config.home / "logs"),
+        model_store=FileModelStore(home, config.models_dir),
+        raft_store=lambda cluster: FileStore(_raft_folder(config, cluster), DiskThread()),
+        drop_raft_store=lambda cluster: _set_aside(config, cluster),
+        raft_settings=RaftSettings(),
+        predict=predict,
+        endpoints=endpoints,
+    )
+    peer = Peer(
+        PeerConfig(
+            name=config.name,
+            cluster_name=config.cluster,
+            join_window_s=config.join_window_s,
+            version=__version__,
+            seeds=config.seeds,
+        ),
+        ports,
+        announce,
+    )
+    peers.append(peer)
+    return peer, door, ports
+
+
+def _held_bytes(peer: Peer, device_id: str) -> int:
+    """What our replicas claim on an explicit cpu or sim device."""
+    session = peer.session
+    return 0 if session is None else session.state.claimed_bytes(peer.node, device_id)
+
+
+def _raft_folder(config: Config, cluster: ClusterId) -> Path:
+    return config.home / "raft" / cluster
+
+
+def _set_aside(config: Config, cluster: ClusterId) -> None:
+    """The log of a cluster we no longer belong to: kept once, out of the way."""
+    folder = _raft_folder(config, cluster)
+    if folder.exists():
+        aside = folder.with_name(f"{cluster}.left")
+        if not aside.exists():
+            folder.rename(aside)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _log_to(config: Config) -> None:
+    """Into home, capped in size; warnings also to stderr."""
+    folder = config.home / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = logging.handlers.RotatingFileHandler(
+        folder / "aivailable.log", maxBytes=LOG_FILE_MAX_BYTES, backupCount=LOG_FILES_KEPT
+    )
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("aivailable")
+    root.setLevel(config.log_level.upper())
+    root.addHandler(file)
+
+
+def _write_api_file(config: Config, port: int) -> None:
+    """Tells the CLI and the monitor of this machine where the API is."""
+    scheme = "http" if config.tls_certificate is None else "https"
+    document = {"url": f"{scheme}://127.0.0.1:{port}", "pid": os.getpid(), "version": __version__}
+    path = config.home / API_FILE
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(document))
+    draft.replace(path)
+
+
+def _remove_api_file(config: Config) -> None:
+    (config.home / API_FILE).unlink(missing_ok=True)
+
+
+def _greeting(config: Config, port: int) -> str:
+    return (
+        f"API on http://127.0.0.1:{port}/v1 (and on this machine's LAN addresses)\n"
+        f"key in {config.home / ADMIN_KEY_FILE}"
+    )
+
+
+async def _within(seconds: float, work: Awaitable[None]) -> None:
+    """Ending must end: what hangs is left behind, and said."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await work
+            return
+    log.error("stopping took longer than %g s", seconds)
