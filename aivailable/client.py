@@ -129,17 +129,17 @@ class Client:
     async def events(self, after: int = 0, *, follow: bool = True) -> AsyncIterator[EventStatus]:
         """History after a version, oldest first; `follow` goes on for ever, at another member
         when this one dies, without loss."""
-        seen = after
+        place = _Place(after)
         while True:
-            path = f"/cluster/v1/events?after={seen}"
+            path = f"/cluster/v1/events?after={place.resume()}"
             if not follow:
                 answer = await self._read(path)
                 page = [_decoded(EventStatus, one) for one in _listed(answer, "events")]
-                if not page:
+                fresh = [event for event in page if place.is_new(event)]
+                if not fresh:
                     return
-                for event in page:
+                for event in fresh:
                     yield event
-                seen = page[-1].version
                 continue
             headers = {"Accept": "text/event-stream"}
             try:
@@ -147,8 +147,8 @@ class Client:
                 async with response:
                     async for data in _sse_data(response):
                         event = _decoded(EventStatus, _parsed(data))
-                        yield event
-                        seen = event.version
+                        if place.is_new(event):
+                            yield event
             except ClientError as error:
                 if error.code != "connection_lost":
                     raise
@@ -335,6 +335,30 @@ class ChatStream:
             # Closing the connection, not just forgetting it, is what cancels the request.
             response.close()
         raise ClientError("the answer broke off", code="connection_lost")
+
+
+class _Place:
+    """Where a reader of events is. One version can have several events: after a break between
+    them the version is asked for again, and those that had come are passed over."""
+
+    def __init__(self, after: int) -> None:
+        self._version = after
+        self._taken = 0
+        """How many events of `_version` were given out."""
+        self._skip = 0
+
+    def resume(self) -> int:
+        """The `after` to ask for now."""
+        self._skip = self._taken
+        return self._version - 1 if self._taken else self._version
+
+    def is_new(self, event: EventStatus) -> bool:
+        if event.version == self._version and self._skip:
+            self._skip -= 1
+            return False
+        self._taken = self._taken + 1 if event.version == self._version else 1
+        self._version = event.version
+        return True
 
 
 def _delta(chunk: Any) -> ChatDelta:
