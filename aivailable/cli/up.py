@@ -12,102 +12,78 @@ from aivailable import config
 from aivailable.cli import render
 from aivailable.cli.target import HomeOption
 
-_JOINING = "Finding and joining"
-_SERVING = "Serving"
+
+def _joining(text: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel="Finding and joining")
+
+
+def _serving(text: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel="Serving")
+
+
+Cluster = Annotated[
+    str | None, _joining("Cluster to join, or to found when nobody has. Default: default.")
+]
+Seeds = Annotated[
+    list[str] | None,
+    _joining("Also look for members here, besides mDNS. Repeatable.", "HOST[:PORT]"),
+]
+Key = Annotated[
+    str | None,
+    _joining(
+        "Join key, the same on both sides: admits at any time. Better given as AIVAILABLE_KEY, "
+        "which other users of this machine cannot see."
+    ),
+]
+JoinWindow = Annotated[
+    str | None,
+    _joining("How long a cluster founded here lets new nodes in; 0 = never. Default: 15m.", "TIME"),
+]
+Interfaces = Annotated[
+    list[str] | None,
+    _joining("Where to announce and look by mDNS. Repeatable. Default: all.", "NAME|IP"),
+]
+Devices = Annotated[
+    list[str] | None,
+    _serving("Extra devices: cpu:4GiB or sim:GTX1080Ti:11GiB,RX580:8GiB. Repeatable.", "SPEC"),
+]
+Port = Annotated[
+    int | None, _serving("API port; links use the next one; 0 = any free. Default: 8420.")
+]
+Models = Annotated[Path | None, _serving("Where weights lie. Default: HOME/models.", "DIR")]
+Bind = Annotated[
+    list[str] | None, _serving("Address to listen on. Repeatable. Default: all.", "IP")
+]
+Certificate = Annotated[Path | None, _serving("Serve the API by HTTPS.", "PEM")]
+CertificateKey = Annotated[Path | None, _serving("The certificate's private key.", "PEM")]
+NoAuth = Annotated[
+    bool,
+    typer.Option(
+        "--no-auth",
+        help="Let anyone who reaches the port use models without a key.",
+        rich_help_panel="Serving",
+    ),
+]
+Name = Annotated[str | None, typer.Option(help="This node's name. Default: the host's.")]
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error. Default: info.")]
 
 
 def up(
     home: HomeOption = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Cluster to join, or to found when nobody has. Default: default.",
-            rich_help_panel=_JOINING,
-        ),
-    ] = None,
-    seed: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HOST[:PORT]",
-            help="Also look for members here, besides mDNS. Repeatable.",
-            rich_help_panel=_JOINING,
-        ),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help="Join key, the same on both sides: admits at any time. Better given as "
-            "AIVAILABLE_KEY, which other users of this machine cannot see.",
-            rich_help_panel=_JOINING,
-        ),
-    ] = None,
-    join_window: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="How long a cluster founded here lets new nodes in; 0 = never. Default: 15m.",
-            rich_help_panel=_JOINING,
-        ),
-    ] = None,
-    devices: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Extra devices: cpu:4GiB or sim:GTX1080Ti:11GiB,RX580:8GiB. Repeatable.",
-            rich_help_panel=_SERVING,
-        ),
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            help="API port; links use the next one; 0 = any free. Default: 8420.",
-            rich_help_panel=_SERVING,
-        ),
-    ] = None,
-    models: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where weights lie. Default: HOME/models.",
-            rich_help_panel=_SERVING,
-        ),
-    ] = None,
-    bind: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="IP",
-            help="Address to listen on. Repeatable. Default: all.",
-            rich_help_panel=_SERVING,
-        ),
-    ] = None,
-    interfaces: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME|IP",
-            help="Where to announce and look by mDNS. Repeatable. Default: all.",
-            rich_help_panel=_JOINING,
-        ),
-    ] = None,
-    no_auth: Annotated[
-        bool,
-        typer.Option(
-            "--no-auth",
-            help="Let anyone who reaches the port use models without a key.",
-            rich_help_panel=_SERVING,
-        ),
-    ] = False,
-    name: Annotated[str | None, typer.Option(help="This node's name. Default: the host's.")] = None,
-    log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error. Default: info.")
-    ] = None,
-    tls_certificate: Annotated[
-        Path | None,
-        typer.Option(metavar="PEM", help="Serve the API by HTTPS.", rich_help_panel=_SERVING),
-    ] = None,
-    tls_key: Annotated[
-        Path | None,
-        typer.Option(metavar="PEM", help="Its private key.", rich_help_panel=_SERVING),
-    ] = None,
+    cluster: Cluster = None,
+    seed: Seeds = None,
+    key: Key = None,
+    join_window: JoinWindow = None,
+    interfaces: Interfaces = None,
+    devices: Devices = None,
+    port: Port = None,
+    models: Models = None,
+    bind: Bind = None,
+    no_auth: NoAuth = False,
+    name: Name = None,
+    log_level: LogLevel = None,
+    tls_certificate: Certificate = None,
+    tls_key: CertificateKey = None,
 ) -> None:
     """Make this machine a node: join the cluster of the LAN, or found one."""
     given: dict[str, Any] = {
