@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from aivailable.errors import AivailableError
 from aivailable_tui import wording
 
 from aivailable import config
@@ -42,6 +43,8 @@ def status(
 
 def top(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption = None) -> None:
     """Watch the cluster live; goes on with another node when this one dies."""
+    if not sys.stdout.isatty():
+        raise AivailableError("top needs a terminal; `aivailable status` prints the same once")
     where = target.find(url, api_key, home)
     target.run(where, lambda client: client.state(), "asking for the cluster")
 

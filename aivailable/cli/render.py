@@ -90,12 +90,12 @@ def status_page(status: ClusterStatus) -> Iterator[RenderableType]:
     if status.advice:
         yield Text(f"→ {status.advice}", style="yellow")
     if status.nodes:
-        yield Padding(nodes_table(status), (1, 0, 0, 0))
+        yield Padding(nodes_table(status), (1, 0, 0, 0), expand=False)
     for node in status.nodes:
         for problem in node.problems:
             yield Text(f"  {node.name}: {problem}", style="yellow")
     if status.deployments:
-        yield Padding(_deployments_table(status), (1, 0, 0, 0))
+        yield Padding(_deployments_table(status), (1, 0, 0, 0), expand=False)
     elif status.phase == "member":
         yield Text("\nNo model is deployed: `aivailable deploy MODEL`.", style="dim")
     yield from waiting_lines(status)

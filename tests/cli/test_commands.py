@@ -191,3 +191,10 @@ def test_events(client: Any) -> None:
     assert "mistral-7b#1.1 is placed on rig2" in lines[-1]
     run("events", "--follow")
     assert client.calls[-1] == ("events", 1042, True)
+
+
+def test_top_needs_a_terminal(client: Any) -> None:
+    result = run("top")
+    assert result.exit_code == 1
+    assert "top needs a terminal; `aivailable status` prints the same once" in result.stderr
+    assert client.calls == []
