@@ -39,6 +39,10 @@ _CODES: Mapping[int, str] = {
 }
 
 
+class ClientGone(ConnectionResetError):
+    """The client's own connection ended, which is told apart from one of ours that broke."""
+
+
 class ParameterError(RequestError):
     """One parameter of the request is wrong; `param` names it."""
 
@@ -115,7 +119,7 @@ def _from_os_error(error: OSError) -> RequestError:
     named = isinstance(
         error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     )
-    text = error.strerror or str(error)
+    text = error.strerror or str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename else ""
     return RequestError(
         400 if named else 500, "file_error" if named else "io_error", f"{where}{text}"

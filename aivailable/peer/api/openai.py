@@ -15,7 +15,7 @@ from aiohttp import web
 from aivailable.core.records import Deployment
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import Call, Outcome, call_of
-from aivailable.peer.api.errors import ParameterError, as_request_error, error_body
+from aivailable.peer.api.errors import ClientGone, ParameterError, as_request_error, error_body
 from aivailable.peer.api.generation import Generation
 from aivailable.peer.api.openai_replies import Reply, model_entry, model_list
 from aivailable.peer.api.openai_requests import Asked, chat_request, completion_request
@@ -121,7 +121,7 @@ class OpenAi:
             if opening is not None:
                 await sse.data(opening)
             await self._relay(sse, asked, reply, generation, event, call)
-        except (ConnectionResetError, BrokenPipeError):
+        except ClientGone:
             raise
         except (AivailableError, OSError) as error:
             await _fail_stream(sse, call, as_request_error(error))

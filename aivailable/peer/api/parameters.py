@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from aivailable.errors import RequestError
-from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.errors import ClientGone, ParameterError
 
 BODY_DEADLINE_S = 60.0
 """A client that takes longer to send a body of at most HTTP_BODY_MAX_BYTES is cut off."""
@@ -129,12 +129,18 @@ def checked_text(value: Any, name: str, *, chars_max: int | None = None) -> str:
 
 
 async def read_body(request: web.Request) -> Parameters:
-    """The request's JSON object. Raises RequestError 400, 408, and aiohttp's 413."""
+    """The request's JSON object. Raises RequestError 400, 408, 415, and aiohttp's 413."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise RequestError(415, "unsupported_encoding", "send the body uncompressed")
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
             data = await request.read()
     except TimeoutError:
         raise RequestError(408, "request_timeout", "the body did not arrive in time") from None
+    except ConnectionError as error:
+        raise ClientGone from error
+    except web.RequestPayloadError as error:
+        raise RequestError(400, "invalid_request", f"the body is damaged: {error}") from error
     try:
         value = json.loads(data, parse_constant=_no_constant)
     except RecursionError:

@@ -22,7 +22,12 @@ from aivailable.errors import AivailableError, ConfigError, RequestError
 from aivailable.peer.api.accounting import Call, Outcome, attach, end, outcome_of
 from aivailable.peer.api.auth import authenticate
 from aivailable.peer.api.cluster import ClusterApi
-from aivailable.peer.api.errors import as_request_error, error_response, from_http_exception
+from aivailable.peer.api.errors import (
+    ClientGone,
+    as_request_error,
+    error_response,
+    from_http_exception,
+)
 from aivailable.peer.api.health import Health
 from aivailable.peer.api.metrics import Metrics
 from aivailable.peer.api.openai import HEADERS_WAIT_S, KEEP_ALIVE_S, OpenAi
@@ -94,7 +99,12 @@ class ApiServer:
         self._port = sockets[0].getsockname()[1]
         # handler_cancellation: a client that is gone cancels its handler, whatever it waits for.
         self._runner = web.AppRunner(
-            self.app, handler_cancellation=True, access_log=None, shutdown_timeout=STOP_GRACE_S
+            self.app,
+            handler_cancellation=True,
+            # A compressed body could grow past its limit in one step; `read_body` refuses it.
+            auto_decompress=False,
+            access_log=None,
+            shutdown_timeout=STOP_GRACE_S,
         )
         await self._runner.setup()
         for one in sockets:
@@ -132,7 +142,7 @@ class ApiServer:
     async def _answered(
         self, request: web.Request, handler: Handler, call: Call
     ) -> web.StreamResponse:
-        """Lets pass only what means that the client is gone: cancellation and resets."""
+        """The handler's answer or an error's; CancelledError when the client is gone."""
         try:
             if self.metrics.in_flight > REQUESTS_MAX:
                 raise RequestError(
@@ -140,8 +150,9 @@ class ApiServer:
                 )
             authenticate(request, self._service, require_auth=self._require_auth)
             response = await handler(request)
-        except (ConnectionResetError, BrokenPipeError):
-            raise
+        except ClientGone as error:
+            # What the server itself does when it notices first (handler_cancellation).
+            raise asyncio.CancelledError("the client is gone") from error
         except web.HTTPException as error:
             refused = from_http_exception(error, request.method, request.path)
             response = error_response(refused, call.request_id)

@@ -1,7 +1,7 @@
 """Server-sent events (WHATWG HTML, "Server-sent events"): the frames, and nothing of their sense.
 
-Writing waits for the socket (back-pressure). A client that is gone raises ConnectionResetError or
-cancels the handler; both end the request as cancelled in `server`.
+Writing waits for the socket (back-pressure). A client that is gone raises ClientGone or cancels
+the handler; both end the request as cancelled in `server`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
+
+from aivailable.peer.api.errors import ClientGone
 
 
 class SseWriter:
@@ -30,7 +32,10 @@ class SseWriter:
 
     async def open(self) -> None:
         """Send the status line and headers."""
-        await self._response.prepare(self._request)
+        try:
+            await self._response.prepare(self._request)
+        except ConnectionError as error:
+            raise ClientGone from error
 
     async def data(self, value: Any) -> None:
         """One unnamed event with JSON data."""
@@ -49,11 +54,17 @@ class SseWriter:
         await self._write(f": {text}\n\n")
 
     async def end(self) -> web.StreamResponse:
-        await self._response.write_eof()
+        try:
+            await self._response.write_eof()
+        except ConnectionError as error:
+            raise ClientGone from error
         return self._response
 
     async def _write(self, text: str) -> None:
-        await self._response.write(text.encode("utf-8", "replace"))
+        try:
+            await self._response.write(text.encode("utf-8", "replace"))
+        except ConnectionError as error:
+            raise ClientGone from error
 
 
 def compact(value: Any) -> str:

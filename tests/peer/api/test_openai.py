@@ -143,6 +143,8 @@ async def test_an_error_before_the_first_event_has_its_status(
         RequestError(502, "worker_lost", "the worker died"),
         Failed("", "worker_lost", "the worker died", 502),
         RuntimeError("a bug"),
+        # Ours, not the client's: it must be told.
+        ConnectionResetError("the worker's socket"),
         Finished("", "cancelled"),
     ],
 )
@@ -257,3 +259,27 @@ async def test_a_body_that_is_no_json_object_is_400(
     async with http.post("/v1/chat/completions", data=body) as response:
         answered = await response.json()
     assert (response.status, answered["error"]["code"]) == (400, "invalid_json")
+
+
+async def test_a_compressed_body_is_refused(http: aiohttp.ClientSession) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    async with http.post("/v1/completions", data=b"abcde", headers=headers) as response:
+        body = await response.json()
+    assert (response.status, body["error"]["code"]) == (415, "unsupported_encoding")
+
+
+@pytest.mark.parametrize("body", [b"5\r\nabcde\r\nzz\r\n", b"5\r\nab"], ids=["damaged", "cut"])
+async def test_a_body_that_breaks_off_is_no_fault_of_ours(
+    server: ApiServer, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    writer.write(head + b"\r\n")
+    await writer.drain()
+    writer.write(body)
+    writer.write_eof()
+    await reader.read()
+    writer.close()
+    await server.stop()
+    assert server.metrics.outcomes().get("failed") is None
+    assert [one for one in caplog.records if one.name == "aivailable.api"] == []
