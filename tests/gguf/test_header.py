@@ -120,6 +120,15 @@ def test_rubbish_is_named(tmp_path: Path, data: bytes, expected: str) -> None:
         read_header(write(tmp_path, data))
 
 
+def test_overlapping_tensors_are_named(tmp_path: Path) -> None:
+    data = gguf_bytes()
+    name = data.index(b"output_norm.weight") + len("output_norm.weight")
+    offset = name + 4 + 8 + 4
+    wrong = data[:offset] + struct.pack("<Q", 0) + data[offset + 8 :]
+    with pytest.raises(GgufError, match=r"output_norm.weight' begins at data byte 0, not 3616"):
+        read_header(write(tmp_path, wrong))
+
+
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(GgufError, match="cannot be read"):
         read_header(tmp_path / "nope.gguf")
