@@ -74,7 +74,7 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
     try:
         _log_to(config)
         stop = _stop_on_signals()
-        peer, door, ports = _build(config, home, announce)
+        peer, door, ports = await _build(config, home, announce)
         api = ApiServer(
             peer,
             ports.clock,
@@ -101,7 +101,7 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
     return 0
 
 
-def _build(
+async def _build(
     config: Config, home: FileHome, announce: Callable[[str], None]
 ) -> tuple[Peer, JoinDoor, Ports]:
     """Every port, from the bottom up."""
@@ -118,8 +118,12 @@ def _build(
         stranger=door.protocol,
         hosts=config.bind,
     )
-    endpoints = Endpoints()
     peers: list[Peer] = []
+    devices = SystemDevices(
+        tuple((spec.kind, spec.name, spec.total_bytes) for spec in config.devices),
+        held=lambda device_id: _held_bytes(peers, device_id),
+    )
+    await devices.look()
     ports = Ports(
         clock=clock,
         randomness=randomness,
@@ -127,18 +131,17 @@ def _build(
         home=home,
         links=links,
         join_client=TlsJoinClient(identity, trust),
-        discovery=MdnsDiscovery(lambda: links.port, config.interfaces),
-        devices=SystemDevices(
-            tuple((spec.kind, spec.name, spec.total_bytes) for spec in config.devices),
-            held=lambda device_id: _held_bytes(peers[0], device_id) if peers else 0,
-        ),
+        discovery=MdnsDiscovery(lambda: links.port, config.interfaces or ()),
+        devices=devices,
         launcher=SubprocessLauncher(config.home / "logs"),
-        model_store=FileModelStore(home, config.models_dir),
+        model_store=FileModelStore(
+            home, config.models_dir, blocking=asyncio.to_thread, sleep=asyncio.sleep
+        ),
         raft_store=lambda cluster: FileStore(_raft_folder(config, cluster), DiskThread()),
         drop_raft_store=lambda cluster: _set_aside(config, cluster),
         raft_settings=RaftSettings(),
         predict=predict,
-        endpoints=endpoints,
+        endpoints=Endpoints(),
     )
     peer = Peer(
         PeerConfig(
@@ -155,10 +158,11 @@ def _build(
     return peer, door, ports
 
 
-def _held_bytes(peer: Peer, device_id: str) -> int:
-    """What our replicas claim on an explicit cpu or sim device."""
-    session = peer.session
-    return 0 if session is None else session.state.claimed_bytes(peer.node, device_id)
+def _held_bytes(peers: list[Peer], device_id: str) -> int:
+    """What our replicas claim of a device: all there is to know of cpu and sim devices."""
+    if not peers or peers[0].session is None:
+        return 0
+    return peers[0].session.state.claimed_bytes(peers[0].node, device_id)
 
 
 def _raft_folder(config: Config, cluster: ClusterId) -> Path:
