@@ -31,7 +31,7 @@ from aivailable.peer.join import JoinDoor, TlsJoinClient
 from aivailable.peer.links import TlsLinks
 from aivailable.peer.model_store import FileModelStore
 from aivailable.peer.node import ADMIN_KEY_FILE, Peer
-from aivailable.peer.oracle import predict
+from aivailable.peer.oracle import Oracle
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
 from aivailable.peer.trust import Trust, api_context
 from aivailable.peer.workers import SubprocessLauncher
@@ -140,7 +140,7 @@ async def _build(
         raft_store=lambda cluster: FileStore(_raft_folder(config, cluster), DiskThread()),
         drop_raft_store=lambda cluster: _set_aside(config, cluster),
         raft_settings=RaftSettings(),
-        predict=predict,
+        predict=Oracle().predict,
         endpoints=Endpoints(),
     )
     peer = Peer(
