@@ -1,0 +1,126 @@
+"""How many bytes a configuration needs: by the engine's dry run, else by the formula.
+
+Owns the child process that runs `aivailable.worker.oracle`, its time limit and the fallback. Must
+not import an engine. Called by the deploying side of the peer through `ports.Ports.predict`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from aivailable.errors import GgufError
+from aivailable.gguf import need, read_header
+from aivailable.gguf.memory import UBATCH_DEFAULT_TOKENS
+from aivailable.peer.ports import Prediction, PredictRequest
+
+ORACLE_LIMIT_S = 30.0
+ANSWER_MAX_BYTES = 64 * 1024
+CHILDREN_MAX = 2
+"""Dry runs at the same time on one node."""
+
+log = logging.getLogger(__name__)
+
+
+class OracleError(Exception):
+    """The dry run gave no sizes; the formula answers instead."""
+
+
+class Oracle:
+    """`predict` for `ports.Ports`, with at most CHILDREN_MAX dry runs at a time."""
+
+    def __init__(self, executable: str = sys.executable, limit_s: float = ORACLE_LIMIT_S) -> None:
+        self._executable = executable
+        self._limit_s = limit_s
+        self._free = asyncio.Semaphore(CHILDREN_MAX)
+
+    async def predict(self, request: PredictRequest) -> Prediction:
+        """Bytes for one replica.
+
+        Raises GgufError when the file is unusable, ValueError when the options are (the formula
+        reads the header and the KV type, too).
+        """
+        try:
+            async with self._free:
+                answer = await _dry_run(request, self._executable, self._limit_s)
+            return Prediction(
+                weights_bytes=_size(answer, "weights_bytes"),
+                kv_bytes=_size(answer, "kv_bytes"),
+                compute_bytes=_size(answer, "compute_bytes"),
+                by="oracle",
+            )
+        except OracleError as error:
+            log.info("no dry run for %s (%s); using the formula", request.path.name, error)
+        return await asyncio.to_thread(by_formula, request)
+
+
+async def _dry_run(request: PredictRequest, executable: str, limit_s: float) -> Mapping[str, Any]:
+    arguments = [
+        *("-m", "aivailable.worker.oracle", "--path", str(request.path)),
+        *("--context", str(request.context), "--slots", str(request.slots)),
+        *(f"--option={name}={request.options[name]}" for name in sorted(request.options)),
+    ]
+    try:
+        child = await asyncio.create_subprocess_exec(
+            executable,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except (OSError, ValueError) as error:
+        raise OracleError(f"it cannot be started: {error}") from error
+    try:
+        output, _ = await asyncio.wait_for(child.communicate(), limit_s)
+    except TimeoutError as error:
+        raise OracleError(f"no answer within {limit_s:.0f} s") from error
+    finally:
+        # Also when the client is gone: no child outlives its question.
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+    return _answer(output[-ANSWER_MAX_BYTES:])
+
+
+def by_formula(request: PredictRequest) -> Prediction:
+    """The formula of gguf.memory. Raises GgufError, and ValueError for an unknown KV type or ubatch."""
+    try:
+        facts = read_header(request.path).facts
+    except OSError as error:
+        raise GgufError(f"{request.path}: {error}") from error
+    sizes = need(
+        facts,
+        request.context,
+        request.slots,
+        kv_type=request.options.get("kv_type", "f16"),
+        ubatch=int(request.options.get("ubatch", UBATCH_DEFAULT_TOKENS)),
+    )
+    return Prediction(sizes.weights_bytes, sizes.kv_bytes, sizes.compute_bytes, by="formula")
+
+
+def _answer(output: bytes) -> Mapping[str, Any]:
+    """The last line is the answer; an engine may have talked before."""
+    lines = output.decode(errors="replace").strip().splitlines()
+    try:
+        answer = json.loads(lines[-1]) if lines else None
+    except ValueError as error:
+        raise OracleError("its answer is not JSON") from error
+    if not isinstance(answer, dict):
+        raise OracleError("it died without an answer")
+    refusal = answer.get("error")
+    if isinstance(refusal, dict):
+        raise OracleError(str(refusal.get("message", "it refused")))
+    return answer
+
+
+def _size(answer: Mapping[str, Any], name: str) -> int:
+    value = answer.get(name)
+    if type(value) is not int or value < 0:
+        raise OracleError(f"{name} is missing from its answer")
+    return value

@@ -1,0 +1,95 @@
+"""Predictions: by the dry run where there is an engine, by the formula whenever it fails."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures.gguf_writer import gguf_bytes
+from fixtures.models import smollm2_path
+
+from aivailable.errors import GgufError
+from aivailable.peer.oracle import Oracle
+from aivailable.peer.ports import Prediction, PredictRequest
+
+
+async def predict(
+    request: PredictRequest, executable: str = sys.executable, limit_s: float = 30.0
+) -> Prediction:
+    return await Oracle(executable, limit_s).predict(request)
+
+
+def executable(tmp_path: Path, body: str) -> str:
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> PredictRequest:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(gguf_bytes())
+    return PredictRequest(path, context=256, slots=2, options={})
+
+
+async def test_an_answer_is_taken_from_the_last_line(tmp_path: Path, tiny: PredictRequest) -> None:
+    sizes = '{"weights_bytes": 3, "kv_bytes": 2, "compute_bytes": 1}'
+    child = executable(tmp_path, f"echo loading; echo '{sizes}'")
+    found = await predict(tiny, child)
+    assert (found.weights_bytes, found.kv_bytes, found.compute_bytes) == (3, 2, 1)
+    assert found.by == "oracle"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "exit 1",
+        "kill -9 $$",
+        "echo not json",
+        "echo '[1]'",
+        'echo \'{"error": {"code": "unsupported", "message": "no engine"}}\'; exit 1',
+        'echo \'{"weights_bytes": -1, "kv_bytes": 2, "compute_bytes": 1}\'',
+        "exec sleep 60",
+    ],
+)
+async def test_the_formula_stands_in(tmp_path: Path, tiny: PredictRequest, body: str) -> None:
+    limit_s = 0.3 if "sleep" in body else 10.0
+    found = await predict(tiny, executable(tmp_path, body), limit_s)
+    assert found.by == "formula"
+    assert found.weights_bytes > 0
+    assert found.kv_bytes > 0
+
+
+async def test_the_formula_stands_in_for_a_missing_interpreter(tiny: PredictRequest) -> None:
+    assert (await predict(tiny, "/nonexistent/python")).by == "formula"
+
+
+async def test_an_unusable_file_is_an_error_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "junk.gguf"
+    path.write_bytes(b"junk")
+    with pytest.raises(GgufError, match="junk"):
+        await predict(PredictRequest(path, 256, 1, {}), sys.executable)
+    missing = PredictRequest(tmp_path / "missing.gguf", 256, 1, {})
+    with pytest.raises(GgufError, match="missing"):
+        await predict(missing, sys.executable)
+
+
+async def test_an_unknown_kv_type_is_an_error(tmp_path: Path, tiny: PredictRequest) -> None:
+    wrong = PredictRequest(tiny.path, 256, 1, {"kv_type": "q9"})
+    with pytest.raises(ValueError, match="q9"):
+        await predict(wrong, executable(tmp_path, "exit 1"))
+
+
+async def test_dry_run_and_formula_agree_on_a_real_model(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="no inference engine is installed")
+    request = PredictRequest(smollm2_path(), context=512, slots=2, options={})
+    exact = await predict(request)
+    guessed = await predict(request, executable(tmp_path, "exit 1"))
+    assert (exact.by, guessed.by) == ("oracle", "formula")
+    assert (guessed.weights_bytes, guessed.kv_bytes) == (exact.weights_bytes, exact.kv_bytes)
+    whole = exact.weights_bytes + exact.kv_bytes + exact.compute_bytes
+    guess = guessed.weights_bytes + guessed.kv_bytes + guessed.compute_bytes
+    # The formula assumes a GPU's larger ubatch: it may claim too much, never too little.
+    assert 0.96 * whole < guess < 1.2 * whole
