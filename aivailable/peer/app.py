@@ -14,7 +14,7 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from aivailable import __version__
@@ -121,7 +121,7 @@ async def _build(
     peers: list[Peer] = []
     devices = SystemDevices(
         tuple((spec.kind, spec.name, spec.total_bytes) for spec in config.devices),
-        held=lambda device_id: _held_bytes(peers, device_id),
+        held=lambda: _held_bytes(peers),
     )
     await devices.look()
     ports = Ports(
@@ -158,11 +158,15 @@ async def _build(
     return peer, door, ports
 
 
-def _held_bytes(peers: list[Peer], device_id: str) -> int:
-    """What our replicas claim of a device: all there is to know of cpu and sim devices."""
+def _held_bytes(peers: list[Peer]) -> Mapping[str, int]:
+    """What our replicas claim, by device: all there is to know of cpu and sim devices."""
     if not peers or peers[0].session is None:
-        return 0
-    return peers[0].session.state.claimed_bytes(peers[0].node, device_id)
+        return {}
+    held: dict[str, int] = {}
+    for replica in peers[0].session.state.replicas_on(peers[0].node):
+        for claim in replica.claims:
+            held[claim.device_id] = held.get(claim.device_id, 0) + claim.claim_bytes
+    return held
 
 
 def _raft_folder(config: Config, cluster: ClusterId) -> Path:
