@@ -89,7 +89,7 @@ async def _dry_run(request: PredictRequest, executable: str, limit_s: float) -> 
 
 
 def by_formula(request: PredictRequest) -> Prediction:
-    """The formula of gguf.memory. Raises GgufError, and ValueError for an unknown KV type or ubatch."""
+    """The formula of gguf.memory. Raises GgufError, ValueError for a bad KV type or ubatch."""
     try:
         facts = read_header(request.path).facts
     except OSError as error:
