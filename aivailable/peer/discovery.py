@@ -1,0 +1,313 @@
+"""Hears and makes mDNS announcements on the LAN (RFC 6762, 6763): a hint, nothing more.
+
+Owns zeroconf, the choice of interfaces, and the form of our announcement:
+SRV port = link port; TXT {v, id, inst, cid, cn, api, win}. It must not conclude anything about
+who is a member. Implements ports.Discovery; built by peer.app.
+
+Nothing on the network is ever final here: interfaces come and go (Wi-Fi, wake-up, a cable), so
+they are looked at again for ever; a switch may drop multicast for its first half minute, so we
+announce again for ever. What keeps us from it is in `problem`, in words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+import ifaddr
+import zeroconf
+from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from aivailable.peer.ports import Sighting
+
+SERVICE_TYPE: Final = "_aivailable._tcp.local."
+RECORD_TTL_S: Final = 60
+"""How long others believe in us without news: a node that was killed is forgotten after it."""
+ANNOUNCE_S: Final = 15.0
+RESCAN_S: Final = 3.0
+RESOLVE_DEADLINE_MS: Final = 3_000
+SIGHTINGS_MAX: Final = 256
+ADDRESSES_MAX: Final = 8
+CLUSTER_NAME_MAX_BYTES: Final = 200
+"""One TXT entry holds 255 bytes with its key."""
+LOOPBACK: Final = "lo"
+VIRTUAL_INTERFACES: Final = (
+    *("docker", "veth", "br-", "virbr", "vmnet", "vboxnet", "lxcbr", "lxdbr", "podman", "cni"),
+    *("flannel", "cali", "tun", "tap", "wg", "tailscale", "zt", "utun", "ppp", "ipsec", "nordlynx"),
+)
+"""Containers, virtual machines and tunnels: their addresses mean nothing to the LAN."""
+
+_WORD = re.compile(r"[a-z0-9]{0,64}\Z")
+
+log = logging.getLogger(__name__)
+
+
+class Interface(NamedTuple):
+    """One usable address of this machine."""
+
+    name: str
+    number: int
+    """The kernel's."""
+    address: str
+
+
+def usable_interfaces(only: tuple[str, ...] = ()) -> tuple[Interface, ...]:
+    """Our addresses, best first: IPv4, then IPv6, self-assigned ones last. `only` names
+    addresses to take whatever interface has them (the demo's loopback). Raises OSError."""
+    found = []
+    for adapter in ifaddr.get_adapters():
+        for entry in adapter.ips:
+            address = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
+            wanted = address in only if only else _wanted(adapter.name, address)
+            if wanted:
+                found.append(Interface(adapter.name, adapter.index or 0, address))
+    return tuple(sorted(found, key=_rank))
+
+
+def sighting_of(
+    properties: Mapping[bytes, bytes | None], addresses: list[str], port: int
+) -> Sighting | None:
+    """What an announcement says, None when it is not in our form."""
+    try:
+        text = {key.decode(): (value or b"").decode() for key, value in properties.items()}
+        proto, api_port = int(text["v"]), int(text.get("api", "0"))
+        words = text["id"], text["inst"], text.get("cid", "")
+    except (UnicodeDecodeError, KeyError, ValueError):
+        return None
+    if not all(_WORD.match(word) for word in words) or not (words[0] and words[1]):
+        return None
+    if not (0 <= api_port < 65536 and 0 < port < 65536 and 0 < proto < 65536):
+        return None
+    return Sighting(
+        short_node=words[0],
+        instance=words[1],
+        cluster_prefix=words[2],
+        cluster_name=text.get("cn", ""),
+        window_open=text.get("win") == "1",
+        api_port=api_port,
+        addresses=tuple((address, port) for address in addresses[:ADDRESSES_MAX]),
+        proto=proto,
+    )
+
+
+class MdnsDiscovery:
+    """ports.Discovery over zeroconf."""
+
+    def __init__(self, link_port: Callable[[], int], interfaces: tuple[str, ...] = ()) -> None:
+        """`interfaces`: our addresses to use, e.g. ("127.0.0.1",); empty = the LAN's."""
+        self.problem = "not started"
+        """Why nothing is heard or announced at the moment, "" when all is well."""
+        self._link_port = link_port
+        self._only = interfaces
+        self._zeroconf: AsyncZeroconf | None = None
+        self._browser: AsyncServiceBrowser | None = None
+        self._interfaces: tuple[Interface, ...] = ()
+        self._own: Sighting | None = None
+        self._info: AsyncServiceInfo | None = None
+        self._heard: dict[str, Sighting] = {}
+        self._resolving: dict[str, asyncio.Task[None]] = {}
+        self._news = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._rescan()
+        self._watch = asyncio.get_running_loop().create_task(self._keep_watching())
+
+    async def stop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        async with self._changing:
+            await self._close(goodbye=True)
+        self.problem = "stopped"
+
+    async def announce(self, sighting: Sighting) -> None:
+        async with self._changing:
+            self._own = sighting
+            await self._publish()
+        self._news.set()
+
+    def sightings(self) -> tuple[Sighting, ...]:
+        ours = None if self._own is None else self._own.instance
+        return tuple(
+            sorted(
+                (heard for heard in self._heard.values() if heard.instance != ours),
+                key=lambda heard: (heard.short_node, heard.instance),
+            )
+        )
+
+    async def changed(self) -> None:
+        """For one waiter. What came before it waits is not lost."""
+        await self._news.wait()
+        self._news.clear()
+
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(interface.address for interface in self._interfaces)
+
+    # Interfaces.
+
+    async def _keep_watching(self) -> None:
+        loop = asyncio.get_running_loop()
+        announce_at_s = loop.time() + ANNOUNCE_S
+        while True:
+            await asyncio.sleep(RESCAN_S)
+            await self._rescan()
+            if loop.time() >= announce_at_s:
+                announce_at_s = loop.time() + ANNOUNCE_S
+                if self._zeroconf is not None and self._info is not None:
+                    mdns = self._zeroconf.zeroconf
+                    mdns.async_send(mdns.generate_service_broadcast(self._info, None))
+
+    async def _rescan(self) -> None:
+        """Open, or open again, when the interfaces are not those in use."""
+        async with self._changing:
+            try:
+                interfaces = usable_interfaces(self._only)
+                if self._zeroconf is not None and interfaces == self._interfaces:
+                    return
+                await self._close(goodbye=False)
+                self._interfaces = interfaces
+                if interfaces:
+                    await self._open()
+                    self._say("")
+                else:
+                    self._say("no network interface has an address: waiting for one")
+            except (OSError, zeroconf.Error) as error:
+                await self._close(goodbye=False)
+                self._say(f"mDNS does not work on this machine ({error}): trying again")
+        self._news.set()
+
+    def _say(self, problem: str) -> None:
+        if problem != self.problem and problem:
+            log.warning("discovery: %s", problem)
+        self.problem = problem
+
+    async def _open(self) -> None:
+        choice = _multicast_choice(self._interfaces)
+        families = {ipaddress.ip_address(address).version for address in choice}
+        version = {
+            frozenset({4}): IPVersion.V4Only,
+            frozenset({6}): IPVersion.V6Only,
+        }.get(frozenset(families), IPVersion.All)
+        self._zeroconf = AsyncZeroconf(interfaces=choice, ip_version=version)
+        await self._zeroconf.zeroconf.async_wait_for_start()
+        self._browser = AsyncServiceBrowser(
+            self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._on_change]
+        )
+        await self._publish()
+
+    async def _close(self, *, goodbye: bool) -> None:
+        opened, self._zeroconf = self._zeroconf, None
+        browser, self._browser = self._browser, None
+        info, self._info = self._info, None
+        for task in [*self._resolving.values()]:
+            task.cancel()
+        # A new browser would never say that these have gone; who is there is heard again at once.
+        self._heard.clear()
+        if opened is None:
+            return
+        if browser is not None:
+            await browser.async_cancel()
+        if goodbye and info is not None:
+            await (await opened.async_unregister_service(info))
+        await opened.async_close()
+
+    # Our announcement.
+
+    async def _publish(self) -> None:
+        if self._zeroconf is None or self._own is None:
+            return
+        info = self._announcement(self._own)
+        # Names hold the instance, so they are unique and need no probing; the broadcasts that
+        # follow go on by themselves.
+        if self._info is not None and self._info.name == info.name:
+            await self._zeroconf.async_update_service(info)
+        else:
+            if self._info is not None:
+                await self._zeroconf.async_unregister_service(self._info)
+            await self._zeroconf.async_register_service(info, cooperating_responders=True)
+        self._info = info
+
+    def _announcement(self, own: Sighting) -> AsyncServiceInfo:
+        label = f"{own.short_node}-{own.instance}"
+        name = own.cluster_name.encode()[:CLUSTER_NAME_MAX_BYTES].decode(errors="ignore")
+        return AsyncServiceInfo(
+            SERVICE_TYPE,
+            f"{label}.{SERVICE_TYPE}",
+            port=self._link_port(),
+            properties={
+                "v": str(own.proto),
+                "id": own.short_node,
+                "inst": own.instance,
+                "cid": own.cluster_prefix,
+                "cn": name,
+                "api": str(own.api_port),
+                "win": "1" if own.window_open else "0",
+            },
+            server=f"{label}.local.",
+            host_ttl=RECORD_TTL_S,
+            other_ttl=RECORD_TTL_S,
+            parsed_addresses=list(self.addresses()[:ADDRESSES_MAX]),
+        )
+
+    # What others announce.
+
+    def _on_change(
+        self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
+    ) -> None:
+        if state_change is ServiceStateChange.Removed:
+            if self._heard.pop(name, None) is not None:
+                self._news.set()
+            return
+        info = AsyncServiceInfo(service_type, name)
+        if info.load_from_cache(zeroconf):
+            self._hear(name, info)
+        elif name not in self._resolving and len(self._resolving) < SIGHTINGS_MAX:
+            task = asyncio.get_running_loop().create_task(self._resolve(zeroconf, name, info))
+            self._resolving[name] = task
+            task.add_done_callback(lambda _: self._resolving.pop(name, None))
+
+    async def _resolve(self, mdns: Zeroconf, name: str, info: AsyncServiceInfo) -> None:
+        """The announcement came in parts: ask for the rest."""
+        if await info.async_request(mdns, RESOLVE_DEADLINE_MS):
+            self._hear(name, info)
+
+    def _hear(self, name: str, info: AsyncServiceInfo) -> None:
+        addresses = sorted(info.parsed_scoped_addresses(IPVersion.All), key=_address_rank)
+        sighting = sighting_of(info.properties, addresses, info.port or 0)
+        full = name not in self._heard and len(self._heard) >= SIGHTINGS_MAX
+        if sighting is None or full or self._heard.get(name) == sighting:
+            return
+        self._heard[name] = sighting
+        self._news.set()
+
+
+def _wanted(interface: str, address: str) -> bool:
+    if interface.startswith(VIRTUAL_INTERFACES) or interface == LOOPBACK:
+        return False
+    parsed = ipaddress.ip_address(address)
+    # An IPv6 link-local address says nothing without the listener's own interface number.
+    return not (parsed.is_loopback or (parsed.version == 6 and parsed.is_link_local))
+
+
+def _address_rank(address: str) -> tuple[bool, int, str]:
+    parsed = ipaddress.ip_address(address)
+    return parsed.is_link_local, parsed.version, address
+
+
+def _rank(interface: Interface) -> tuple[tuple[bool, int], int, str]:
+    return _address_rank(interface.address)[:2], interface.number, interface.address
+
+
+def _multicast_choice(interfaces: tuple[Interface, ...]) -> list[str]:
+    """One address for each interface, IPv4 where it has one: that is enough to be heard."""
+    chosen: dict[int, str] = {}
+    for interface in sorted(interfaces, key=lambda entry: ":" in entry.address):
+        chosen.setdefault(interface.number, interface.address)
+    return list(chosen.values())

@@ -1,0 +1,150 @@
+"""mDNS on the loopback interface: heard at once, updated, gone when gone."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import ifaddr
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aivailable.peer import discovery
+from aivailable.peer.discovery import MdnsDiscovery, sighting_of, usable_interfaces
+from aivailable.peer.ports import Sighting
+
+DEADLINE_S = 15.0
+LOOPBACK_ONLY = ("127.0.0.1",)
+
+
+def sighting(number: int, **changes: Any) -> Sighting:
+    plain = Sighting(f"node{number}", f"inst{number}", "", "lab", False, 8420 + number, ())
+    return dataclasses.replace(plain, **changes)
+
+
+def heard(number: int, **changes: Any) -> Sighting:
+    return sighting(number, addresses=(("127.0.0.1", 9000 + number),), **changes)
+
+
+async def until(port: MdnsDiscovery, condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await port.changed()
+
+
+@pytest.fixture
+async def ports() -> AsyncIterator[list[MdnsDiscovery]]:
+    started = [
+        MdnsDiscovery(lambda n=number: 9000 + n, LOOPBACK_ONLY)  # type: ignore[misc]
+        for number in range(2)
+    ]
+    for port in started:
+        await port.start()
+    yield started
+    for port in started:
+        await port.stop()
+
+
+async def test_nodes_started_together_hear_each_other_soon(ports: list[MdnsDiscovery]) -> None:
+    first, second = ports
+    assert first.problem == ""
+    await asyncio.gather(first.announce(sighting(0)), second.announce(sighting(1)))
+    async with asyncio.timeout(3.0):
+        await until(first, lambda: heard(1) in first.sightings())
+        await until(second, lambda: heard(0) in second.sightings())
+    assert heard(0) not in first.sightings()
+    assert first.addresses() == LOOPBACK_ONLY
+
+
+async def test_updates_and_goodbyes_are_heard(ports: list[MdnsDiscovery]) -> None:
+    first, second = ports
+    await first.announce(sighting(0))
+    await second.announce(sighting(1))
+    await until(first, lambda: heard(1) in first.sightings())
+    member = {"cluster_prefix": "abcdefgh", "cluster_name": "Labor ö", "window_open": True}
+    await second.announce(sighting(1, **member))
+    await until(first, lambda: heard(1, **member) in first.sightings())
+    await second.stop()
+    await until(first, lambda: all(s.short_node != "node1" for s in first.sightings()))
+
+
+async def test_a_late_one_hears_who_was_there(ports: list[MdnsDiscovery]) -> None:
+    first, _ = ports
+    await first.announce(sighting(0))
+    late = MdnsDiscovery(lambda: 9002, LOOPBACK_ONLY)
+    await late.start()
+    await until(late, lambda: heard(0) in late.sightings())
+    await late.stop()
+
+
+async def test_no_address_is_a_problem_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "RESCAN_S", 0.01)
+    monkeypatch.setattr(discovery.ifaddr, "get_adapters", list)
+    port = MdnsDiscovery(lambda: 9000, LOOPBACK_ONLY)
+    await port.start()
+    assert "no network interface" in port.problem
+    await port.announce(sighting(0))
+    monkeypatch.undo()
+    monkeypatch.setattr(discovery, "RESCAN_S", 0.01)
+    await until(port, lambda: port.problem == "")
+    assert port.addresses() == LOOPBACK_ONLY
+    await port.stop()
+
+
+async def test_a_failing_interface_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(discovery, "RESCAN_S", 0.01)
+    working = discovery.AsyncZeroconf
+    monkeypatch.setattr(discovery, "AsyncZeroconf", fail)
+    port = MdnsDiscovery(lambda: 9000, LOOPBACK_ONLY)
+    await port.start()
+    assert "No such device" in port.problem
+    monkeypatch.setattr(discovery, "AsyncZeroconf", working)
+    await until(port, lambda: port.problem == "")
+    await port.stop()
+
+
+def adapter(name: str, index: int, *addresses: str) -> ifaddr.Adapter:
+    ips = [ifaddr.IP((a, 0, 0) if ":" in a else a, 24, name) for a in addresses]
+    return ifaddr.Adapter(name, name, ips, index=index)
+
+
+def test_interfaces_of_the_lan_only_best_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = [
+        adapter("lo", 1, "127.0.0.1", "::1"),
+        adapter("docker0", 2, "172.17.0.1"),
+        adapter("eth0", 3, "fe80::1", "fd00::5", "192.168.1.5"),
+        adapter("wlan0", 4, "169.254.7.7", "192.168.2.5"),
+        adapter("br-12ab", 5, "172.18.0.1"),
+        adapter("tailscale0", 6, "100.64.0.1"),
+    ]
+    monkeypatch.setattr(discovery.ifaddr, "get_adapters", lambda: machine)
+    found = [(entry.name, entry.address) for entry in usable_interfaces()]
+    assert found == [
+        ("eth0", "192.168.1.5"),
+        ("wlan0", "192.168.2.5"),
+        ("eth0", "fd00::5"),
+        ("wlan0", "169.254.7.7"),
+    ]
+    assert [entry.address for entry in usable_interfaces(LOOPBACK_ONLY)] == ["127.0.0.1"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([b"v", b"id", b"inst", b"cid", b"cn", b"api", b"win", b"other"]),
+        st.none() | st.binary(max_size=20) | st.sampled_from([b"1", b"abc"]),
+    ),
+    st.integers(-1, 70000),
+)
+def test_foreign_announcements_are_read_or_left(
+    properties: dict[bytes, bytes | None], port: int
+) -> None:
+    result = sighting_of(properties, ["10.0.0.1"], port)
+    if result is not None:
+        assert result.short_node.isalnum()
+        assert result.addresses == (("10.0.0.1", port),)
