@@ -74,6 +74,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         self._on_applied = on_applied
         self._counting = False
         self._applied_voters = journal.base_voters
+        self._in_force = tuple(sorted(voters))
         super().__init__(
             None if voter is None else StableNode(voter),
             [StableNode(other) for other in voters if other != voter],
@@ -160,9 +161,9 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
     def follow_members(self) -> None:
         """Let the library's set of other voters be the fold of the log, whatever it did itself."""
         self._journal.members_changed = False
-        voters = in_force(self._journal.base_voters, self._journal.log)
+        self._in_force = in_force(self._journal.base_voters, self._journal.log)
         own = self.voter_id()
-        others = [StableNode(voter) for voter in voters if voter != own]
+        others = [StableNode(voter) for voter in self._in_force if voter != own]
         if self._SyncObj__otherNodes != set(others):
             self._SyncObj__updateClusterConfiguration(others)
 
@@ -170,7 +171,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         return self._journal.members_changed
 
     def voters(self) -> tuple[NodeId, ...]:
-        return in_force(self._journal.base_voters, self._journal.log)
+        return self._in_force
 
     def applied_voters(self) -> tuple[NodeId, ...]:
         return self._applied_voters

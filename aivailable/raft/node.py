@@ -351,7 +351,7 @@ class RaftNode:
 
     async def become_observer(self, voters: tuple[NodeId, ...] = ()) -> None:
         """Stop voting, on the same log. Raises ProposalRejected while the log says we vote."""
-        if self._node_id in self._consensus.applied_voters():
+        if self._node_id in self.voters:
             raise ProposalRejected("still_voter", "remove this voter through the leader first")
         self._play(None)
 

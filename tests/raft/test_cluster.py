@@ -150,10 +150,10 @@ def test_applied_can_be_told_by_the_state_above() -> None:
     async def scenario() -> None:
         async with Cluster("ABC") as cluster:
             node = await cluster.leader()
-            seen = cluster.machines[node.node_id].payloads
-            await node.propose(b"x", deadline_s=1.0, applied=lambda: b"x" in seen)
+            machine = cluster.machines[node.node_id]
+            await node.propose(b"x", deadline_s=1.0, applied=lambda: b"x" in machine.payloads)
             before = node.applied_index
-            await node.propose(b"x", deadline_s=1.0, applied=lambda: b"x" in seen)
+            await node.propose(b"x", deadline_s=1.0, applied=lambda: b"x" in machine.payloads)
             assert node.applied_index == before, "known to be applied: not proposed again"
 
     run(scenario(), limit_s=30)
