@@ -119,14 +119,18 @@ class Client:
         self._learn(status)
         return status
 
-    async def watch(self, interval_s: float = WATCH_INTERVAL_S) -> AsyncIterator[ClusterStatus]:
+    async def watch(
+        self, interval_s: float = WATCH_INTERVAL_S
+    ) -> AsyncGenerator[ClusterStatus, None]:
         """The status now and then every `interval_s`, from another member when the current one
         dies. Raises ClientError(unreachable) when none answers; watching again is fine."""
         while True:
             yield await self.state()
             await asyncio.sleep(interval_s)
 
-    async def events(self, after: int = 0, *, follow: bool = True) -> AsyncIterator[EventStatus]:
+    async def events(
+        self, after: int = 0, *, follow: bool = True
+    ) -> AsyncGenerator[EventStatus, None]:
         """History after a version, oldest first; `follow` goes on for ever, at another member
         when this one dies, without loss."""
         place = _Place(after)

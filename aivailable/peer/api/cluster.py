@@ -7,6 +7,7 @@ siblings) commits. Changes need an admin key. Used by `client`, and so by CLI an
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from aiohttp import web
@@ -14,10 +15,10 @@ from aiohttp import web
 from aivailable.core.commands import RemoveDeployment, RevokeKey, SetWindow
 from aivailable.core.ids import valid_deployment_name
 from aivailable.core.records import ApiKey, Event, Scope
-from aivailable.errors import RequestError
+from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import Outcome, call_of
 from aivailable.peer.api.auth import require_admin
-from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.errors import ClientGone, ParameterError
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.api.sse import SseWriter
 from aivailable.peer.service import DeployRequest, Service
@@ -38,6 +39,8 @@ PRIORITY_MAX = 1000
 ALIASES_MAX = 16
 OPTIONS_MAX = 32
 _DEPLOY_FIELDS = frozenset(DeployRequest.__dataclass_fields__)
+
+log = logging.getLogger("aivailable.api")
 
 
 class ClusterApi:
@@ -195,22 +198,34 @@ class ClusterApi:
         # A stream without an end of its own is done when its reader has had enough.
         call.outcome = Outcome.DONE
         self._followers[task] = None
+        sse = SseWriter(request, call.headers())
         try:
-            sse = SseWriter(request, call.headers())
             await sse.open()
             await sse.comment("connected")
-            applied = sent = after
-            while True:
-                for event in self._service.events(sent):
-                    await sse.event(event.version, event.kind, to_plain(event))
-                    sent = event.version
-                try:
-                    async with asyncio.timeout(self._keep_alive_s):
-                        applied = await self._service.changed(max(applied, sent))
-                except TimeoutError:
-                    await sse.comment("keep-alive")
+            await self._send_events(sse, after)
+        except ClientGone:
+            raise
+        except (AivailableError, OSError) as error:
+            # The node has left its cluster, say. The reader asks again and is told.
+            log.info("request %s: the events end here: %s", call.request_id, error)
+        except Exception:
+            call.outcome = Outcome.FAILED
+            log.exception("request %s broke in mid-stream", call.request_id)
         finally:
             del self._followers[task]
+        return await sse.end()
+
+    async def _send_events(self, sse: SseWriter, after: int) -> None:
+        applied = sent = after
+        while True:
+            for event in self._service.events(sent):
+                await sse.event(event.version, event.kind, to_plain(event))
+                sent = event.version
+            try:
+                async with asyncio.timeout(self._keep_alive_s):
+                    applied = await self._service.changed(max(applied, sent))
+            except TimeoutError:
+                await sse.comment("keep-alive")
 
 
 def _numbers(request: web.Request) -> dict[str, Any]:

@@ -10,30 +10,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncGenerator
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call
 from aivailable.peer.service import Routing, Service
 from aivailable.wire.generation import Failed, Finished, Generate, GenerationEvent, Tokens
 
+WAIT_S = 60.0
+"""How long a client that does not stream waits for a model to be loaded (DESIGN §7)."""
 EVENTS_WAITING_MAX = 16
 """Read ahead for a client that is slow for a moment; then the service waits too."""
-
-
-@runtime_checkable
-class _Closable(Protocol):
-    async def aclose(self) -> None: ...
 
 
 class Generation:
     """Started, Tokens…, Finished, each once through `next`; RequestError when it cannot be."""
 
-    def __init__(self, service: Service, request: Generate, call: Call) -> None:
+    def __init__(
+        self, service: Service, request: Generate, call: Call, *, wait_s: float = WAIT_S
+    ) -> None:
         self._call = call
         self._loop = asyncio.get_running_loop()
-        call.routing = Routing(ingress=service.node)
+        call.routing = Routing(ingress=service.node, wait_s=wait_s)
         self._source = service.generate(request, call.key, call.routing)
         self._waiting: deque[GenerationEvent] = deque()
         self._arrived = asyncio.Event()
@@ -72,7 +70,7 @@ class Generation:
             # Read, so that an error that nobody waited for is not reported as lost.
             self._pump.exception()
 
-    async def _read(self, source: AsyncIterator[GenerationEvent]) -> None:
+    async def _read(self, source: AsyncGenerator[GenerationEvent, None]) -> None:
         try:
             async for event in source:
                 while len(self._waiting) >= EVENTS_WAITING_MAX:
@@ -81,8 +79,7 @@ class Generation:
                 self._waiting.append(event)
                 self._arrived.set()
         finally:
-            if isinstance(source, _Closable):
-                await source.aclose()
+            await source.aclose()
 
     def _account(self, event: GenerationEvent) -> None:
         call = self._call

@@ -16,18 +16,19 @@ from aivailable.core.records import Deployment
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import Call, Outcome, call_of
 from aivailable.peer.api.errors import ClientGone, ParameterError, as_request_error, error_body
-from aivailable.peer.api.generation import Generation
+from aivailable.peer.api.generation import WAIT_S, Generation
 from aivailable.peer.api.openai_replies import Reply, model_entry, model_list
 from aivailable.peer.api.openai_requests import Asked, chat_request, completion_request
 from aivailable.peer.api.parameters import read_body
 from aivailable.peer.api.sse import SseWriter
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
-from aivailable.wire.generation import Finished, Generate, GenerationEvent, Tokens
+from aivailable.wire.generation import Finished, GenerationEvent, Tokens
 
 HEADERS_WAIT_S = 10.0
 """How long a stream's headers wait for the host's name; then they go out without it."""
 KEEP_ALIVE_S = 5.0
+RETRY_AFTER_S = 3
 MODELS_NAMED_MAX = 20
 """How many existing models a refusal of an unknown one lists."""
 
@@ -88,7 +89,10 @@ class OpenAi:
         model = asked.generate.deployment
         call.model = self._deployment(model).name
         reply = Reply(call.request_id, model, self._clock.wall_ms() // 1000, chat)
-        generation = Generation(self._service, _renamed(asked, call.model), call)
+        generate = replace(asked.generate, deployment=call.model)
+        # Keep-alives let a stream wait for a model that is loading as long as for its answer.
+        wait_s = generate.deadline_s if asked.stream else WAIT_S
+        generation = Generation(self._service, generate, call, wait_s=wait_s)
         try:
             if asked.stream:
                 return await self._stream(request, asked, reply, generation)
@@ -166,6 +170,14 @@ class OpenAi:
         raise self._unknown_model(name)
 
     def _unknown_model(self, name: str) -> RequestError:
+        ready, reason = self._service.ready()
+        if not ready:
+            return RequestError(
+                503,
+                "not_ready",
+                f"this node cannot answer yet: {reason}",
+                retry_after_s=RETRY_AFTER_S,
+            )
         names = [one.name for one in self._service.deployments()]
         if not names:
             return _not_found(
@@ -179,10 +191,6 @@ class OpenAi:
 
 def _not_found(message: str) -> ParameterError:
     return ParameterError("model", message, code="model_not_found", status=404)
-
-
-def _renamed(asked: Asked, deployment: str) -> Generate:
-    return replace(asked.generate, deployment=deployment)
 
 
 async def _fail_stream(sse: SseWriter, call: Call, error: RequestError) -> None:

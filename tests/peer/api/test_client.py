@@ -196,7 +196,7 @@ async def test_events_are_followed_across_a_dead_member_without_loss(
         assert (await anext(events)).text == "its second half"
         assert (await anext(events)).version == 8
         assert client.url == url(second)
-        await events.aclose()  # type: ignore[attr-defined]
+        await events.aclose()
 
 
 async def test_no_key_from_loopback_may_chat_but_not_change(

@@ -221,6 +221,18 @@ def _plain(version: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("error", [RequestError(503, "not_a_member", "left"), KeyError("bug")])
+async def test_an_event_stream_that_cannot_go_on_ends_cleanly(
+    http: aiohttp.ClientSession, service: FakeService, error: Exception
+) -> None:
+    accept = {"Accept": "text/event-stream"}
+    async with http.get("/cluster/v1/events?after=5", headers=accept) as response:
+        assert response.status == 200
+        service.refuse = error
+        service.add_event(event(6))
+        assert await response.text() == ": connected\n\n"
+
+
 async def test_an_idle_event_stream_is_kept_alive(serve: Any) -> None:
     server = await serve(keep_alive_s=0.001)
     url = f"http://127.0.0.1:{server.port}/cluster/v1/events"

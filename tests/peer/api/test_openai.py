@@ -123,6 +123,15 @@ async def test_an_unknown_model_is_refused_with_those_that_exist(
     assert caught.value.param == "model"
 
 
+async def test_a_node_without_a_state_says_so_instead_of_not_found(
+    http: aiohttp.ClientSession, service: FakeService
+) -> None:
+    service.is_ready = (False, "waits to be admitted")
+    status, body = await post(http, {**ASK, "model": "x"})
+    assert (status, body["error"]["code"]) == (503, "not_ready")
+    assert "waits to be admitted" in body["error"]["message"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_error_before_the_first_event_has_its_status(
     http: aiohttp.ClientSession, service: FakeService, stream: bool
@@ -160,6 +169,15 @@ async def test_an_error_in_mid_stream_is_an_event_and_no_done(
     assert "[DONE]" not in text
     assert "a bug" not in text
     assert server.metrics.outcomes() == {"failed": 1}
+
+
+async def test_a_stream_waits_longer_for_a_model_to_load(
+    http: aiohttp.ClientSession, service: FakeService
+) -> None:
+    for stream in (False, True):
+        async with http.post("/v1/chat/completions", json={**ASK, "stream": stream}) as response:
+            await response.read()
+    assert service.waits_s == [60.0, 600.0]
 
 
 async def test_an_answer_that_stops_without_an_end_is_an_error(
