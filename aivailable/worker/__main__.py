@@ -79,13 +79,13 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=descriptor), on_end=end_process)
     channel.start()
-    engine = announce_and_load(channel, *installed_engine(), make_engine)
-    if engine is None:
-        return EXIT_LOAD_FAILED
     try:
+        engine = announce_and_load(channel, *installed_engine(), make_engine)
+        if engine is None:
+            return EXIT_LOAD_FAILED
         Session(engine, channel).run()
-    except BrokenPipeError:
-        return 0
+    except ConnectionError as error:
+        end_process(f"the peer is gone: {error}")
     return 0
 
 

@@ -6,6 +6,7 @@ step produced in one frame. It must not schedule (batcher) or compute (engine). 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -13,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from aivailable.errors import RequestError
-from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Started, Tokens
+from aivailable.wire.generation import (
+    Cancel,
+    Failed,
+    Finished,
+    Generate,
+    Sampling,
+    Started,
+    Tokens,
+)
 from aivailable.wire.limits import STOP_STRING_MAX_CHARS, STOP_STRINGS_MAX
 from aivailable.wire.worker import Counters, Hello, Load, LoadFailed, Progress, Ready, Step
 from aivailable.worker.batcher import Batcher
@@ -184,7 +193,9 @@ class Session:
             problem = f"at most {STOP_STRINGS_MAX} stop strings"
         elif any(not 0 < len(stop) <= STOP_STRING_MAX_CHARS for stop in request.stop):
             problem = f"a stop string has 1 to {STOP_STRING_MAX_CHARS} characters"
-        elif not request.sampling.repeat_penalty > 0:
+        elif not all(map(math.isfinite, _numbers(request.sampling))):
+            problem = "sampling parameters must be finite numbers"
+        elif request.sampling.repeat_penalty <= 0:
             problem = "repeat_penalty must be above 0"
         if problem:
             raise RequestError(400, "invalid_request", problem)
@@ -306,3 +317,14 @@ class Session:
     def _count(self, **more: int) -> None:
         grown = {name: getattr(self._counters, name) + by for name, by in more.items()}
         self._counters = replace(self._counters, **grown)
+
+
+def _numbers(sampling: Sampling) -> tuple[float, ...]:
+    return (
+        sampling.temperature,
+        sampling.top_p,
+        sampling.min_p,
+        sampling.repeat_penalty,
+        sampling.presence_penalty,
+        sampling.frequency_penalty,
+    )

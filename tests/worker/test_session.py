@@ -1,0 +1,157 @@
+"""The step loop with an engine that fails when told to, and no process around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Sampling
+from aivailable.wire.worker import DeviceClaim, Load, Step
+from aivailable.worker.engine import DecodeFailed, Logits, Part
+from aivailable.worker.engine_fake import FakeEngine
+from aivailable.worker.session import Session
+
+
+class ListPort:
+    """A channel without a socket."""
+
+    def __init__(self, *messages: Any) -> None:
+        self.inbox = list(messages)
+        self.sent: list[Any] = []
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def receive(self) -> Any:
+        return self.inbox.pop(0)
+
+    def receive_ready(self) -> list[Any]:
+        ready, self.inbox = self.inbox, []
+        return ready
+
+
+class Brittle(FakeEngine):
+    """Fails every decode that holds a token `poison`, after having touched the caches."""
+
+    poison = 666
+
+    def decode(self, parts: Sequence[Part]) -> list[Logits]:
+        rows = super().decode(parts)
+        if any(self.poison in part.tokens for part in parts):
+            raise DecodeFailed("poisoned")
+        return rows
+
+
+def engine(kind: type[FakeEngine] = FakeEngine) -> FakeEngine:
+    device = DeviceClaim("sim0", "sim", 0, 1)
+    return kind(Load("r", "fake", "", 128, 3, (device,)), lambda phase, fraction: None)
+
+
+def request(name: str, *ids: int, **more: Any) -> Generate:
+    return Generate(name, "d", prompt_ids=ids, **{"max_tokens": 6, **more})
+
+
+def run(session: Session, port: ListPort, ends: int) -> dict[str, Finished | Failed]:
+    """Serve until so many requests have ended."""
+    found: dict[str, Finished | Failed] = {}
+    while len(found) < ends:
+        before = len(port.sent)
+        session.serve_once()
+        for message in port.sent[before:]:
+            assert isinstance(message, Step)
+            found |= {end.request_id: end for end in (*message.finished, *message.failed)}
+    return found
+
+
+def ids_of(port: ListPort, name: str) -> list[int]:
+    return [
+        token
+        for step in port.sent
+        for tokens in step.tokens
+        if tokens.request_id == name
+        for token in tokens.ids
+    ]
+
+
+def test_a_failed_decode_fails_only_the_request_to_blame() -> None:
+    good = ListPort(request("a", 1, 2, 3), request("b", 4, 5))
+    run(Session(engine(), good), good, 2)
+    port = ListPort(request("a", 1, 2, 3), request("bad", 9, 666, 9), request("b", 4, 5))
+    session = Session(engine(Brittle), port)
+    ends = run(session, port, 3)
+    failed = ends["bad"]
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.status) == ("decode_failed", 500)
+    for name in "ab":
+        assert isinstance(ends[name], Finished)
+        assert ids_of(port, name) == ids_of(good, name)
+    # The slot of the failed request serves again.
+    port.inbox = [request(f"n{number}", 1, 2, 3) for number in range(3)]
+    assert all(isinstance(end, Finished) for end in run(session, port, 3).values())
+    assert ids_of(port, "n2") == ids_of(good, "a")
+
+
+def test_cancelled_requests_are_in_no_further_step_also_when_waiting() -> None:
+    port = ListPort(*(request(f"r{number}", 1, max_tokens=100) for number in range(4)))
+    session = Session(engine(), port)
+    session.serve_once()
+    port.inbox = [Cancel("r0"), Cancel("r3"), Cancel("unknown")]
+    session.serve_once()
+    step = port.sent[-1]
+    assert [end.request_id for end in step.finished] == ["r0", "r3"]
+    assert [end.reason for end in step.finished] == ["cancelled", "cancelled"]
+    assert {tokens.request_id for tokens in step.tokens} == {"r1", "r2"}
+    assert (step.slots_busy, step.waiting, step.counters.cancelled) == (2, 0, 2)
+
+
+def test_deadlines_end_running_and_waiting_requests() -> None:
+    now = 0.0
+    port = ListPort(*(request(f"r{n}", 1, max_tokens=100, deadline_s=5.0) for n in range(4)))
+    session = Session(engine(), port, clock=lambda: now)
+    session.serve_once()
+    now = 5.0
+    session.serve_once()
+    assert [end.code for end in port.sent[-1].failed] == ["deadline_exceeded"] * 4
+    assert (port.sent[-1].slots_busy, port.sent[-1].waiting) == (0, 0)
+
+
+def test_a_complete_continuation_ends_at_once_and_tells_nothing_twice() -> None:
+    port = ListPort(request("a", 1, 2, sampling=Sampling(seed=1)))
+    run(Session(engine(), port), port, 1)
+    ids = ids_of(port, "a")
+    again = ListPort(request("a", 1, 2, generated_ids=tuple(ids)))
+    end = run(Session(engine(), again), again, 1)["a"]
+    assert isinstance(end, Finished)
+    assert (end.reason, end.completion_tokens, end.text) == ("length", 6, "")
+    assert not ids_of(again, "a")
+
+
+def test_a_stop_string_inside_replayed_text_ends_the_answer() -> None:
+    port = ListPort(request("a", 1, 2))
+    run(Session(engine(), port), port, 1)
+    ids = ids_of(port, "a")
+    stop = f"tok{ids[1]} "
+    stopped = ListPort(request("a", 1, 2, stop=(stop,)))
+    run(Session(engine(), stopped), stopped, 1)
+    assert ids_of(stopped, "a") == ids[:2]
+    again = ListPort(request("a", 1, 2, stop=(stop,), generated_ids=tuple(ids[:2])))
+    end = run(Session(engine(), again), again, 1)["a"]
+    assert isinstance(end, Finished)
+    assert (end.reason, end.text) == ("stop", "")
+
+
+def test_one_request_id_cannot_run_twice() -> None:
+    port = ListPort(request("a", 1, max_tokens=100), request("a", 1))
+    session = Session(engine(), port)
+    session.serve_once()
+    assert [(end.code, end.status) for end in port.sent[-1].failed] == [("invalid_request", 409)]
+
+
+def test_sampling_parameters_are_checked() -> None:
+    wrong = (Sampling(temperature=float("nan")), Sampling(repeat_penalty=0.0))
+    port = ListPort(*(request(f"r{n}", 1, sampling=given) for n, given in enumerate(wrong)))
+    session = Session(engine(), port)
+    session.serve_once()
+    assert [(end.code, end.status) for end in port.sent[-1].failed] == [
+        ("invalid_request", 400)
+    ] * 2
