@@ -131,7 +131,6 @@ class MdnsDiscovery:
         async with self._changing:
             self._own = sighting
             await self._publish()
-        self._news.set()
 
     def sightings(self) -> tuple[Sighting, ...]:
         ours = None if self._own is None else self._own.instance

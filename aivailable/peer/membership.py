@@ -99,8 +99,8 @@ class Membership:
         clock, rng = self._ports.clock, self._ports.randomness.random
         started_s = clock.monotonic()
         look_s = self._config.look_s + rng.random() * LOOK_JITTER_S
+        await self.announce()
         while self._session is None:
-            await self.announce()
             sightings = (*self._ports.discovery.sightings(), *await self._seeded())
             now_s = clock.monotonic()
             gone = tuple(k for k in sorted(self._unreachable) if self._unreachable[k] > now_s)
@@ -114,7 +114,7 @@ class Membership:
                     if not await self._knock(sighting):
                         await self._wait_for_news(KNOCK_PERIOD_S * (0.5 + rng.random()))
                 case WaitFor(reason=reason, until_s=until_s):
-                    log.info("%s", reason)
+                    log.debug("%s", reason)
                     await self._wait_for_news(max(0.05, until_s - now_s))
 
     async def _seeded(self) -> tuple[Sighting, ...]:

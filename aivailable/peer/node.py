@@ -117,6 +117,8 @@ class Peer:
     # --- ports.LinkListener
 
     def link_up(self, node: NodeId, instance_id: str, version: str) -> None:
+        if self.membership.advice.startswith(node[:8]):
+            self.membership.advice = ""
         if self.session is not None:
             self.session.link_up(node)
 
