@@ -52,6 +52,20 @@ def test_takes_the_tightest_fit_when_all_else_is_equal() -> None:
     assert placed_on(place(state, liveness("abc"), deployment(gib=5))) == ("b", ("gpu0",))
 
 
+def test_fits_to_the_byte_on_one_device_and_over_two() -> None:
+    wanted = deployment(gib=4)
+    exact = replace(device(), total_bytes=wanted.need_bytes)
+    short = replace(exact, total_bytes=wanted.need_bytes - 1)
+    assert isinstance(place(cluster({"a": (exact,)}), liveness("a"), wanted), Placed)
+    assert isinstance(place(cluster({"a": (short,)}), liveness("a"), wanted), Refused)
+    shared = wanted.weights_bytes + wanted.kv_bytes
+    half = replace(device(), total_bytes=shared // 2 + wanted.compute_bytes)
+    other = replace(half, device_id="gpu1", total_bytes=wanted.need_bytes - shared // 2)
+    assert isinstance(place(cluster({"a": (half, other)}), liveness("a"), wanted), Placed)
+    other = replace(other, total_bytes=other.total_bytes - 1)
+    assert isinstance(place(cluster({"a": (half, other)}), liveness("a"), wanted), Refused)
+
+
 def test_prefers_the_node_that_holds_the_file_to_a_tighter_fit() -> None:
     state = cluster({"a": (device(gib=24),), "b": (device(gib=6),)})
     assert placed_on(place(state, liveness("ab"), deployment(gib=5)))[0] == "a"
@@ -118,18 +132,11 @@ def test_a_simulated_device_is_worth_what_was_granted() -> None:
     assert free_bytes(state, busy, "a", device(gib=8)) == 8 * GIB
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"down": True}, "host-b: down"),
-        ({"draining": True}, "host-b: draining"),
-    ],
-)
-def test_a_node_that_is_down_or_draining_is_no_candidate(
-    change: dict[str, bool], words: str
-) -> None:
+@pytest.mark.parametrize(("down", "words"), [(True, "host-b: down"), (False, "host-b: draining")])
+def test_a_node_that_is_down_or_draining_is_no_candidate(down: bool, words: str) -> None:
     state = cluster({"a": (), "b": (device(),)})
-    state = replace(state, members={**state.members, "b": replace(state.members["b"], **change)})
+    away = replace(state.members["b"], down=down, draining=not down)
+    state = replace(state, members={**state.members, "b": away})
     text = refusal(place(state, liveness("ab"), deployment()))
     assert words in text
     assert "host-a: has no usable device" in text

@@ -148,6 +148,17 @@ def test_room_that_is_waited_for_is_not_given_to_others() -> None:
     assert "needs 1.0 GiB, 0 KiB free" in explanations(state, heard)["small"]
 
 
+def test_what_a_later_deployment_drains_is_room_for_an_earlier_one() -> None:
+    heard = liveness("a")
+    state = cluster({"a": (device("gpu0", 18), device("gpu1", 24))})
+    first = (deployment("small", 1), deployment("middle", 11), deployment("big", 30))
+    state, _ = settle(deployed(state, *first), heard)
+    for wanted in (deployment("middle", 12), deployment("big", 1)):
+        state = put(state, wanted)
+    _, bodies = settle(state, heard)
+    assert Drain("big#1.1") in bodies
+
+
 def test_a_change_that_fits_nowhere_leaves_the_old_serving() -> None:
     heard = liveness("abc")
     state, _ = settle(put(three_nodes(), deployment()), heard)

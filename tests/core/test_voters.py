@@ -92,6 +92,14 @@ def test_a_removed_voter_is_expelled_and_a_pair_of_members_goes_back_to_one() ->
     assert steps == [Demote("c"), Demote("b"), RecordRole("b", Role.OBSERVER)]
 
 
+def test_the_leader_is_never_demoted_whatever_its_id() -> None:
+    heard = liveness("abcd", here="d")
+    step = next_step(members("abcd", "abcd"), heard, tuple("abcd"), (), "d")
+    assert step == Demote("c")
+    alone = replace(heard, heard={}, linked=())
+    assert next_step(members("ad", "ad"), alone, ("a", "d"), (), "d") == Demote("a")
+
+
 def test_a_removed_leader_hands_over_first() -> None:
     state = members("bc", "bc")
     heard = liveness("bc", here="a")
