@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,9 +26,11 @@ from fixtures.mesh import (
 from aivailable.core.ids import cluster_id
 from aivailable.errors import ConfigError, LinkError, LinkLost, StreamReset
 from aivailable.peer.ports import Stream
+from aivailable.wire.frames import HELLO as HELLO_KIND
+from aivailable.wire.frames import LAST, encode_frame
 from aivailable.wire.generation import Cancel
 from aivailable.wire.limits import CONTROL_QUEUE_MAX_BYTES, MIB, STREAM_CREDIT_BYTES
-from aivailable.wire.peer import Call, FetchFile, FileChunk, RaftMessage
+from aivailable.wire.peer import HELLO, Call, FetchFile, FileChunk, LinkHello, RaftMessage
 
 OTHER_CLUSTER = cluster_id(b"o" * 16)
 
@@ -116,6 +120,60 @@ async def test_a_stranger_is_refused_and_learns_that_it_is_no_member(three: list
     assert stranger.links.connected() == ()
 
 
+@pytest.mark.parametrize("name", ["link", "weights"])
+async def test_nobody_speaks_without_a_certificate(three: list[Node], name: str) -> None:
+    member, other, _ = three
+    member.links.set_contacts(CLUSTER, (other.silent_contact,))
+    reader, writer = await asyncio.open_connection(
+        *member.contact.addresses[0],
+        ssl=other.trust.join_client_context,
+        server_hostname=name,
+    )
+    hello = LinkHello(CLUSTER, other.id, "i", "v", 1, 1, name)
+    writer.write(encode_frame(HELLO_KIND, 0, LAST, HELLO.encode(hello)))
+    async with asyncio.timeout(DEADLINE_S):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    assert member.listener.events == []
+    assert member.links.connected() == ()
+    writer.transport.abort()
+
+
+async def test_an_unknown_purpose_has_no_handshake(three: list[Node]) -> None:
+    with pytest.raises(OSError):
+        await asyncio.open_connection(
+            *three[0].contact.addresses[0],
+            ssl=three[1].trust.join_client_context,
+            server_hostname="anything",
+        )
+
+
+async def test_dates_of_certificates_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dates:
+        """2090 to 9999: a clock that is far behind."""
+
+        UTC = datetime.UTC
+
+        @staticmethod
+        def datetime(year: int, *rest: int, tzinfo: datetime.tzinfo) -> datetime.datetime:
+            return datetime.datetime(2090 if year == 2000 else year, *rest, tzinfo=tzinfo)
+
+    monkeypatch.setattr("aivailable.peer.identity.datetime", Dates)
+    nodes = await start_nodes(tmp_path, 2)
+    introduce(*nodes)
+    await linked(*nodes)
+    await stop_nodes(nodes)
+
+
+async def test_contacts_may_change_before_the_start(tmp_path: Path) -> None:
+    node, other = make_node(tmp_path / "a"), make_node(tmp_path / "b")
+    node.links.set_contacts(CLUSTER, (other.silent_contact,))
+    node.links.set_contacts(CLUSTER, (other.contact,))
+    assert node.links.connected() == ()
+
+
 async def test_a_removed_member_is_cut_at_once_and_told(three: list[Node]) -> None:
     keeper, removed, third = three
     introduce(*three)
@@ -152,10 +210,11 @@ async def test_a_member_at_the_address_of_another_is_not_taken_for_it(three: lis
         await left.links.fetch_stream(third.id, FetchFile("d"))
 
 
+@pytest.mark.parametrize("keeper", [0, 1])
 async def test_a_clone_is_refused_while_the_original_answers(
-    three: list[Node], tmp_path: Path
+    three: list[Node], keeper: int
 ) -> None:
-    left, original, _ = three
+    left, original = three[keeper], three[1 - keeper]
     introduce(left, original)
     await linked(left, original)
     clone = make_node(original.identity.pem_path.parent)
@@ -165,6 +224,24 @@ async def test_a_clone_is_refused_while_the_original_answers(
     assert (await clone.listener.seen("refused"))[1:] == (left.id, "cloned_identity")
     assert left.listener.of("down") == []
     await clone.links.stop()
+
+
+async def test_a_new_instance_replaces_one_that_died_without_a_word(three: list[Node]) -> None:
+    left, right, _ = three
+    introduce(left, right)
+    await linked(left, right)
+    # A power cut: no FIN, no ping, and nothing answers any more.
+    frozen = right.links._links[left.id]
+    assert frozen._timer is not None
+    frozen._timer.cancel()
+    reborn = make_node(right.identity.pem_path.parent)
+    await reborn.links.start(reborn.listener)
+    reborn.links.set_contacts(CLUSTER, (left.contact,))
+    await left.listener.seen("up", right.id, count=2)
+    assert left.listener.of("up")[1][2] == reborn.identity.instance_id
+    assert "replaced" in left.listener.of("down")[0][2]
+    assert reborn.listener.of("refused") == []
+    await reborn.links.stop()
 
 
 async def test_a_restarted_node_replaces_its_old_instance(three: list[Node]) -> None:

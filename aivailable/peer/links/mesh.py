@@ -133,6 +133,8 @@ class TlsLinks:
             if node in self._contacts and contact != self._contacts[node]
         ]
         other_cluster = cluster_id != self._cluster_id
+        if others == self._contacts and not other_cluster:
+            return
         self._cluster_id, self._contacts = cluster_id, others
         self._trust.set_members(contact.certificate for contact in others.values())
         for connection in [*self._open]:
@@ -142,7 +144,7 @@ class TlsLinks:
                 connection.refuse("other_cluster", "this node has gone to another cluster")
         self._update_diallers()
         for node in changed:
-            if node not in self._links:
+            if node not in self._links and node in self._diallers:
                 self._diallers[node].nudge()
 
     def connected(self) -> tuple[NodeId, ...]:
@@ -168,7 +170,11 @@ class TlsLinks:
             connection = await self._call(contact, address, SNI_WEIGHTS)
             if connection is not None:
                 stream = connection.open_stream()
-                await stream.send(first)
+                try:
+                    await stream.send(first)
+                except BaseException:
+                    connection.close("the transfer did not begin")
+                    raise
                 return stream
         raise LinkError(self._problems.get(node) or f"no address of {short(node)} is known")
 
