@@ -89,9 +89,14 @@ class Deploying:
                 "see `aivailable models`",
             )
         slots = request.slots or SLOTS_DEFAULT
-        predicted = await self._ports.predict(
-            PredictRequest(file.path, context, slots, dict(request.options))
-        )
+        try:
+            predicted = await self._ports.predict(
+                PredictRequest(file.path, context, slots, dict(request.options))
+            )
+        except ValueError as error:
+            raise RequestError(400, "invalid_options", str(error)) from error
+        except GgufError as error:
+            raise RequestError(400, "bad_model_file", str(error)) from error
         return self._shape(
             request,
             name=request.name or model.name,

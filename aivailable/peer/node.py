@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from aivailable.core.commands import Body, PutKey
-from aivailable.core.ids import NodeId, key_hash, key_id
+from aivailable.core.ids import NodeId, key_hash, key_id, short
 from aivailable.core.planner import explanations
 from aivailable.core.records import ApiKey, Deployment, Event, Model, Scope
 from aivailable.core.state import State
@@ -117,13 +117,13 @@ class Peer:
     # --- ports.LinkListener
 
     def link_up(self, node: NodeId, instance_id: str, version: str) -> None:
-        if self.membership.advice.startswith(node[:8]):
+        if self.membership.advice.startswith(short(node)):
             self.membership.advice = ""
         if self.session is not None:
             self.session.link_up(node)
 
     def link_down(self, node: NodeId, reason: str) -> None:
-        log.info("link to %s down: %s", node[:8], reason)
+        log.info("link to %s down: %s", short(node), reason)
         if self.session is not None:
             self.session.link_down(node)
 
@@ -138,8 +138,12 @@ class Peer:
         await self.session.serve_stream(node, first, stream)
 
     def refused(self, node: NodeId, code: str, message: str) -> None:
-        log.warning("%s refuses our link: %s %s", node[:8], code, message)
-        self.membership.advice = f"{node[:8]} refuses our link: {code}: {message}"
+        if code in ("not_member", "busy"):
+            # It has not applied our admission yet, or is starting: the next dial will do.
+            log.info("%s does not take our link yet: %s %s", short(node), code, message)
+            return
+        log.warning("%s refuses our link: %s %s", short(node), code, message)
+        self.membership.advice = f"{short(node)} refuses our link: {code}: {message}"
 
     # --- ports.JoinServer
 

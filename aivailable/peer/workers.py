@@ -28,6 +28,13 @@ LOG_TAIL_LINES = 40
 LOG_LINE_MAX_BYTES = 16 * 1024
 LOG_FILE_MAX_BYTES = 4 * 1024 * 1024
 HEADER_BYTES = 4
+WORKER_ENVIRONMENT = {
+    # OpenMP threads that spin on busy cores make decoding 30–60 × slower (ENGINE.md).
+    "GOMP_SPINCOUNT": "0",
+    "OMP_WAIT_POLICY": "passive",
+    # Device indexes are in NVML's order; CUDA's own default is fastest first.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+}
 
 
 class WorkerProcess:
@@ -147,8 +154,7 @@ class SubprocessLauncher:
         return worker
 
     def _environment(self) -> dict[str, str]:
-        # OpenMP threads that spin on busy cores make decoding 30–60 × slower (ENGINE.md).
-        return {**os.environ, "GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "passive"}
+        return {**os.environ, **WORKER_ENVIRONMENT}
 
     def _log_file(self, replica: str) -> Path | None:
         if self._log_dir is None:
