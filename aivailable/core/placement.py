@@ -82,10 +82,23 @@ def free_bytes(
     replica loads its own use counts as nothing yet, which errs towards refusing.
     `leaving` are replicas whose claims count as given back. May be negative.
     """
+    there = [replica for replica in state.replicas.values() if replica.node == node]
+    return _free_bytes(state, liveness, node, device, there, leaving)
+
+
+def _free_bytes(
+    state: State,
+    liveness: Liveness,
+    node: NodeId,
+    device: Device,
+    there: Sequence[Replica],
+    leaving: Collection[ReplicaId],
+) -> int:
+    """As `free_bytes`, given the replicas on the node."""
     claimed = sum(
         claim.claim_bytes
-        for replica in state.replicas.values()
-        if replica.node == node and replica.replica not in leaving
+        for replica in there
+        if replica.replica not in leaving
         for claim in replica.claims
         if claim.device_id == device.device_id
     )
@@ -94,7 +107,7 @@ def free_bytes(
     usable = device.total_bytes
     load = device_load(liveness, node, device.device_id, state.settings.down_after_ms)
     if load is not None:
-        usable = min(usable, load.free_bytes + _own_use_bytes(state, node, device.device_id))
+        usable = min(usable, load.free_bytes + _own_use_bytes(there, device.device_id))
     return usable - claimed - state.settings.margin_bytes
 
 
@@ -126,14 +139,19 @@ def place(
     """
     best: tuple[tuple[object, ...], Placed] | None = None
     verdicts: list[DeviceVerdict] = []
+    by_node: dict[NodeId, list[Replica]] = {node: [] for node in state.members}
+    for replica in state.replicas.values():
+        by_node.setdefault(replica.node, []).append(replica)
     for node in sorted(state.members):
         member = state.members[node]
-        obstacle = _node_obstacle(state, liveness, deployment, member)
+        obstacle = _node_obstacle(state, liveness, deployment, member, by_node[node])
         if obstacle:
             verdicts.append(DeviceVerdict(node, member.name, "", obstacle))
             continue
         rooms = [
-            _Room(device, max(0, free_bytes(state, liveness, node, device, leaving)))
+            _Room(
+                device, max(0, _free_bytes(state, liveness, node, device, by_node[node], leaving))
+            )
             for device in state.inventories[node].devices
         ]
         offers = _single_offers(deployment, rooms) or _split_offers(deployment, rooms)
@@ -244,7 +262,13 @@ def _proportional(deployment: Deployment, taken: Sequence[tuple[int, Device]]) -
     )
 
 
-def _node_obstacle(state: State, liveness: Liveness, deployment: Deployment, member: Member) -> str:
+def _node_obstacle(
+    state: State,
+    liveness: Liveness,
+    deployment: Deployment,
+    member: Member,
+    there: Sequence[Replica],
+) -> str:
     """Why the whole node is out of the question; "" when it is not."""
     node = member.node
     inventory = state.inventories.get(node)
@@ -259,10 +283,7 @@ def _node_obstacle(state: State, liveness: Liveness, deployment: Deployment, mem
         return "has no usable device"
     if deployment.engine not in inventory.engines:
         return f"cannot run the engine {deployment.engine!r}"
-    if any(
-        replica.node == node and is_current(replica, deployment)
-        for replica in state.replicas_of(deployment.name)
-    ):
+    if any(r.deployment == deployment.name and is_current(r, deployment) for r in there):
         return "already has a replica of it"
     if _failures(state, deployment, node) >= attempts_max:
         reason = state.failures[failure_key(deployment.name, node)].reason
@@ -316,11 +337,11 @@ def _failures(state: State, deployment: Deployment, node: NodeId) -> int:
     return failure.count
 
 
-def _own_use_bytes(state: State, node: NodeId, device_id: str) -> int:
+def _own_use_bytes(there: Sequence[Replica], device_id: str) -> int:
     return sum(
         replica.used_bytes.get(device_id, claim.claim_bytes)
-        for replica in state.replicas.values()
-        if replica.node == node and replica.status in _LOADED
+        for replica in there
+        if replica.status in _LOADED
         for claim in replica.claims
         if claim.device_id == device_id
     )
