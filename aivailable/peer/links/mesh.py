@@ -39,6 +39,8 @@ DIAL_DEADLINE_S: Final = 2.0
 """TCP, TLS and hello to one address."""
 SHUTDOWN_DEADLINE_S: Final = 1.0
 CONTEST_S: Final = 2.5 * LINK_PING_S
+WORDLESS_MIN: Final = 2
+"""A process that dies between TLS and hello looks like a refusal once, not twice."""
 ANY_HOST: Final = ("0.0.0.0", "::")
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,8 @@ class TlsLinks:
         """By newcomer."""
         self._diallers: dict[NodeId, Dialler] = {}
         self._problems: dict[NodeId, str] = {}
+        self._wordless: dict[NodeId, int] = {}
+        """Calls in a row that ended after TLS and before any answer."""
 
     # ports.Links
 
@@ -321,6 +325,7 @@ class TlsLinks:
         self._links[node] = connection
         self._calling.pop(node, None)
         self._problems.pop(node, None)
+        self._wordless.pop(node, None)
         log.info("link to %s up (%s)", short(node), "dialled" if connection.dialled else "accepted")
         self._listener.link_up(node, hello.instance_id, hello.version)
 
@@ -422,10 +427,14 @@ class TlsLinks:
         """In TLS 1.3 a server refuses a client's certificate only after the client is through:
         then it closes without a word."""
         node = connection.node
-        if connection.closed_by_peer and node not in self._links:
-            self._problems[node] = f"{short(node)} closed the connection without a word"
+        if not connection.closed_by_peer or node in self._links:
+            self._wordless.pop(node, None)
+            return
+        self._problems[node] = f"{short(node)} closed the connection without a word"
+        self._wordless[node] = self._wordless.get(node, 0) + 1
+        if self._wordless[node] >= WORDLESS_MIN:
             self._listener.refused(
-                node, "not_member", "it closed without a word: we are not in its member list"
+                node, "not_member", "it closes without a word: we are not in its member list"
             )
 
 
