@@ -72,9 +72,10 @@ class Header:
     size_bytes: int
     facts: Facts
     chat_template: str | None
-    input_embedding_bytes: int
-    """Weights that stay in main memory on a GPU: the input embeddings, where the output has a
-    matrix of its own (else they are needed on the GPU, too)."""
+    embedding_bytes: int
+    """Of the input embeddings, which llama.cpp keeps in main memory also on a GPU load."""
+    tied: bool
+    """Whether the output uses the input embeddings: then the GPU has a copy of them."""
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -100,10 +101,14 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         )
     values = _Values(structure, label)
     template = values.text("tokenizer.chat_template", "", CHAT_TEMPLATE_MAX_CHARS) or None
-    facts = _facts(structure, values, template is not None)
-    tied = "output.weight" not in structure.tensors
-    embedding_bytes = 0 if tied else structure.tensors["token_embd.weight"].size_bytes
-    return Header(label, size, facts, template, embedding_bytes)
+    return Header(
+        path=label,
+        size_bytes=size,
+        facts=_facts(structure, values, template is not None),
+        chat_template=template,
+        embedding_bytes=structure.tensors["token_embd.weight"].size_bytes,
+        tied="output.weight" not in structure.tensors,
+    )
 
 
 class _Values:

@@ -19,6 +19,7 @@ from typing import Final
 from aivailable.wire.worker import Load
 from aivailable.worker.engine import Engine, LoadRefused, ReportProgress
 from aivailable.worker.engine_fake import FakeEngine
+from aivailable.worker.llama_library import NO_ENGINE
 from aivailable.worker.protocol import Channel
 from aivailable.worker.session import Session, announce_and_load
 
@@ -60,12 +61,10 @@ def make_engine(load: Load, progress: ReportProgress) -> Engine:
         return FakeEngine(load, progress)
     if load.engine != "llama":
         raise LoadRefused("unsupported", f"there is no engine {load.engine!r}; llama, fake are")
-    if importlib.util.find_spec("llama_cpp") is None:
-        raise LoadRefused(
-            "unsupported", "this node has no inference engine; install aivailable[engine]"
-        )
-    from aivailable.worker.engine_llama import LlamaEngine
-
+    try:
+        from aivailable.worker.engine_llama import LlamaEngine
+    except ModuleNotFoundError as error:
+        raise LoadRefused("unsupported", f"{NO_ENGINE} ({error})") from error
     return LlamaEngine(load, progress)
 
 

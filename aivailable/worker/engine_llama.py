@@ -1,8 +1,7 @@
 """llama.cpp through llama-cpp-python's low-level ctypes API: one model, one context, many slots.
 
 Owns: the model and context handles, decode, the KV operations, tokens and text. It must not
-schedule or sample. Made by __main__ for engine "llama"; llama_cpp is imported only here and in
-oracle, when a load asks for it.
+schedule or sample. Made by __main__ for engine "llama".
 
 llama.cpp aborts the process on an absurd header, a batch above n_batch, a token outside the
 vocabulary and on reading logits that were not asked for: each is checked before, here, in gguf
@@ -32,7 +31,7 @@ from aivailable.worker.engine import (
 )
 from aivailable.worker.llama_claims import Claimed, claim_devices
 from aivailable.worker.llama_dry_run import dry_run
-from aivailable.worker.llama_library import Log, parse_buffers, parse_offloaded, prepare_environment
+from aivailable.worker.llama_library import Log, import_library, parse_buffers, parse_offloaded
 from aivailable.worker.llama_parameters import (
     Parameters,
     context_parameters,
@@ -55,11 +54,7 @@ class LlamaEngine:
         header = _checked_header(load)
         on_gpu = any(device.backend not in ("cpu", "sim") for device in load.devices)
         chosen = parameters(load.context, load.slots, load.options, on_gpu=on_gpu)
-        prepare_environment()
-        import llama_cpp
-
-        self._library: Any = llama_cpp.llama_cpp
-        self.version = str(llama_cpp.__version__)
+        self._library, self.version = import_library()
         self.context, self.slots = load.context, load.slots
         self.chunk_tokens = self.budget_tokens = chosen.chunk
         self._log = Log(self._library)
@@ -73,8 +68,8 @@ class LlamaEngine:
         self._context = self._make_context(chosen)
         buffers = parse_buffers(self._log.lines)
         if on_gpu:
-            embedding = header.facts.vocab * header.facts.embedding * 4
-            claimed.refuse_cpu(buffers, parse_offloaded(self._log.lines), embedding)
+            offloaded = parse_offloaded(self._log.lines)
+            claimed.refuse_cpu(buffers, offloaded, header.embedding_bytes)
         used = claimed.used(buffers)
         self.footprint = Footprint(
             header.facts.name,

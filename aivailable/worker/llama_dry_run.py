@@ -41,7 +41,7 @@ def dry_run(library: Any, log: Log, header: Header, chosen: Parameters, claimed:
     finally:
         library.llama_model_free(model)
     compute = parse_buffers(log.lines).compute
-    host_bytes = header.input_embedding_bytes if chosen.on_gpu else 0
+    host_bytes = header.embedding_bytes if chosen.on_gpu and not header.tied else 0
     return Need(
         weights_bytes=header.facts.weights_bytes - host_bytes,
         kv_bytes=parse_kv_bytes(log.lines),

@@ -1,12 +1,13 @@
 """llama.cpp's library inside this process: its log, its buffers, its devices.
 
 Owns: everything that is read from log lines and the few ctypes declarations that the package
-lacks. Imported only by engine_llama and oracle, after `prepare_environment`.
+lacks. Used by engine_llama and oracle; the only place that imports llama_cpp.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import math
 import os
 import re
@@ -15,6 +16,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from aivailable.worker.engine import LoadRefused
 
 LOG_LINES_MAX: Final = 4000
 LOG_LEVELS: Final = {"debug": 1, "info": 2, "warn": 3, "error": 4, "none": 100}
@@ -30,11 +33,25 @@ _NO_MEMORY: Final = re.compile(r"out of memory|failed to allocate|unable to allo
 MIB: Final = 1 << 20
 
 
-def prepare_environment() -> None:
-    """Before the first import of llama_cpp: OpenMP threads that spin while they wait make a
-    busy machine 30 to 60 times slower."""
+NO_ENGINE: Final = "this node has no inference engine; install aivailable[engine]"
+
+
+def import_library() -> tuple[Any, str]:
+    """llama-cpp-python's low-level module and its version.
+
+    Raises LoadRefused when it is not installed or when its shared libraries do not load.
+    """
+    # OpenMP threads that spin while they wait make a busy machine 30 to 60 times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        package = importlib.import_module("llama_cpp")
+    except ModuleNotFoundError as error:
+        raise LoadRefused("unsupported", f"{NO_ENGINE} ({error})") from error
+    except (ImportError, OSError, RuntimeError) as error:
+        # A GPU build on a host without the vendor's driver library ends here.
+        raise LoadRefused("unsupported", f"llama.cpp's libraries do not load: {error}") from error
+    return package.llama_cpp, str(package.__version__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import sys
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from aivailable.wire.worker import DeviceClaim
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.llama_claims import claim_devices
 from aivailable.worker.llama_dry_run import dry_run
-from aivailable.worker.llama_library import Log, prepare_environment
+from aivailable.worker.llama_library import Log, import_library
 from aivailable.worker.llama_parameters import CPU_BACKENDS, parameters
 from aivailable.worker.session import check_sizes
 
@@ -46,12 +45,7 @@ def measure(
     header = read_header(path)
     on_gpu = backend not in CPU_BACKENDS
     chosen = parameters(context, slots, options, on_gpu=on_gpu)
-    if importlib.util.find_spec("llama_cpp") is None:
-        raise LoadRefused("unsupported", "this node has no inference engine")
-    prepare_environment()
-    import llama_cpp
-
-    library: Any = llama_cpp.llama_cpp
+    library, _ = import_library()
     log = Log(library)
     library.llama_backend_init()
     claims = [DeviceClaim(str(index), backend, index, UNLIMITED_BYTES) for index in indices]
