@@ -130,7 +130,12 @@ class MdnsDiscovery:
     async def announce(self, sighting: Sighting) -> None:
         async with self._changing:
             self._own = sighting
-            await self._publish()
+            try:
+                await self._publish()
+            except (OSError, zeroconf.Error) as error:
+                # The next rescan opens everything again and publishes then.
+                await self._close(goodbye=False)
+                self._say(f"our announcement failed ({error}): trying again")
 
     def sightings(self) -> tuple[Sighting, ...]:
         ours = None if self._own is None else self._own.instance

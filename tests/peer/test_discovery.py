@@ -109,6 +109,22 @@ async def test_a_failing_interface_is_tried_again(monkeypatch: pytest.MonkeyPatc
     await port.stop()
 
 
+async def test_a_failed_announcement_is_made_again(
+    ports: list[MdnsDiscovery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise OSError(101, "Network is unreachable")
+
+    first, second = ports
+    with monkeypatch.context() as broken:
+        broken.setattr(discovery.AsyncZeroconf, "async_register_service", fail)
+        await first.announce(sighting(0))
+    assert "Network is unreachable" in first.problem
+    await first._rescan()
+    assert first.problem == ""
+    await until(second, lambda: heard(0) in second.sightings())
+
+
 def adapter(name: str, index: int, *addresses: str) -> ifaddr.Adapter:
     ips = [ifaddr.IP((a, 0, 0) if ":" in a else a, 24, name) for a in addresses]
     return ifaddr.Adapter(name, name, ips, index=index)
