@@ -121,16 +121,45 @@ def put_deployment(state: State, command: Command, body: PutDeployment) -> Chang
         )
     if current is None and len(state.deployments) >= DEPLOYMENTS_MAX:
         return Reject("full", f"at most {DEPLOYMENTS_MAX} deployments")
-    # Replica numbers go on counting under a name used before, so no replica id comes twice.
-    generation = 1 if current is None else current.generation + 1
+    # Counted for the whole cluster: no replica of an earlier life of the name may look current.
+    generation = state.last_generation + 1
     fresh = replace(wanted, generation=generation)
+    replicas = state.replicas
+    if current is not None and _same_workers(current, fresh):
+        replicas = _carried_over(state, current, generation)
     after = replace(
         state,
         deployments={**state.deployments, fresh.name: fresh},
+        last_generation=generation,
+        replicas=replicas,
         failures={k: v for k, v in state.failures.items() if v.deployment != fresh.name},
     )
     verb = "deployed" if current is None else "changed"
     return Change(after, "deployment", fresh.name, f"{fresh.name} {verb}")
+
+
+def _same_workers(current: Deployment, fresh: Deployment) -> bool:
+    """Only numbers, names or policy change: what runs, and what it claims, stays."""
+    return current == replace(
+        fresh,
+        generation=current.generation,
+        replicas_min=current.replicas_min,
+        replicas_max=current.replicas_max,
+        copies=current.copies,
+        idle_ttl_s=current.idle_ttl_s,
+        pin=current.pin,
+        priority=current.priority,
+        aliases=current.aliases,
+    )
+
+
+def _carried_over(state: State, current: Deployment, generation: int) -> dict[str, Replica]:
+    return {
+        key: replace(entry, generation=generation)
+        if entry.deployment == current.name and entry.generation == current.generation
+        else entry
+        for key, entry in state.replicas.items()
+    }
 
 
 def remove_deployment(state: State, command: Command, body: RemoveDeployment) -> Change | Reject:
@@ -139,6 +168,7 @@ def remove_deployment(state: State, command: Command, body: RemoveDeployment) ->
     after = replace(
         state,
         deployments={k: v for k, v in state.deployments.items() if k != body.name},
+        replica_numbers={k: v for k, v in state.replica_numbers.items() if k != body.name},
         failures={k: v for k, v in state.failures.items() if v.deployment != body.name},
     )
     return Change(after, "deployment", body.name, f"{body.name} undeployed")

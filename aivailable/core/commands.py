@@ -258,9 +258,7 @@ KINDS: Mapping[str, type[Any]] = {
 }
 """Wire name of each kind; a name is never reused."""
 
-PLANNER_KINDS = frozenset(
-    {SetRole, CloseWindow, MarkDown, Place, Drain, RaiseFeatureLevel}
-)
+PLANNER_KINDS = frozenset({SetRole, CloseWindow, MarkDown, Place, Drain, RaiseFeatureLevel})
 """Commands that only the committed controller may issue."""
 
 

@@ -64,7 +64,9 @@ class State:
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     replica_numbers: Mapping[str, int] = field(default_factory=dict)
-    """Highest replica number ever used, by deployment name."""
+    """Highest replica number used, by deployment name, while it is deployed."""
+    last_generation: int = 0
+    """Of any deployment: a name deployed again never repeats a generation."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
     """`deployment@node` → loads that failed there for the current generation."""
     keys: Mapping[str, ApiKey] = field(default_factory=dict)

@@ -5,7 +5,7 @@ Refuses early and with numbers; what it commits is checked again by `apply` and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from aivailable.core.records import Deployment, Model, ModelFacts
 from aivailable.core.state import State
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
-from aivailable.peer.ports import Ports, PredictRequest
+from aivailable.gguf.memory import need
+from aivailable.peer.ports import Ports, Prediction, PredictRequest
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.service import DeployRequest
 
@@ -80,32 +81,33 @@ class Deploying:
                 "context_too_large",
                 f"{model.name} was trained for {trained} tokens; --ctx {context} cannot work",
             )
-        file = self._ports.model_store.held().get(model.digest)
-        if file is None:
-            raise RequestError(
-                409,
-                "not_held_here",
-                f"this node does not hold {model.name} yet; deploy it on one that does, "
-                "see `aivailable models`",
-            )
         slots = request.slots or SLOTS_DEFAULT
-        try:
-            predicted = await self._ports.predict(
-                PredictRequest(file.path, context, slots, dict(request.options))
-            )
-        except ValueError as error:
-            raise RequestError(400, "invalid_options", str(error)) from error
-        except GgufError as error:
-            raise RequestError(400, "bad_model_file", str(error)) from error
+        predicted = await self._predict(model, context, slots, request.options)
         return self._shape(
             request,
             name=request.name or model.name,
             digest=model.digest,
             context=context,
             slots=slots,
-            need=(predicted.weights_bytes, predicted.kv_bytes, predicted.compute_bytes),
+            sizes=(predicted.weights_bytes, predicted.kv_bytes, predicted.compute_bytes),
             by=predicted.by,
         )
+
+    async def _predict(
+        self, model: Model, context: int, slots: int, options: Mapping[str, str]
+    ) -> Prediction:
+        """By the file when it is here, else by the catalogue's facts and the formula."""
+        file = self._ports.model_store.held().get(model.digest)
+        try:
+            if file is not None:
+                wanted = PredictRequest(file.path, context, slots, dict(options))
+                return await self._ports.predict(wanted)
+            size = need(model.facts, context, slots, options.get("kv_type", "f16"))
+        except ValueError as error:
+            raise RequestError(400, "invalid_options", str(error)) from error
+        except GgufError as error:
+            raise RequestError(400, "bad_model_file", str(error)) from error
+        return Prediction(size.weights_bytes, size.kv_bytes, size.compute_bytes, "formula")
 
     def _fake(self, request: DeployRequest) -> Deployment:
         """A deployment of the fake engine: no file, its need given as an option."""
@@ -114,7 +116,7 @@ class Deploying:
                 400, "no_fake_engine", "the fake engine is for tests; see AIVAILABLE_FAKE_ENGINE"
             )
         try:
-            need = int(request.options.get("need_bytes", str(FAKE_NEED_BYTES)))
+            need_bytes = int(request.options.get("need_bytes", str(FAKE_NEED_BYTES)))
         except ValueError as error:
             raise RequestError(400, "invalid_options", "need_bytes is a number") from error
         name = request.name or request.model
@@ -124,7 +126,7 @@ class Deploying:
             digest=f"fake:{request.model}",
             context=request.context or CONTEXT_DEFAULT_TOKENS,
             slots=request.slots or SLOTS_DEFAULT,
-            need=(need, 0, 0),
+            sizes=(need_bytes, 0, 0),
             by="option",
         )
 
@@ -136,7 +138,7 @@ class Deploying:
         digest: str,
         context: int,
         slots: int,
-        need: tuple[int, int, int],
+        sizes: tuple[int, int, int],
         by: str,
     ) -> Deployment:
         return Deployment(
@@ -153,9 +155,9 @@ class Deploying:
             engine=request.engine,
             options=dict(request.options),
             aliases=request.aliases,
-            weights_bytes=need[0],
-            kv_bytes=need[1],
-            compute_bytes=need[2],
+            weights_bytes=sizes[0],
+            kv_bytes=sizes[1],
+            compute_bytes=sizes[2],
             predicted_by=by,
         )
 

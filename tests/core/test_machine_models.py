@@ -82,6 +82,22 @@ def test_deploy_change_undeploy() -> None:
     assert cluster.propose(PutDeployment(deployment(), replace_generation=2)).code == "conflict"
 
 
+def test_a_change_of_numbers_keeps_what_runs() -> None:
+    cluster = equipped(1)
+    cluster.must(Place("tiny#1.1", "tiny", 1, "n1", claim(1)))
+    cluster.must(PutDeployment(deployment(copies=3, aliases=("nick",)), replace_generation=1))
+    assert cluster.state.replicas["tiny#1.1"].generation == 2, "carried over"
+    cluster.must(PutDeployment(deployment(slots=7), replace_generation=2))
+    assert cluster.state.replicas["tiny#1.1"].generation == 2, "outdated: another shape is wanted"
+
+
+def test_a_name_deployed_again_repeats_no_generation() -> None:
+    cluster = equipped(1)
+    cluster.must(RemoveDeployment("tiny"))
+    cluster.must(PutDeployment(deployment()))
+    assert cluster.state.deployments["tiny"].generation == 2
+
+
 def test_replica_ids_never_come_twice() -> None:
     cluster = equipped(1)
     first = cluster.place()

@@ -110,9 +110,9 @@ def test_a_name_deployed_again_replaces_the_old_file() -> None:
     state, _ = settle(put(three_nodes(), deployment()), liveness("abc"))
     state = run(state, RemoveDeployment("chat"))
     state = put(state, deployment(context=2048))
-    assert state.deployments["chat"].generation == state.replicas["chat#1.1"].generation
+    assert state.deployments["chat"].generation > state.replicas["chat#1.1"].generation
     _, bodies = settle(state, liveness("abc"))
-    assert [body.replica for body in bodies if isinstance(body, Place)] == ["chat#1.2"]
+    assert [body.replica for body in bodies if isinstance(body, Place)] == ["chat#2.1"]
 
 
 def test_a_change_places_the_new_before_the_old_goes() -> None:
