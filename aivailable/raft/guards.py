@@ -28,8 +28,6 @@ class Guards:
     """D3: entries that match are never truncated."""
     one_change: bool = True
     """D4: one membership change at a time."""
-    snapshot_hold: bool = True
-    """D12: a follower is held back while there is nothing to send to it."""
     fast_backtrack: bool = True
     """D19: a follower that diverged asks for what follows its commit index."""
     pre_vote: bool = True

@@ -37,7 +37,11 @@ TIMER_SLACK_S = 0.001
 
 
 class RaftNode:
-    """A member's copy of the replicated log, as voter or observer."""
+    """A member's copy of the replicated log, as voter or observer.
+
+    Build and use it on one event loop. What can be asked and done is valid after `start`; after
+    `stop` the figures stay readable.
+    """
 
     def __init__(
         self,
@@ -130,6 +134,9 @@ class RaftNode:
             self._transport.set_observers(self._observers)
         await journal.sync()
         self._running = True
+        for node in (*voters, *self._observers):
+            if self._link.connected(node):
+                self.link_up(node)
         self._seen_standing = self._standing()
         self._tasks = [
             asyncio.create_task(self._tick_on(), name=f"raft-tick-{self._node_id}"),

@@ -157,7 +157,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         if kind in _NEVER_SENT:
             return False
         if "serialized" in message:
-            if message["serialized"] is None and self._guards.snapshot_hold:
+            if message["serialized"] is None:
                 self._hold(node.id)
                 return False
             if self._guards.snapshot_commit:

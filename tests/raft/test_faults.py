@@ -12,7 +12,8 @@ import pytest
 from fixtures.raft_cluster import Cluster
 from fixtures.virtual_time import elapse, run
 
-from aivailable.errors import ProposalUnknown
+from aivailable.errors import ProposalError, ProposalUnknown
+from aivailable.raft import library
 from aivailable.raft.guards import Guards
 from aivailable.raft.settings import RaftSettings
 
@@ -26,6 +27,7 @@ class Load:
         self.cluster, self.rng = cluster, rng
         self.acknowledged: list[bytes] = []
         self.offered = 0
+        self.changes = 0
         self.running = True
 
     async def client(self) -> None:
@@ -77,7 +79,32 @@ async def one_fault(cluster: Cluster, rng: random.Random) -> None:
     await elapse(rng.uniform(0.1, 2.0))
 
 
-async def storm(seed: int, voters: str, observers: str, *, faults: int, guards: Guards) -> Load:
+async def change_voters(cluster: Cluster, rng: random.Random, load: Load) -> None:
+    """An operator who never stops promoting, removing and handing over."""
+    while load.running:
+        await elapse(rng.uniform(0.1, 1.5))
+        leading = cluster.leading()
+        if leading is None:
+            continue
+        leader, name = cluster.nodes[leading], rng.choice(cluster.members)
+        try:
+            if rng.random() < 0.2:
+                await leader.transfer_leadership(deadline_s=2.0)
+            elif name in leader.voters and len(leader.voters) > 1:
+                await leader.remove_voter(name, deadline_s=3.0)
+                if name in cluster.nodes:
+                    await cluster.nodes[name].become_observer()
+            elif name not in leader.voters and leader.caught_up(name):
+                await cluster.nodes[name].become_voter(leader.voters)
+                await leader.add_voter(name, deadline_s=3.0)
+        except ProposalError:
+            continue
+        load.changes += 1
+
+
+async def storm(
+    seed: int, voters: str, observers: str, *, faults: int, guards: Guards, changing: bool = False
+) -> Load:
     rng = random.Random(seed)
     settings = RaftSettings(compact_entries=40)
     async with Cluster(
@@ -85,6 +112,8 @@ async def storm(seed: int, voters: str, observers: str, *, faults: int, guards: 
     ) as cluster:
         load = Load(cluster, rng)
         clients = [asyncio.create_task(load.client()) for _ in range(8)]
+        if changing:
+            clients.append(asyncio.create_task(change_voters(cluster, rng, load)))
         for _ in range(faults):
             await one_fault(cluster, rng)
         load.running = False
@@ -94,7 +123,9 @@ async def storm(seed: int, voters: str, observers: str, *, faults: int, guards: 
         held = set(state)
         lost = [payload for payload in load.acknowledged if payload not in held]
         assert not lost, f"seed {seed}: {len(lost)} of {len(load.acknowledged)} lost: {lost[:3]}"
-        assert max(node.term for node in cluster.nodes.values()) < 4 * faults + 5
+        assert len({node.voters for node in cluster.nodes.values()}) == 1
+        if not changing:
+            assert max(node.term for node in cluster.nodes.values()) < 4 * faults + 5
         return load
 
 
@@ -106,3 +137,28 @@ def test_nothing_acknowledged_is_lost(seed: int) -> None:
         limit_s=400,
     )
     assert len(load.acknowledged) > 50
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nothing_is_lost_while_voters_come_and_go(seed: int) -> None:
+    load = run(storm(seed, "ABC", "DE", faults=6, guards=Guards(), changing=True), limit_s=400)
+    assert len(load.acknowledged) > 50
+    assert load.changes > 5
+
+
+@pytest.mark.parametrize("guard", ["keep_matching"])
+def test_the_storm_finds_an_open_defect(guard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checker can fail: stock behaviour truncates what was applied within a few seeds."""
+    cut: list[str] = []
+    monkeypatch.setattr(
+        library.syncobj.logger, "critical", lambda message, *args: cut.append(message)
+    )
+    for seed in range(12):
+        try:
+            guards = Guards(**{guard: False})
+            run(storm(seed, "ABCDE", "", faults=6, guards=guards), limit_s=400)
+        except AssertionError:
+            return
+        if cut:
+            return
+    pytest.fail(f"twelve storms without {guard} did no harm")

@@ -210,7 +210,7 @@ def test_elapsed_time_without_traffic_keeps_one_leader() -> None:
         async with Cluster("ABC", "O") as cluster:
             leader = await cluster.leader()
             term = leader.term
-            await elapse(120.0)
+            await elapse(40.0)
             assert leader.is_leader
             assert leader.term == term
 
