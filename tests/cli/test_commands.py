@@ -47,7 +47,7 @@ def test_version() -> None:
 def test_status_shows_nodes_devices_and_deployments(client: Any) -> None:
     result = run("status")
     assert result.exit_code == 0
-    for text in ("lab", "controller rig1", "voters 2/3", "GTX 1080 Ti (cuda)", "5.0 GiB"):
+    for text in ("lab", "controller rig1", "voters 2/3", "GTX 1080 Ti cuda", "5.0 GiB"):
         assert text in result.stdout
     assert "✕ unplaceable" in result.stdout
     assert "needs 41.0 GiB, 11.8 free on rig2 P40" in result.stdout

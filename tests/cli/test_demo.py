@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from fixtures.cluster_status import NAS, RIG1, RIG2, deployment, lab, replica
+from fixtures.cluster_status import NAS, RIG1, RIG2, deployment, device, lab, replica
 from typer.testing import CliRunner
 
 from aivailable.cli import app, demo, target
@@ -60,7 +60,8 @@ made: list[FakeNursery] = []
 def stage(client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The model runs on the first peer; each peer knows who it is."""
     made.clear()
-    nodes = tuple(dataclasses.replace(node, state="up") for node in lab().nodes)
+    devices = (device("CPU", "cpu", 1, 0),)
+    nodes = tuple(dataclasses.replace(node, state="up", devices=devices) for node in lab().nodes)
     formed = dataclasses.replace(
         lab(),
         nodes=nodes,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from aivailable_tui import wording
 from aivailable_tui.widgets.deployments import slot_marks
 from aivailable_tui.widgets.nodes import memory_bar
-from fixtures.cluster_status import device
+from fixtures.cluster_status import device, node
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +33,14 @@ def test_size(count_bytes: int | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (725, "12 min 05 s"), (3700, "1 h 01 min")],
+    [
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (725, "12 min 05 s"),
+        (3700, "1 h 01 min"),
+        (3600, "1 h"),
+    ],
 )
 def test_span(seconds: float, text: str) -> None:
     assert wording.span(seconds) == text
@@ -48,6 +57,23 @@ def test_every_state_has_a_sign_of_its_own_tone() -> None:
     assert wording.symbol("ready") != wording.symbol("failed")
     assert wording.tone("a state of a later version") == "warn"
     assert wording.symbol("a state of a later version") == "?"
+
+
+def test_a_gpu_that_nobody_expected_is_no_problem() -> None:
+    def told(*devices: DeviceStatus) -> tuple[str, ...]:
+        missing = ("no NVIDIA GPU to be seen",)
+        return wording.problems(
+            dataclasses.replace(node("a" * 52, "rig", "up", *devices), problems=missing)
+        )
+
+    assert told(device("CPU", "cpu", 4, 0)) == ()
+    assert told(device("RX 580", "vulkan", 8, 0)) != ()
+    assert told() != ()
+
+
+def test_a_device_is_labelled_once() -> None:
+    assert wording.device_label(device("CPU", "cpu", 4, 0)) == "CPU"
+    assert wording.device_label(device("P40", "cuda", 24, 0)) == "P40 cuda"
 
 
 def test_free_never_exceeds_what_claims_leave() -> None:

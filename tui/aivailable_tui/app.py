@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Vertical
 from textual.theme import Theme
 
 from aivailable.core.status import ClusterStatus
@@ -71,6 +72,7 @@ class Monitor(App[None]):
     TITLE = "AIvailable"
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = False
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (18, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
         Binding("question_mark", "help", "Help"),
@@ -79,12 +81,17 @@ class Monitor(App[None]):
 
     def __init__(self, open_watcher: Callable[[], AbstractAsyncContextManager[Watcher]]) -> None:
         super().__init__()
+        self.shown: ClusterStatus | None = None
+        """What stands on the screen."""
+        self.lost = ""
+        """Why there is no news now; "" while there is."""
         self._open_watcher = open_watcher
         self._news_at_s = 0.0
 
     def compose(self) -> ComposeResult:
-        yield HeaderBar()
-        yield AdviceBar()
+        with Vertical(id="top"):
+            yield HeaderBar()
+            yield AdviceBar()
         yield NodesPanel()
         yield DeploymentsPanel()
         yield EventsPanel()
@@ -117,10 +124,12 @@ class Monitor(App[None]):
         for panel in self.query(Panel):
             panel.show(message.status)
         self.query_one(FooterBar).follow(message.status)
+        self.shown, self.lost = message.status, ""
 
     def on_sight_lost(self, message: SightLost) -> None:
         self.query_one(FooterBar).lose(self._age_s())
         self.query_one(AdviceBar).say(message.reason)
+        self.lost = message.reason
 
     def action_help(self) -> None:
         self.push_screen(HelpScreen())

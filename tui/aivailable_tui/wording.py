@@ -66,7 +66,11 @@ def span(seconds: float) -> str:
     if total < 3600:
         return f"{total // 60} min {total % 60:02} s" if total % 60 else f"{total // 60} min"
     if total < 86400:
-        return f"{total // 3600} h {total % 3600 // 60:02} min"
+        return (
+            f"{total // 3600} h {total % 3600 // 60:02} min"
+            if total % 3600 // 60
+            else f"{total // 3600} h"
+        )
     return f"{total // 86400} d {total % 86400 // 3600:02} h"
 
 
@@ -96,7 +100,8 @@ def window(status: ClusterStatus) -> str:
     """Whether strangers are let in, and for how long still."""
     if not status.window_open:
         return "closed"
-    return f"open {span(status.window_left_s)}" if status.window_left_s > 0 else "open"
+    left_s = status.window_left_s
+    return f"open {span(left_s if left_s < 60 else left_s // 60 * 60)}" if left_s > 0 else "open"
 
 
 def quorum(status: ClusterStatus) -> str:
@@ -126,6 +131,20 @@ def free_bytes(device: DeviceStatus) -> int:
     cannot exceed what the claims leave."""
     unclaimed = max(0, device.total_bytes - device.claimed_bytes - device.used_by_others_bytes)
     return unclaimed if device.free_bytes is None else min(device.free_bytes, unclaimed)
+
+
+def device_label(device: DeviceStatus) -> str:
+    """The device's name, with its backend unless the name says it."""
+    if device.backend.lower() in device.name.lower():
+        return device.name
+    return f"{device.name} {device.backend}"
+
+
+def problems(node: NodeStatus) -> tuple[str, ...]:
+    """What is wrong with a node, in words. That a GPU was not found is no news where the operator
+    asked for other devices."""
+    asked = bool(node.devices) and all(part.backend in ("cpu", "sim") for part in node.devices)
+    return () if asked else node.problems
 
 
 def role_marks(status: ClusterStatus, node: NodeStatus) -> str:

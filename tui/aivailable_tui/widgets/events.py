@@ -24,8 +24,6 @@ class EventsPanel(Panel):
         for event in status.events:
             when = datetime.datetime.fromtimestamp(event.at_ms / 1000, datetime.UTC).astimezone()
             text = event.text or f"{event.kind} {event.subject}"
-            if event.reason:
-                text += f" ({event.reason})"
             stamp = f"{when:%H:%M:%S} "
             drawn.append(
                 Content.assemble((stamp, STYLES["quiet"]), fit(text, width - len(stamp)).rstrip())

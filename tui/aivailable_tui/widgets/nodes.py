@@ -37,7 +37,9 @@ def columns_for(status: ClusterStatus, width: int) -> Columns:
     devices = [device for node in status.nodes for device in node.devices]
     name = _widest([node.name for node in status.nodes], NAME_COLUMNS_MAX * scale)
     role = _widest([_role(status, node) for node in status.nodes], ROLE_COLUMNS_MAX * scale)
-    label = _widest([_label(device) for device in devices], DEVICE_COLUMNS_MAX * scale)
+    label = _widest(
+        [wording.device_label(device) for device in devices], DEVICE_COLUMNS_MAX * scale
+    )
     sizes = _widest([_sizes(device) for device in devices], width)
     # Two for the symbol, then one blank behind each of four columns.
     bar = min(BAR_COLUMNS_MAX, width - 2 - name - role - label - sizes - 4)
@@ -81,10 +83,11 @@ def _node_lines(
     blank = Content(" " * head.cell_length)
     drawn: list[Content] = []
     for device in node.devices:
-        drawn.append((blank if drawn else head) + _device(device, columns))
+        part = _device(device, columns) if node.state != "down" else _away(device, columns)
+        drawn.append((blank if drawn else head) + part)
     if not drawn:
         drawn.append(head + Content.styled("no device: it routes and votes", STYLES["quiet"]))
-    for problem in node.problems:
+    for problem in wording.problems(node):
         text = fit(f"  ▲ {problem}", width).rstrip()
         drawn.append(Content.styled(text, STYLES["warn"]))
     return drawn
@@ -101,25 +104,26 @@ def _role_style(status: ClusterStatus, node: NodeStatus) -> str:
     return "$text-accent" if status.controller == node.node else STYLES["quiet"]
 
 
-def _label(device: DeviceStatus) -> str:
-    """The device's name, with its backend unless the name says it."""
-    if device.backend.lower() in device.name.lower():
-        return device.name
-    return f"{device.name} {device.backend}"
-
-
 def _sizes(device: DeviceStatus) -> str:
     claimed, total = wording.gib(device.claimed_bytes), wording.gib(device.total_bytes)
     return f"{claimed}/{total} GiB {wording.gib(wording.free_bytes(device))} free"
 
 
 def _device(device: DeviceStatus, columns: Columns) -> Content:
-    parts = [Content(fit(_label(device), columns.device)), Content(" ")]
+    parts = [Content(fit(wording.device_label(device), columns.device)), Content(" ")]
     if columns.bar:
         parts.extend([memory_bar(device, columns.bar), Content(" ")])
     sizes = _sizes(device).rjust(columns.sizes)
     parts.append(Content.styled(sizes, STYLES["quiet"]))
     return Content("").join(parts)
+
+
+def _away(device: DeviceStatus, columns: Columns) -> Content:
+    """A device of a node that is down: nothing of it can be used."""
+    gap = " " * columns.bar + " " if columns.bar else ""
+    sizes = f"{wording.gib(device.total_bytes)} GiB away".rjust(columns.sizes)
+    label = fit(wording.device_label(device), columns.device)
+    return Content.styled(f"{label} {gap}{sizes}", STYLES["quiet"])
 
 
 def memory_bar(device: DeviceStatus, columns: int) -> Content:
