@@ -94,6 +94,7 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
             announce("stopping: handing over, ending workers …")
         finally:
             await _within(STOP_DEADLINE_S, api.stop())
+            await _within(STOP_DEADLINE_S, door.close())
             await _within(STOP_DEADLINE_S, peer.stop())
     finally:
         _remove_api_file(config)
