@@ -62,6 +62,11 @@ class ReplicaStatus:
     tokens_per_s: float = 0.0
     claimed_bytes: int = 0
     used_bytes: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    generated_tokens: int = 0
+    """The worker's counters since its start, a heartbeat old."""
 
 
 @dataclass(frozen=True, slots=True)

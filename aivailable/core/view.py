@@ -324,6 +324,10 @@ def _replica(state: State, replica: Replica, load: ReplicaLoad | None) -> Replic
         tokens_per_s=load.tokens_per_s if load is not None else 0.0,
         claimed_bytes=sum(claim.claim_bytes for claim in replica.claims),
         used_bytes=sum(replica.used_bytes.values()),
+        finished=load.finished if load is not None else 0,
+        cancelled=load.cancelled if load is not None else 0,
+        failed=load.failed if load is not None else 0,
+        generated_tokens=load.generated_tokens if load is not None else 0,
     )
 
 

@@ -91,6 +91,10 @@ class LocalReplica:
             tokens_per_s=round(self._rate, 1),
             progress=round(self.progress, 3),
             phase=self.phase,
+            finished=self.counters.finished,
+            cancelled=self.counters.cancelled,
+            failed=self.counters.failed,
+            generated_tokens=self.counters.generated_tokens,
         )
 
     # --- the process

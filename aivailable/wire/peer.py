@@ -57,6 +57,11 @@ class ReplicaLoad:
     progress: float = 0.0
     phase: str = ""
     island: bool = False
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    generated_tokens: int = 0
+    """The worker's own counters since its start: who did the work."""
 
 
 @dataclass(frozen=True, slots=True)
