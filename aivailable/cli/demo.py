@@ -143,7 +143,11 @@ def _formed_line(status: ClusterStatus) -> str:
         f"{node.short} ({sum(part.total_bytes for part in node.devices) / 2**30:.0f} GiB)"
         for node in status.nodes
     )
-    return f"One cluster of {len(status.nodes)} peers, {len(status.voters)} voters: {names}"
+    count, voters = len(status.nodes), len(status.voters)
+    return (
+        f"One cluster of {count} {'peer' if count == 1 else 'peers'}, "
+        f"{voters} {'voter' if voters == 1 else 'voters'}: {names}"
+    )
 
 
 async def _answer_once(peers: list[Peer], status: ClusterStatus, model: str, prompt: str) -> None:
