@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aivailable.core.ids import NodeId
 from aivailable.core.records import Role
 from aivailable.errors import ProposalRejected, ProposalUnknown
 from aivailable.raft import library
+from aivailable.raft.changes import Changes
 from aivailable.raft.consensus import AT_ONCE, Consensus
 from aivailable.raft.election import Election
 from aivailable.raft.guards import Guards
 from aivailable.raft.journal import Journal
 from aivailable.raft.machine import Link, Machine
-from aivailable.raft.membership import Verb, change_command, in_force
+from aivailable.raft.membership import Verb, in_force
 from aivailable.raft.proposals import BARRIER_TOKEN_BYTES, Authorize, Proposals
 from aivailable.raft.settings import RaftSettings
 from aivailable.raft.snapshot import Snapshots, unseal
@@ -39,8 +40,8 @@ TIMER_SLACK_S = 0.001
 class RaftNode:
     """A member's copy of the replicated log, as voter or observer.
 
-    Build and use it on one event loop. What can be asked and done is valid after `start`; after
-    `stop` the figures stay readable.
+    Build and use it on one event loop. Before `start` the figures are those it was built with;
+    after `stop` they stay readable.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class RaftNode:
         self._unsynced = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._running = False
+        self._opened = False
         self._proposals = Proposals(
             node_id,
             clock=clock,
@@ -127,6 +129,10 @@ class RaftNode:
         willing = self._role_at_start is Role.VOTER or self._node_id in voters
         with library.acting(self._ambient):
             self._consensus = self._build(self._node_id if willing else None, voters)
+            self._opened = True
+            self._changes = Changes(
+                self._consensus, self._proposals, self._ambient, self._wanted.set
+            )
             if snapshot is not None:
                 self._consensus.restore(snapshot.voters)
             if voters == (self._node_id,):
@@ -244,33 +250,35 @@ class RaftNode:
 
     @property
     def term(self) -> int:
-        return self._consensus.current_term()
+        return self._consensus.current_term() if self._opened else 0
 
     @property
     def applied_index(self) -> int:
-        return int(self._consensus.raftLastApplied)
+        return int(self._consensus.raftLastApplied) if self._opened else 0
 
     @property
     def commit_index(self) -> int:
-        return int(self._consensus.raftCommitIndex)
+        return int(self._consensus.raftCommitIndex) if self._opened else 0
 
     @property
     def last_index(self) -> int:
         """Where this node's log ends, committed or not."""
-        return self._consensus.last_entry()[1]
+        return self._consensus.last_entry()[1] if self._opened else 0
 
     @property
     def log_length(self) -> int:
         """Entries kept since the last compaction."""
-        return len(self._journal)
+        return len(self._journal) if self._opened else 0
 
     @property
     def voters(self) -> tuple[NodeId, ...]:
         """The configuration in force: the last one in the log, committed or not."""
-        return self._consensus.voters()
+        return self._consensus.voters() if self._opened else self._voters_at_start
 
     @property
     def role(self) -> Role:
+        if not self._opened:
+            return self._role_at_start
         return Role.OBSERVER if self._consensus.voter_id() is None else Role.VOTER
 
     def caught_up(self, node: NodeId) -> bool:
@@ -325,41 +333,33 @@ class RaftNode:
 
         Raises ProposalRejected when there is no other voter, ProposalUnknown at the deadline.
         """
-        asked_at_s = AT_ONCE
+        await self._changes.hand_over(self._settings.election_min_s, deadline_s)
 
-        def handed_over() -> bool:
-            nonlocal asked_at_s
-            if not self.is_leader:
-                return True
-            if self._clock() - asked_at_s >= self._settings.election_min_s:
-                codes: list[int] = []
-                with library.acting(self._ambient):
-                    self._consensus.transferLeadership(
-                        None, lambda result, code: codes.append(code)
-                    )
-                if codes == [library.SUCCESS]:
-                    asked_at_s = self._clock()  # Denied means: not caught up yet, ask again.
-            return False
-
-        if self.is_leader and not self._consensus.other_voters():
-            raise ProposalRejected("no_other_voter", "there is no other voter to hand over to")
-        await self._proposals.until(handed_over, deadline_s)
-
-    async def become_voter(self, voters: tuple[NodeId, ...] = ()) -> None:
+    async def become_voter(self, voters: Sequence[NodeId] = ()) -> None:
         """Be willing to vote, on the same log; `add_voter` on the leader then makes it count.
 
-        `voters` is what the caller believes to be the configuration: ProposalRejected (behind)
-        when our log does not know all of them yet.
+        `voters` is what the caller believes to be the configuration. Raises ProposalRejected
+        (behind) when our log does not show all of them within a second.
         """
-        unknown = [voter for voter in voters if voter not in (*self.voters, self._node_id)]
-        if unknown:
-            raise ProposalRejected("behind", f"the log here does not know {', '.join(unknown)} yet")
+        named = [voter for voter in voters if voter != self._node_id]
+        await self._changes.learn(
+            lambda: all(voter in self.voters for voter in named),
+            "behind",
+            "the log here does not know all voters yet",
+        )
         self._play(self._node_id)
 
-    async def become_observer(self, voters: tuple[NodeId, ...] = ()) -> None:
-        """Stop voting, on the same log. Raises ProposalRejected while the log says we vote."""
-        if self._node_id in self.voters:
-            raise ProposalRejected("still_voter", "remove this voter through the leader first")
+    async def become_observer(self, voters: Sequence[NodeId] = ()) -> None:
+        """Stop voting, on the same log.
+
+        Raises ProposalRejected (still_voter) when `voters`, what the caller believes to be the
+        configuration, names us, or our log still does after a second.
+        """
+        await self._changes.learn(
+            lambda: self._node_id not in (*self.voters, *voters),
+            "still_voter",
+            "remove this voter through the leader first",
+        )
         self._play(None)
 
     def compact(self) -> None:
@@ -381,28 +381,9 @@ class RaftNode:
         if not self.is_leader:
             raise ProposalRejected("not_leader", "only the leader changes who votes")
 
-        def in_effect() -> bool:
-            return (node in self._consensus.applied_voters()) == (verb == "add")
-
-        if in_effect():
-            return
         # A leader may change the configuration only after an entry of its own term is committed.
         await self.barrier(deadline_s)
-        codes: list[int] = []
-
-        def answered(result: object, code: int) -> None:
-            codes.append(code)
-            self._proposals.poke()
-
-        with library.acting(self._ambient):
-            self._consensus.append(change_command(verb, node), answered)
-        self._wanted.set()
-        await self._proposals.until(lambda: in_effect() or bool(codes), deadline_s)
-        if in_effect():
-            return
-        if codes == [library.DENIED]:
-            raise ProposalRejected("busy", "another change of voters is under way: try again")
-        raise ProposalUnknown("leadership was lost during a change of voters")
+        await self._changes.change(verb, node, deadline_s)
 
     def _play(self, voter: NodeId | None) -> None:
         if self._consensus.voter_id() == voter:

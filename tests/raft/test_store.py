@@ -179,6 +179,7 @@ async def test_files_keep_a_log_through_restarts_and_compaction(tmp_path: Path) 
             clock=asyncio.get_running_loop().time,
             rng=random.Random(1),
         )
+        assert (node.voters, node.role, node.applied_index) == (("A",), Role.VOTER, 0)
         await node.start()
         for number in range(10):
             await node.propose(b"%d.%d" % (round_number, number), deadline_s=5.0)
