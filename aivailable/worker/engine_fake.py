@@ -7,7 +7,7 @@ The next token is a checksum of everything before it, so the text is a function 
 continuation equals the undisturbed answer, and two prompts give two answers. Options: `step_ms`
 and `prefill_tokens_per_s` set the pace, `load_ms` the loading time, `fail_load` a LoadFailed code,
 `crash_after` the number of steps after which the process dies, `used_bytes` what it pretends to
-occupy on each device (default: the claim).
+occupy on each device (default: the claim). `need_bytes` is for the peer that plans it.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class FakeEngine:
             "fail_load",
             "crash_after",
             "used_bytes",
+            "need_bytes",
         )
         self.context, self.slots = load.context, load.slots
         self._step_s = options.integer("step_ms", 0, 0, 60_000) / 1000
