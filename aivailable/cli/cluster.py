@@ -9,13 +9,13 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from aivailable_tui import wording
 
 from aivailable import config
 from aivailable.cli import render, target
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 from aivailable.core.status import ClusterStatus, EventStatus
 from aivailable.errors import AivailableError
+from aivailable_tui import wording
 
 if TYPE_CHECKING:
     from aivailable.client import Client

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from aivailable_tui import wording
 
 from aivailable.cli import render, target
 from aivailable.cli.progress import LoadProgress
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 from aivailable.core.status import ClusterStatus
 from aivailable.errors import AivailableError
+from aivailable_tui import wording
 
 if TYPE_CHECKING:
     from aivailable.client import Client

@@ -90,7 +90,7 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
             await peer.start()
             _write_api_file(config, api.port)
             announce(_greeting(config, api.port))
-            await stop.wait()
+            await _first(stop, peer.left)
             announce("stopping: handing over, ending workers …")
         finally:
             await _within(STOP_DEADLINE_S, api.stop())
@@ -204,10 +204,17 @@ def _log_to(config: Config) -> None:
     root.addHandler(file)
 
 
+def _api_url(config: Config, port: int) -> str:
+    """The API as this machine reaches it."""
+    scheme = "http" if config.tls_certificate is None else "https"
+    everywhere = ("0.0.0.0", "::", "127.0.0.1")
+    host = "127.0.0.1" if any(one in everywhere for one in config.bind) else config.bind[0]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def _write_api_file(config: Config, port: int) -> None:
     """Tells the CLI and the monitor of this machine where the API is."""
-    scheme = "http" if config.tls_certificate is None else "https"
-    document = {"url": f"{scheme}://127.0.0.1:{port}", "pid": os.getpid(), "version": __version__}
+    document = {"url": _api_url(config, port), "pid": os.getpid(), "version": __version__}
     path = config.home / API_FILE
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(document))
@@ -220,9 +227,19 @@ def _remove_api_file(config: Config) -> None:
 
 def _greeting(config: Config, port: int) -> str:
     return (
-        f"API on http://127.0.0.1:{port}/v1 (and on this machine's LAN addresses)\n"
+        f"API on {_api_url(config, port)}/v1 (and on this machine's other addresses)\n"
         f"key in {config.home / ADMIN_KEY_FILE}"
     )
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Returns when one of the events is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 async def _within(seconds: float, work: Awaitable[None]) -> None:

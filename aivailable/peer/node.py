@@ -6,6 +6,7 @@ by `app` on the real world and by the simulation on another; it makes no port it
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -27,6 +28,7 @@ from aivailable.peer.proposals import Sequence
 from aivailable.peer.service import DeployRequest, Routing
 from aivailable.peer.session import Session
 from aivailable.peer.tasks import Tasks
+from aivailable.raft.store import StoreDamaged
 from aivailable.wire.generation import Generate, GenerationEvent
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 
@@ -55,6 +57,8 @@ class Peer:
         self._sequence = Sequence(ports.home)
         self.admin_key = self._load_admin_key()
         self.session: Session | None = None
+        self.left = asyncio.Event()
+        """Set once this node has left its cluster for good: the process should end."""
         self.membership = Membership(
             config,
             ports,
@@ -98,7 +102,11 @@ class Peer:
     async def _open_session(self, file: ClusterFile) -> Session:
         session = Session(self._config, self._ports, file, self._sequence, self._changed)
         self.session = session
-        await session.start()
+        try:
+            await session.start()
+        except StoreDamaged as error:
+            log.error("%s; it is set aside, and this node rejoins as an observer", error)
+            return await self._open_session(await session.set_aside_log())
         return session
 
     async def _close_session(self) -> None:
@@ -179,7 +187,7 @@ class Peer:
             state,
             liveness,
             phase=self.membership.phase,
-            advice=self.membership.advice,
+            advice=session.trouble or self.membership.advice,
             leader=leader,
             term=session.raft.term,
             quorum=leader is not None,
@@ -247,6 +255,7 @@ class Peer:
             raise ProposalRejected("last_member", "the last member cannot leave its cluster")
         await session.leave()
         await self.membership.forget()
+        self.left.set()
 
     def ready(self) -> tuple[bool, str]:
         session = self.session

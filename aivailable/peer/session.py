@@ -17,7 +17,7 @@ from aivailable.core.ids import NodeId, short
 from aivailable.core.liveness import Liveness
 from aivailable.core.records import ApiKey, ClusterSettings, Member, Role
 from aivailable.core.state import State
-from aivailable.errors import AivailableError, ProposalError
+from aivailable.errors import AivailableError, ConfigError, ProposalError
 from aivailable.peer.agent import Agent
 from aivailable.peer.calls import Calls
 from aivailable.peer.cluster_file import ClusterFile, seats_of
@@ -66,16 +66,17 @@ class Session:
         self._founding = False
         self._reopened_s = ports.clock.monotonic()
         self._started_s = ports.clock.monotonic()
+        self._store = ports.raft_store(file.cluster_id)
         self.replicated = ReplicatedState(self._changed)
         self.window = WindowClock(ports.clock)
         self.raft = RaftNode(
             node_id=self._node,
             voters=file.voters,
-            observers=tuple(seat.node for seat in file.seats if not seat.voter),
+            observers=tuple(seat.node for seat in file.seats),
             role=file.role,
             machine=self.replicated,
             link=self,
-            store=ports.raft_store(file.cluster_id),
+            store=self._store,
             clock=ports.clock.monotonic,
             rng=ports.randomness.random,
             settings=ports.raft_settings,
@@ -127,6 +128,28 @@ class Session:
         self._tasks.spawn(self.controller.run(), "controller")
         self._tasks.spawn(self.agent.run(), "agent")
         self._tasks.spawn(self._tell_news(), "news")
+
+    async def set_aside_log(self) -> ClusterFile:
+        """After StoreDamaged: move the log out of the way, and come back as an observer.
+
+        Raises ConfigError when this node was the only voter: nobody else has the log.
+        """
+        others = tuple(node for node in self.file.voters if node != self._node)
+        if not others:
+            raise ConfigError(
+                "the log of this cluster is damaged and no other voter has it; restore the folder"
+                " 'raft' of home from a backup, or start with a new --home"
+            )
+        await self._store.set_aside()
+        await self._store.close()
+        return replace(self.file, role=Role.OBSERVER, voters=others)
+
+    @property
+    def trouble(self) -> str:
+        """What an operator must mend on this node; "" when nothing."""
+        if self.raft.failure is not None:
+            return f"this node's disk failed ({self.raft.failure}): mend it and start again"
+        return ""
 
     async def stop(self) -> None:
         """Reverse order of start. Workers end with the agent."""
@@ -320,9 +343,9 @@ class Session:
     def _members_changed(self, state: State) -> None:
         self._was_member = self._was_member or self._node in state.members
         seats = tuple(seat for seat in seats_of(state) if seat.node != self._node)
-        self.raft.set_observers(
-            tuple(n for n in sorted(state.members) if state.members[n].role is Role.OBSERVER)
-        )
+        # Every other member: whoever votes is known to the log, and a voter that is demoted goes
+        # on receiving it.
+        self.raft.set_observers(tuple(n for n in sorted(state.members) if n != self._node))
         if seats != self.file.seats:
             self.file = replace(self.file, seats=seats)
             self.file.save(self._ports.home)

@@ -6,14 +6,14 @@ import dataclasses
 from typing import Any
 
 import pytest
-from aivailable_tui import app as monitor
-from aivailable_tui.app import Monitor
-from aivailable_tui.widgets.help import HelpScreen
 from fixtures.cluster_status import NAS, RIG1, RIG2, lab
 from fixtures.scripted_monitor import ScriptedCluster, screen_text
 from textual.pilot import Pilot
 
 from aivailable.client import ClientError
+from aivailable_tui import app as monitor
+from aivailable_tui.app import Monitor
+from aivailable_tui.widgets.help import HelpScreen
 
 SMALL = (80, 24)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from aivailable_tui import wording
-from aivailable_tui.widgets.deployments import slot_marks
-from aivailable_tui.widgets.nodes import memory_bar
 from fixtures.cluster_status import device, node
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aivailable.core.status import DeviceStatus
+from aivailable_tui import wording
+from aivailable_tui.widgets.deployments import slot_marks
+from aivailable_tui.widgets.nodes import memory_bar
 
 GIB = 2**30
 
