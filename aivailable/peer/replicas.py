@@ -108,6 +108,9 @@ class LocalReplica:
         failure = ""
         worker = await launcher.launch(load)
         self._worker = worker
+        if self.ending:
+            # Told to end while the process was being started.
+            worker.kill()
         try:
             async for message in worker.messages():
                 match message:

@@ -147,8 +147,14 @@ class SubprocessLauncher:
             raise WorkerError(f"cannot start a worker: {error}") from error
         finally:
             theirs.close()
-        ours.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            ours.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            # Cancelled while starting: nobody would ever hold this process.
+            process.kill()
+            ours.close()
+            raise
         worker = WorkerProcess(process, reader, writer, self._log_file(load.replica))
         worker.send(load)
         return worker
