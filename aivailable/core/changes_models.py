@@ -8,6 +8,7 @@ from typing import Any
 
 from aivailable.core.change import Change, Handler, Reject
 from aivailable.core.commands import (
+    AdoptReplica,
     Command,
     Drain,
     Place,
@@ -18,7 +19,7 @@ from aivailable.core.commands import (
     ReportCopy,
     ReportReplica,
 )
-from aivailable.core.ids import replica_id, short, valid_deployment_name
+from aivailable.core.ids import island_id, replica_id, short, valid_deployment_name
 from aivailable.core.records import Deployment, Failure, Measured, Model, Replica, Status
 from aivailable.core.state import BYTES_MAX, State, failure_key
 
@@ -187,16 +188,7 @@ def place(state: State, command: Command, body: Place) -> Change | Reject:
     refused = claim_problem(state, body)
     if refused is not None:
         return refused
-    replica = Replica(
-        replica=body.replica,
-        deployment=body.deployment,
-        digest=deployment.digest,
-        generation=body.generation,
-        node=body.node,
-        claims=body.claims,
-        context=deployment.context,
-        slots=deployment.slots,
-    )
+    replica = _new_replica(deployment, body)
     after = replace(
         state,
         replicas={**state.replicas, body.replica: replica},
@@ -224,6 +216,42 @@ def claim_problem(state: State, body: Place) -> Reject | None:
                 f"{claim.device_id}: {claim.claim_bytes} bytes claimed, {free} left",
             )
     return None
+
+
+def adopt_replica(state: State, command: Command, body: AdoptReplica) -> Change | Reject:
+    """An island becomes a placed replica, already serving."""
+    deployment = state.deployments.get(body.deployment)
+    if body.node != command.command_id.proposer:
+        return Reject("not_yours", "a node offers its own islands only")
+    if deployment is None or deployment.generation != body.generation:
+        return Reject("conflict", f"{body.deployment} has changed meanwhile")
+    if body.replica != island_id(body.deployment, body.generation, body.node):
+        return Reject("invalid_replica", "this is not the name of an island")
+    if body.replica in state.replicas or not state.lacks_replica(deployment):
+        return Reject("not_needed", f"{body.deployment} has its replicas; committed ones win")
+    if state.members[body.node].down:
+        return Reject("node_down", f"{short(body.node)} is marked as down")
+    placing = Place(body.replica, body.deployment, body.generation, body.node, body.claims)
+    refused = claim_problem(state, placing)
+    if refused is not None:
+        return refused
+    replica = replace(_new_replica(deployment, placing), status=Status.READY)
+    after = replace(state, replicas={**state.replicas, replica.replica: replica})
+    name = state.members[body.node].name
+    return Change(after, "placed", replica.replica, f"{body.deployment} adopted on {name}")
+
+
+def _new_replica(deployment: Deployment, body: Place) -> Replica:
+    return Replica(
+        replica=body.replica,
+        deployment=body.deployment,
+        digest=deployment.digest,
+        generation=body.generation,
+        node=body.node,
+        claims=body.claims,
+        context=deployment.context,
+        slots=deployment.slots,
+    )
 
 
 def drain(state: State, command: Command, body: Drain) -> Change | Reject:
@@ -360,6 +388,7 @@ MODEL_HANDLERS: Mapping[type[Any], Handler] = {
     PutDeployment: put_deployment,
     RemoveDeployment: remove_deployment,
     Place: place,
+    AdoptReplica: adopt_replica,
     Drain: drain,
     ReportReplica: report_replica,
 }

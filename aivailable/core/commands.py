@@ -184,6 +184,18 @@ class ReportReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptReplica:
+    """A node offers an island replica that it ran while there was no quorum: placed as it is,
+    when its deployment still lacks one and its claims fit."""
+
+    replica: ReplicaId
+    deployment: str
+    generation: int
+    node: NodeId
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PutKey:
     key: ApiKey
 
@@ -225,6 +237,7 @@ Body = (
     | Place
     | Drain
     | ReportReplica
+    | AdoptReplica
     | PutKey
     | RevokeKey
     | PutSettings
@@ -251,6 +264,7 @@ KINDS: Mapping[str, type[Any]] = {
     "place": Place,
     "drain": Drain,
     "report_replica": ReportReplica,
+    "adopt_replica": AdoptReplica,
     "put_key": PutKey,
     "revoke_key": RevokeKey,
     "put_settings": PutSettings,

@@ -110,6 +110,15 @@ class State:
     def holders(self, digest: Digest) -> tuple[NodeId, ...]:
         return self.copies.get(digest, ())
 
+    def lacks_replica(self, deployment: Deployment) -> bool:
+        """Whether fewer up-to-date replicas than wanted are placed."""
+        placed = [
+            entry
+            for entry in self.replicas_of(deployment.name)
+            if entry.generation == deployment.generation and not entry.drain
+        ]
+        return len(placed) < deployment.replicas_min
+
     def find_deployment(self, name: str) -> Deployment | None:
         """By name, then by alias (names win)."""
         found = self.deployments.get(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from aivailable.core.agent import (
     Action,
@@ -20,9 +21,16 @@ from aivailable.core.agent import (
     after_failure,
     reconcile,
 )
-from aivailable.core.commands import ReportInventory
+from aivailable.core.commands import (
+    AdoptReplica,
+    ReportCopy,
+    ReportInventory,
+    ReportReplica,
+)
 from aivailable.core.ids import Digest, NodeId, ReplicaId, short
-from aivailable.core.records import Backend, Replica, Status
+from aivailable.core.island import adoptions, wanted_islands
+from aivailable.core.liveness import Liveness
+from aivailable.core.records import Backend, Claim, Replica, Status
 from aivailable.core.state import State
 from aivailable.errors import AivailableError, ProposalError, WorkerError
 from aivailable.peer.ports import PeerConfig, Ports, Stream
@@ -47,6 +55,8 @@ class Agent:
         ports: Ports,
         proposer: Proposer,
         state: Callable[[], State],
+        liveness: Callable[[], Liveness],
+        leaderless_ms: Callable[[], int],
         on_change: Callable[[], None],
     ) -> None:
         self._config = config
@@ -54,10 +64,13 @@ class Agent:
         self._node = ports.identity.node
         self._proposer = proposer
         self._state = state
+        self._liveness = liveness
+        self._leaderless_ms = leaderless_ms
         self._tell = on_change
         self._tasks = Tasks("agent")
         self._pulse = Pulse()
         self._replicas: dict[ReplicaId, LocalReplica] = {}
+        self._islands: dict[ReplicaId, Replica] = {}
         self._reporting: dict[str, bool] = {}
         self._checked: dict[Digest, bool] = {}
         self.transfers = Transfers(ports, state, self._transferred)
@@ -67,12 +80,34 @@ class Agent:
 
     async def run(self) -> None:
         while True:
-            state = self._state()
+            state = self._with_islands(self._state())
             workers = tuple(self._replicas[key].entry for key in sorted(self._replicas))
             held = tuple(sorted(self._ports.model_store.held()))
             for action in reconcile(self._node, state, workers, held, self._now_ms()):
                 self._perform(state, action)
             await self._pulse.wait(PERIOD_S)
+
+    def _with_islands(self, state: State) -> State:
+        """What is placed here, and what this node runs by itself (core.island)."""
+        islands = wanted_islands(
+            self._node, state, self._liveness(), self._leaderless_ms(), self._islands
+        )
+        gone = [key for key, entry in islands.items() if self._has_ended(key, entry)]
+        self._islands = {key: entry for key, entry in islands.items() if key not in gone}
+        if self._leaderless_ms() == 0:
+            for offer in adoptions(self._node, state, self._islands, self._ready()):
+                self._report(offer)
+        return replace(state, replicas={**state.replicas, **self._islands})
+
+    def _has_ended(self, key: ReplicaId, island: Replica) -> bool:
+        return island.drain and key in self._islands and key not in self._replicas
+
+    def _ready(self) -> tuple[ReplicaId, ...]:
+        return tuple(
+            key
+            for key in sorted(self._replicas)
+            if self._replicas[key].entry.status is Status.READY
+        )
 
     async def stop(self) -> None:
         """No worker outlives its peer."""
@@ -93,7 +128,7 @@ class Agent:
         if local.entry.status is Status.FETCHING:
             local.progress = self.transfers.progress(local.record.digest)
             local.phase = "fetching"
-        return local.load()
+        return replace(local.load(), island=key in self._islands)
 
     async def send_file(self, node: NodeId, digest: Digest, offset: int, stream: Stream) -> None:
         """A member wants a file that we hold."""
@@ -123,11 +158,10 @@ class Agent:
                 self._replicas[name].become(Status.DRAINING)
             case Kill(replica=name, reason=reason):
                 self._kill(name, reason)
+            case Report(body=ReportReplica(replica=name)) if name in self._islands:
+                log.debug("%s is an island: its state stays here", name)
             case Report(body=body):
-                key = repr(body)
-                if key not in self._reporting:
-                    self._reporting[key] = True
-                    self._tasks.spawn(self._report(action, key), "report")
+                self._report(body)
 
     def _local(self, record: Replica) -> LocalReplica:
         local = self._replicas.get(record.replica)
@@ -140,9 +174,21 @@ class Agent:
         return local
 
     def _launch(self, state: State, record: Replica) -> None:
+        if self._held_by_leaving(record):
+            # Its memory is not back yet; the end of that process wakes us again.
+            return
         local = self._local(record)
         local.become(Status.LOADING)
         self._tasks.spawn(self._run(state, local), f"worker {record.replica}")
+
+    def _held_by_leaving(self, record: Replica) -> bool:
+        """Whether a process that was told to end still holds a device that `record` claims."""
+        wanted = [claim.device_id for claim in record.claims]
+        return any(
+            local.ending and any(claim.device_id in wanted for claim in local.record.claims)
+            for key, local in self._replicas.items()
+            if key != record.replica
+        )
 
     async def _run(self, state: State, local: LocalReplica) -> None:
         """One attempt: from launch to the end of the process."""
@@ -167,6 +213,8 @@ class Agent:
             device = state.device(self._node, claim.device_id)
             if device is None:
                 raise WorkerError(f"device {claim.device_id} is gone")
+            if self._ledger_bytes(record, claim) > device.total_bytes:
+                raise WorkerError(f"{claim.device_id}: an island replica has to go first")
             if device.backend in (Backend.CPU, Backend.SIM):
                 continue
             free = live.get(claim.device_id)
@@ -175,6 +223,19 @@ class Agent:
                     f"{claim.device_id}: {claim.claim_bytes} bytes claimed, but other programs"
                     f" leave {free}"
                 )
+
+    def _ledger_bytes(self, record: Replica, claim: Claim) -> int:
+        """Committed claims and islands together: this node's ledger is the last authority on
+        its VRAM."""
+        committed = self._state().claimed_bytes(self._node, claim.device_id)
+        islands = sum(
+            other.claim_bytes
+            for key, island in self._islands.items()
+            if key in self._replicas or key == record.replica
+            for other in island.claims
+            if other.device_id == claim.device_id
+        )
+        return committed + islands
 
     def _load_order(self, state: State, local: LocalReplica) -> Load:
         record = local.record
@@ -213,9 +274,16 @@ class Agent:
             self._replicas.pop(name, None)
             self._changed()
 
-    async def _report(self, report: Report, key: str) -> None:
+    def _report(self, body: ReportReplica | ReportCopy | AdoptReplica) -> None:
+        """Commit our news, once at a time each; what is refused is decided anew."""
+        key = repr(body)
+        if key not in self._reporting:
+            self._reporting[key] = True
+            self._tasks.spawn(self._propose(body, key), "report")
+
+    async def _propose(self, body: ReportReplica | ReportCopy | AdoptReplica, key: str) -> None:
         try:
-            await self._proposer.propose(report.body, actor="agent", reason="state of this node")
+            await self._proposer.propose(body, actor="agent", reason="state of this node")
         except ProposalError as error:
             log.info("not reported yet: %s", error)
         finally:

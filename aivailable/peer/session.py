@@ -64,6 +64,7 @@ class Session:
         self._retiring: dict[NodeId, bool] = {}
         self._was_member = False
         self._founding = False
+        self._leaderless_since_s: float | None = None
         self._reopened_s = ports.clock.monotonic()
         self._started_s = ports.clock.monotonic()
         self._store = ports.raft_store(file.cluster_id)
@@ -84,7 +85,15 @@ class Session:
             on_change=self._raft_changed,
         )
         self.proposer = Proposer(self._node, sequence, ports.clock, self.raft, self.replicated)
-        self.agent = Agent(config, ports, self.proposer, lambda: self.state, self._agent_changed)
+        self.agent = Agent(
+            config,
+            ports,
+            self.proposer,
+            lambda: self.state,
+            self.liveness,
+            self._leaderless_ms,
+            self._agent_changed,
+        )
         self.heartbeats = Heartbeats(
             self._node,
             ports.clock,
@@ -374,6 +383,16 @@ class Session:
     def _raft_changed(self) -> None:
         self.controller.nudge()
         self._on_change(self.state, self.state)
+
+    def _leaderless_ms(self) -> int:
+        """How long no leader has been known; 0 while there is one."""
+        now_s = self._ports.clock.monotonic()
+        if self.raft.leader is not None:
+            self._leaderless_since_s = None
+            return 0
+        if self._leaderless_since_s is None:
+            self._leaderless_since_s = now_s
+        return max(1, int((now_s - self._leaderless_since_s) * 1000))
 
     def _agent_changed(self) -> None:
         self.heartbeats.nudge()
