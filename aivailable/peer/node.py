@@ -146,8 +146,8 @@ class Peer:
         await self.session.serve_stream(node, first, stream)
 
     def refused(self, node: NodeId, code: str, message: str) -> None:
-        if code in ("not_member", "busy"):
-            # It has not applied our admission yet, or is starting: the next dial will do.
+        if code in ("not_member", "busy", "other_cluster"):
+            # It has not applied our admission yet, is starting, or stops: the next dial will tell.
             log.info("%s does not take our link yet: %s %s", short(node), code, message)
             return
         log.warning("%s refuses our link: %s %s", short(node), code, message)

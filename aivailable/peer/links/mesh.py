@@ -142,10 +142,10 @@ class TlsLinks:
         self._cluster_id, self._contacts = cluster_id, others
         self._trust.set_members(contact.certificate for contact in others.values())
         for connection in [*self._open]:
-            if connection.node not in others:
+            if other_cluster:
+                connection.refuse("other_cluster", "this node has left its cluster, or stops")
+            elif connection.node not in others:
                 connection.refuse("removed", "this node is not a member any more")
-            elif other_cluster:
-                connection.refuse("other_cluster", "this node has gone to another cluster")
         self._update_diallers()
         for node in changed:
             if node not in self._links and node in self._diallers:
