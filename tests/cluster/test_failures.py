@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
+from fixtures.models import smollm2_path
 from fixtures.peers import (
     PeerProcess,
     Peers,
     State,
     cluster_name,
     host_of,
+    loopback_peer,
     pieces,
     ready,
     voting,
@@ -132,12 +135,9 @@ async def test_a_worker_that_is_killed_comes_back(three: Peers) -> None:
 
 async def test_a_stream_through_another_peer_is_whole(three: Peers) -> None:
     await three.deploy_fake(three.peers[0], options={"step_ms": "5"})
-    host = host_of(await three.state(three.peers[0]), "fake")
-    ingress = next(
-        [
-            p for p, s in zip(three.peers, await three.states(), strict=True) if s["here"] != host
-        ].__iter__()
-    )
+    states = await three.states()
+    host = host_of(states[0], "fake")
+    ingress = next(p for p, s in zip(three.peers, states, strict=True) if s["here"] != host)
     text = ""
     async with three.streaming(ingress, max_tokens=40) as response:
         assert response.status == 200
@@ -146,4 +146,38 @@ async def test_a_stream_through_another_peer_is_whole(three: Peers) -> None:
             text += "".join(choice["text"] for choice in piece["choices"])
     whole = await three.complete(ingress, max_tokens=40)
     assert text == whole.body["choices"][0]["text"]
-    assert cluster_name() != cluster_name()
+
+
+async def test_a_real_model_is_fetched_from_a_peer_when_its_host_dies(
+    peers: Peers, tmp_path: Path
+) -> None:
+    """The one that has the file is too small to run it: whoever runs it fetches it from there."""
+    pytest.importorskip("llama_cpp", reason="no inference engine is installed")
+    cluster = cluster_name()
+    peers.peers = [
+        loopback_peer(tmp_path / f"peer{n}", cluster, devices=size)
+        for n, size in ((1, "cpu:16MiB"), (2, "cpu:1GiB"), (3, "cpu:1GiB"))
+    ]
+    for peer in peers.peers:
+        peer.start()
+    for peer in peers.peers:
+        await peer.listening()
+    await peers.until("three voters agree", voting(3), limit_s=60.0)
+    keeper = peers.peers[0]
+    answer = await peers.deploy(
+        keeper, model=str(smollm2_path()), name="smollm2", context=256, slots=1, copies=1
+    )
+    assert answer.status == 201, answer.body
+    states = await peers.until(
+        "it is ready", lambda s: all(ready(x, "smollm2") for x in s), limit_s=90.0
+    )
+    host = await by_node(peers, host_of(states[0], "smollm2"))
+    assert host is not keeper
+    question = {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0.0}
+    before = await peers.complete(keeper, "smollm2", **question)
+    assert before.status == 200, before.body
+    host.kill()
+    after = await peers.complete(keeper, "smollm2", **question)
+    assert after.status == 200, after.body
+    assert after.headers["X-AIvailable-Host"] != before.headers["X-AIvailable-Host"]
+    assert after.body["choices"][0]["text"] == before.body["choices"][0]["text"]
