@@ -19,6 +19,7 @@ from aivailable.core.commands import (
     Remove,
     ReportInventory,
     RevokeKey,
+    SayAway,
     SetDraining,
     SetRole,
     SetWindow,
@@ -143,8 +144,17 @@ def update_member(state: State, command: Command, body: UpdateMember) -> Change 
         proto_max=body.proto_max,
         feature_max=body.feature_max,
         instance_id=body.instance_id,
+        away=False,
     )
     return Change(_with_member(state, fresh))
+
+
+def say_away(state: State, command: Command, body: SayAway) -> Change | Reject:
+    member = state.members.get(body.node)
+    if member is None or command.command_id.proposer != body.node:
+        return Reject("not_yours", "a member says of itself only that it goes")
+    after = _with_member(state, replace(member, away=True))
+    return Change(after, "away", body.node, f"{member.name} stops and will be back")
 
 
 def set_window(state: State, command: Command, body: SetWindow) -> Change | Reject:
@@ -295,6 +305,7 @@ MEMBER_HANDLERS: Mapping[type[Any], Handler] = {
     Remove: remove,
     SetRole: set_role,
     UpdateMember: update_member,
+    SayAway: say_away,
     SetWindow: set_window,
     CloseWindow: close_window,
     MarkDown: mark_down,

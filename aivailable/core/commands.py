@@ -87,6 +87,13 @@ class UpdateMember:
 
 
 @dataclass(frozen=True, slots=True)
+class SayAway:
+    """A member stops in good order and will be back; its next `UpdateMember` ends it."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class SetWindow:
     """Open the join window for `duration_s`, or close it with 0."""
 
@@ -224,6 +231,7 @@ Body = (
     | Remove
     | SetRole
     | UpdateMember
+    | SayAway
     | SetWindow
     | CloseWindow
     | MarkDown
@@ -251,6 +259,7 @@ KINDS: Mapping[str, type[Any]] = {
     "remove": Remove,
     "set_role": SetRole,
     "update_member": UpdateMember,
+    "say_away": SayAway,
     "set_window": SetWindow,
     "close_window": CloseWindow,
     "mark_down": MarkDown,

@@ -110,6 +110,8 @@ class Member:
     """Writer: planner."""
     draining: bool = False
     """Writer: operator."""
+    away: bool = False
+    """It said good-bye (switched off for the night): its seat is kept longer. Writer: itself."""
 
 
 @dataclass(frozen=True, slots=True)

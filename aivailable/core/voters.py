@@ -7,7 +7,7 @@ by `peer.controller` on the leader after each applied change and each heartbeat.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from aivailable.core.ids import NodeId
@@ -45,6 +45,9 @@ class RecordRole:
     role: Role
 
 
+SEAT_KEPT_SILENT_S = 600.0
+SEAT_KEPT_AWAY_S = 24 * 3600.0
+
 Step = Promote | Demote | TransferFirst | RecordRole
 
 
@@ -61,8 +64,11 @@ def next_step(
     raft_voters: Sequence[NodeId],
     caught_up: Collection[NodeId],
     here: NodeId,
+    down_s: Mapping[NodeId, float],
 ) -> Step | None:
     """The next change due, or None. Call again when it has been done.
+
+    `down_s`: for how many seconds this controller has known each member to be down.
 
     `raft_voters`: as Raft has it now. `caught_up`: observers whose log is as long as ours.
     An even number of voters survives no more failures than one fewer, so the way from 1 to 3
@@ -85,11 +91,19 @@ def next_step(
     if len(voters) < target:
         needed = 2 if len(voters) % 2 else 1
         return Promote(candidates[0]) if len(candidates) >= needed else None
-    lost = [node for node in voters if state.members[node].down and node != here]
+    lost = [node for node in voters if node != here and _seat_is_lost(state, node, down_s)]
     if lost and candidates:
         # One more for a moment: the surplus, the lost voter first, is demoted by the next step.
         return Promote(candidates[0])
     return None
+
+
+def _seat_is_lost(state: State, node: NodeId, down_s: Mapping[NodeId, float]) -> bool:
+    """A reboot loses no seat; one lost in silence is given away after ten minutes, one that said
+    good-bye is kept for a day."""
+    member = state.members[node]
+    kept_s = SEAT_KEPT_AWAY_S if member.away else SEAT_KEPT_SILENT_S
+    return member.down and down_s.get(node, 0.0) >= kept_s
 
 
 def _expel(

@@ -53,6 +53,7 @@ class Controller:
         self._window_expired = window_expired
         self._reopen = reopen
         self._retiring = retiring
+        self._down_since_s: dict[NodeId, float] = {}
         self._pulse = Pulse()
 
     def nudge(self) -> None:
@@ -90,6 +91,16 @@ class Controller:
     async def _propose(self, body: Body, control: Control, reason: str) -> None:
         await self._proposer.propose(body, actor="planner", reason=reason, control=control)
 
+    def _time_down(self, state: State) -> dict[NodeId, float]:
+        """Seconds since this node first saw each member marked down."""
+        now_s = self._clock.monotonic()
+        self._down_since_s = {
+            node: self._down_since_s.get(node, now_s)
+            for node in sorted(state.members)
+            if state.members[node].down
+        }
+        return {node: now_s - since_s for node, since_s in self._down_since_s.items()}
+
     async def _voters(self, control: Control) -> None:
         """At most one membership step a round; the record follows Raft, never leads it."""
         state = self._state()
@@ -99,7 +110,14 @@ class Controller:
             for node in sorted(state.members)
             if node not in leaving and self._raft.caught_up(node)
         )
-        step = next_step(state, self._liveness(), self._raft.voters, caught_up, self._node)
+        step = next_step(
+            state,
+            self._liveness(),
+            self._raft.voters,
+            caught_up,
+            self._node,
+            self._time_down(state),
+        )
         try:
             match step:
                 case Promote(node=node):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from aivailable.core.commands import Found, Remove, UpdateMember
+from aivailable.core.commands import Found, Remove, SayAway, UpdateMember
 from aivailable.core.ids import NodeId, short
 from aivailable.core.liveness import Liveness
 from aivailable.core.records import ApiKey, ClusterSettings, Member, Role
@@ -38,6 +38,7 @@ log = logging.getLogger("aivailable.session")
 
 FOUND_DEADLINE_S = 10.0
 LEAVE_DEADLINE_S = 10.0
+GOODBYE_DEADLINE_S = 1.5
 NEWS_RETRY_S = 2.0
 VOTE_UNCOUNTED_S = 15.0
 SETTLE_S = 3.0
@@ -167,7 +168,17 @@ class Session:
         await self.raft.stop()
 
     async def hand_over(self) -> None:
-        """Before a stop: if we lead and others can, let another lead first."""
+        """Before a stop: say that we will be back, and let another lead if we do."""
+        if self.raft.leader is not None and len(self.state.members) > 1:
+            try:
+                await self.proposer.propose(
+                    SayAway(self._node),
+                    actor="node",
+                    reason="stopping",
+                    deadline_s=GOODBYE_DEADLINE_S,
+                )
+            except ProposalError as error:
+                log.info("the others were not told that we stop: %s", error)
         if self.raft.is_leader and len(self.raft.voters) > 1:
             try:
                 await self.raft.transfer_leadership()

@@ -13,6 +13,8 @@ from aivailable.core.liveness import Liveness
 from aivailable.core.records import Role
 from aivailable.core.state import State
 from aivailable.core.voters import (
+    SEAT_KEPT_AWAY_S,
+    SEAT_KEPT_SILENT_S,
     Demote,
     Promote,
     RecordRole,
@@ -38,10 +40,17 @@ def members(names: str, voters: str = "a", down: str = "") -> State:
     )
 
 
-def walk(state: State, heard: Liveness, voters: list[str], caught_up: str) -> list[Step]:
-    """Do every step until none is due; `a` leads all the way."""
+def walk(
+    state: State,
+    heard: Liveness,
+    voters: list[str],
+    caught_up: str,
+    down_s: float = SEAT_KEPT_SILENT_S,
+) -> list[Step]:
+    """Do every step until none is due; `a` leads all the way, all have been down for `down_s`."""
     steps: list[Step] = []
-    while (step := next_step(state, heard, voters, tuple(caught_up), "a")) is not None:
+    down = dict.fromkeys(state.members, down_s)
+    while (step := next_step(state, heard, voters, tuple(caught_up), "a", down)) is not None:
         steps.append(step)
         assert len(steps) < 50, steps
         if isinstance(step, Promote):
@@ -83,8 +92,8 @@ def test_never_starts_towards_a_pair(names: str, heard: str, caught_up: str) -> 
 
 def test_a_pair_on_the_way_takes_its_third_as_soon_as_it_can() -> None:
     state = members("abc", "ab")
-    assert next_step(state, liveness("ab"), ("a", "b"), ("c",), "a") is None
-    assert next_step(state, liveness("abc"), ("a", "b"), ("c",), "a") == Promote("c")
+    assert next_step(state, liveness("ab"), ("a", "b"), ("c",), "a", {}) is None
+    assert next_step(state, liveness("abc"), ("a", "b"), ("c",), "a", {}) == Promote("c")
 
 
 def test_a_removed_voter_is_expelled_and_a_pair_of_members_goes_back_to_one() -> None:
@@ -94,18 +103,28 @@ def test_a_removed_voter_is_expelled_and_a_pair_of_members_goes_back_to_one() ->
 
 def test_the_leader_is_never_demoted_whatever_its_id() -> None:
     heard = liveness("abcd", here="d")
-    step = next_step(members("abcd", "abcd"), heard, tuple("abcd"), (), "d")
+    step = next_step(members("abcd", "abcd"), heard, tuple("abcd"), (), "d", {})
     assert step == Demote("c")
     alone = replace(heard, heard={}, linked=())
-    assert next_step(members("ad", "ad"), alone, ("a", "d"), (), "d") == Demote("a")
+    assert next_step(members("ad", "ad"), alone, ("a", "d"), (), "d", {}) == Demote("a")
 
 
 def test_a_removed_leader_hands_over_first() -> None:
     state = members("bc", "bc")
     heard = liveness("bc", here="a")
-    assert next_step(state, heard, ("a", "b", "c"), (), "a") == TransferFirst("b")
+    assert next_step(state, heard, ("a", "b", "c"), (), "a", {}) == TransferFirst("b")
     state = members("bc", "b")
-    assert next_step(state, liveness("", here="a"), ("a", "b"), (), "a") == TransferFirst(None)
+    assert next_step(state, liveness("", here="a"), ("a", "b"), (), "a", {}) == TransferFirst(None)
+
+
+def test_a_reboot_loses_no_seat_and_a_night_neither() -> None:
+    state = members("abcd", "abc", down="c")
+    heard = liveness("abd")
+    assert walk(state, heard, ["a", "b", "c"], "d", SEAT_KEPT_SILENT_S - 1) == []
+    away = replace(state.members["c"], away=True)
+    night = replace(state, members={**state.members, "c": away})
+    assert walk(night, heard, ["a", "b", "c"], "d", SEAT_KEPT_AWAY_S - 1) == []
+    assert walk(night, heard, ["a", "b", "c"], "d", SEAT_KEPT_AWAY_S) != []
 
 
 def test_a_voter_that_is_down_is_replaced_only_by_one_that_can_take_over() -> None:
