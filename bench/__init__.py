@@ -1,1 +1,1 @@
-"""One script per figure in README's table: `python -m bench.NAME [--quick] [--json]`."""
+"""Figures of README's table: one module per figure, each run as `python -m bench.NAME`."""

@@ -1,50 +1,64 @@
-"""Time from `aivailable up` to member: three machines together, and one into a cluster."""
+"""Time from `up` to member: alone, three together, and one into an existing cluster.
+
+Counted from the start of the process (the last one's, for three together) until every started
+peer says that it is a member of a cluster with a controller. "Whole" adds: three voters, and
+everyone has heard everyone's heartbeat and devices.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import time
 
-from bench.lab import form, lab
-from bench.report import Figure, Options, options, progress, report
+from bench.peers import Cluster, Peer, members, whole
+from bench.report import Figure, report, wanted
+
+ROUNDS = 9
+ROUNDS_QUICK = 2
+TOGETHER = 3
+NO_OTHER = "nothing else founds such a cluster without configuration"
 
 
-async def together() -> float:
-    """Seconds from starting three peers at once until each is a member and three vote."""
-    async with lab(3) as peers:
-        started_s = time.monotonic()
-        await form(peers)
-        return time.monotonic() - started_s
-
-
-async def joining() -> float:
-    """Seconds from starting a fourth peer until it is a member of a cluster of three."""
-    async with lab(4) as peers:
-        await form(peers, peers.peers[:3])
-        fourth = peers.peers[3]
-        started_s = time.monotonic()
-        fourth.start()
-        await fourth.listening()
-        await peers.until(
-            "it is a member",
-            lambda states: states[0]["phase"] == "member" and len(states[0]["nodes"]) == 4,
-            [fourth],
+def main() -> None:
+    asked = wanted("founding", "time from `up` to member")
+    rounds = ROUNDS_QUICK if asked.quick else ROUNDS
+    alone: list[float] = []
+    together: list[float] = []
+    formed: list[float] = []
+    into: list[float] = []
+    for number in range(rounds):
+        with Cluster() as cluster:
+            alone.append(_member_s(cluster, cluster.start(1)))
+        with Cluster() as cluster:
+            started = cluster.start(TOGETHER)
+            cluster.until("three are members of one cluster", lambda seen: members(seen), started)
+            together.append(_since_s(started))
+            cluster.until("three voters", lambda seen: whole(seen, TOGETHER), started)
+            formed.append(_since_s(started))
+            into.append(_member_s(cluster, cluster.start(1)))
+        asked.say(
+            f"round {number + 1} of {rounds}: alone {alone[-1]:.2f} s, three {together[-1]:.2f} s,"
+            f" whole {formed[-1]:.2f} s, into an existing one {into[-1]:.2f} s"
         )
-        return time.monotonic() - started_s
+    report(
+        "founding",
+        [
+            Figure("alone: up to founded", "s", tuple(alone), NO_OTHER),
+            Figure("three together: up to all members", "s", tuple(together), NO_OTHER),
+            Figure("three together: up to three voters", "s", tuple(formed), NO_OTHER),
+            Figure("one into an existing cluster", "s", tuple(into), NO_OTHER),
+        ],
+        asked,
+    )
 
 
-async def measure(given: Options) -> list[Figure]:
-    new, into = [], []
-    for number in range(1, given.rounds + 1):
-        new.append(await together())
-        into.append(await joining())
-        progress(given, f"round {number}: together {new[-1]:.2f} s, joining {into[-1]:.2f} s")
-    return [
-        Figure("up to three voters, three nodes started together", "s", new, "lower"),
-        Figure("up to member of an existing cluster", "s", into, "lower"),
-    ]
+def _member_s(cluster: Cluster, started: list[Peer]) -> float:
+    cluster.until("a member", members, started)
+    return _since_s(started)
+
+
+def _since_s(started: list[Peer]) -> float:
+    return time.monotonic() - max(peer.started_s for peer in started)
 
 
 if __name__ == "__main__":
-    GIVEN = options("founding", rounds=7, quick_rounds=1)
-    report("founding", GIVEN, asyncio.run(measure(GIVEN)))
+    main()

@@ -1,116 +1,144 @@
-"""How every benchmark talks: flags, machine, figures, and one last line of JSON.
+"""What every bench prints: machine, versions, rounds, median and spread, and one line of JSON.
 
-Owns the shape that DESIGN §10 fixes. A side that cannot be had here is said to be missing.
+Owns the frame of DESIGN §10; must not measure anything. Called by every `bench.NAME`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
 import statistics
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from aivailable import __version__
 
-MISSING = "missing"
+VERSIONS_SHOWN = ("pysyncobj", "zeroconf", "aiohttp", "llama-cpp-python")
+_DIGITS = 4
+"""Significant digits of what is printed: more would be noise."""
 
 
-@dataclass(frozen=True)
-class Options:
-    quick: bool
-    json_only: bool
-    rounds: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Figure:
-    """Measurements of one quantity. `other` is empty when that side cannot be had here."""
+    """One quantity on our side and, where there is one, on the other."""
 
     name: str
     unit: str
-    ours: Sequence[float]
-    better: str
-    """higher | lower"""
-    other: Sequence[float] = ()
-    other_name: str = MISSING
+    ours: tuple[float, ...]
+    """One value for each round."""
+    other_name: str
+    """What the other side is; without values, why it is missing."""
+    other: tuple[float, ...] = ()
+    better: str = "lower"
+    """lower | higher"""
 
-    def as_json(self) -> dict[str, Any]:
-        ours = statistics.median(self.ours)
-        other = statistics.median(self.other) if self.other else None
+    def plain(self) -> dict[str, Any]:
+        """The form of the JSON line; `ratio` = ours / other, null when a side is missing."""
+        ours, other = _median(self.ours), _median(self.other)
+        ratio = ours / other if ours is not None and other else None
         return {
             "name": self.name,
             "unit": self.unit,
-            "ours": round(ours, 4),
-            "other": None if other is None else round(other, 4),
+            "ours": _rounded(ours),
+            "other": _rounded(other),
             "other_name": self.other_name,
-            "ratio": None if not other else round(ours / other, 4),
-            "better": self.better,
+            "ratio": _rounded(ratio),
             "rounds": len(self.ours),
+            "better": self.better,
+            "spread": [_rounded(end) for end in _spread(self.ours)],
         }
 
-    def as_text(self) -> str:
-        return (
-            f"{self.name}: {_spread(self.ours)} {self.unit}"
-            f" | {self.other_name}: {_spread(self.other) if self.other else 'not measured'}"
-            f" ({self.better} is better)"
-        )
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks for."""
+
+    quick: bool
+    json_only: bool
+
+    def say(self, text: str) -> None:
+        """Progress, at once; nothing with --json."""
+        if not self.json_only:
+            print(text, flush=True)
 
 
-def options(bench: str, *, rounds: int, quick_rounds: int) -> Options:
-    """The command line that all benchmarks share."""
-    parser = argparse.ArgumentParser(prog=f"python -m bench.{bench}")
-    parser.add_argument("--quick", action="store_true", help="within 60 s, for a first look")
+def wanted(name: str, what: str) -> Wanted:
+    """Parses `python -m bench.NAME [--quick] [--json]` and prints the machine."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=what)
+    parser.add_argument("--quick", action="store_true", help="few rounds, within a minute")
     parser.add_argument("--json", action="store_true", help="only the last line")
-    parser.add_argument("--rounds", type=int, help="how many measurements")
     given = parser.parse_args()
-    default = quick_rounds if given.quick else rounds
-    return Options(given.quick, given.json, max(1, given.rounds or default))
+    asked = Wanted(quick=given.quick, json_only=given.json)
+    for line in machine_lines():
+        asked.say(line)
+    return asked
 
 
-def progress(given: Options, text: str) -> None:
-    if not given.json_only:
-        print(text, file=sys.stderr, flush=True)
+def machine_lines() -> list[str]:
+    """The machine and the versions, for people."""
+    load = ", ".join(f"{part:.1f}" for part in os.getloadavg())
+    versions = ", ".join(f"{package} {_version(package)}" for package in VERSIONS_SHOWN)
+    return [
+        f"machine: {_processor()}, {os.cpu_count()} cores, {_memory_gib():.1f} GiB,"
+        f" {platform.system()} {platform.release()}, load {load}",
+        f"versions: aivailable {__version__}, Python {platform.python_version()}, {versions}",
+    ]
 
 
-def report(bench: str, given: Options, figures: Sequence[Figure]) -> None:
-    """Print machine, versions, figures, and the line for programs."""
-    if not given.json_only:
-        print(machine())
-        for figure in figures:
-            print(figure.as_text())
-    print(json.dumps({"bench": bench, "figures": [figure.as_json() for figure in figures]}))
+def report(bench: str, figures: Sequence[Figure], asked: Wanted) -> None:
+    """The table for people, then the JSON line."""
+    for figure in figures:
+        asked.say(f"{figure.name}: {_told(figure.ours, figure.unit)} ({figure.better} is better)")
+        if figure.other:
+            ratio = figure.plain()["ratio"]
+            asked.say(f"    {figure.other_name}: {_told(figure.other, figure.unit)}; × {ratio}")
+        else:
+            asked.say(f"    other side missing: {figure.other_name}")
+    line: Mapping[str, Any] = {"bench": bench, "figures": [one.plain() for one in figures]}
+    print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
-def machine() -> str:
-    """What the figures were measured on."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("pysyncobj", "zeroconf", "aiohttp")
-    )
-    load = os.getloadavg()[0]
-    return (
-        f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, "
-        f"load {load:.1f}; Python {platform.python_version()}, aivailable {__version__}, {versions}"
-    )
+def _told(values: Sequence[float], unit: str) -> str:
+    median = _median(values)
+    if median is None:
+        return "no round ended"
+    low, high = _spread(values)
+    rounds = "1 round" if len(values) == 1 else f"{len(values)} rounds"
+    return f"median {_rounded(median)} {unit}, {_rounded(low)}–{_rounded(high)} in {rounds}"
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _spread(values: Sequence[float]) -> tuple[float, ...]:
+    return (min(values), max(values)) if values else ()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{_DIGITS}g}")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
-        return platform.machine()
-    return platform.machine()
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"median {statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
