@@ -1,0 +1,102 @@
+"""A simulated machine: what survives the death of the process, and what its devices really hold.
+
+Owns disks, identity, and the ledger of actual device bytes, which is kept apart from every claim:
+it counts what workers occupy and complains when a device would hold more than it has.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aivailable.core.ids import NodeId, node_id
+from aivailable.core.records import Backend, Device
+from aivailable.raft.store import MemoryStore
+
+GIB = 1 << 30
+DEVICE_SIZES_GIB = (4, 6, 8, 11)
+SYNC_MAX_S = 0.003
+"""Measured fdatasync: p50 3 ms on a busy disk (DESIGN §4)."""
+LINK_PORT = 8421
+
+
+class Ledger:
+    """Actual bytes by device and worker."""
+
+    def __init__(self, name: str, totals: dict[str, int]) -> None:
+        self._name = name
+        self._totals = totals
+        self._held: dict[int, dict[str, int]] = {}
+        self.complain: Callable[[str], None] = lambda text: None
+        """Called with each breach (sim.world lets the checker hear it)."""
+
+    def held(self, device_id: str) -> int:
+        """Bytes that workers occupy on a device now."""
+        return sum(entry.get(device_id, 0) for entry in self._held.values())
+
+    def occupy(self, worker: int, used_bytes: dict[str, int]) -> None:
+        """A worker has allocated; more than the device has is a breach."""
+        self._held[worker] = used_bytes
+        for device_id in sorted(used_bytes):
+            held, total = self.held(device_id), self._totals.get(device_id, 0)
+            if held > total:
+                self.complain(f"{device_id} of {self._name}: {held} bytes used of {total}")
+
+    def release(self, worker: int) -> None:
+        self._held.pop(worker, None)
+
+    def release_all(self) -> None:
+        self._held.clear()
+
+
+@dataclass
+class Machine:
+    """One host."""
+
+    name: str
+    address: str
+    certificate: bytes
+    devices: tuple[Device, ...]
+    ledger: Ledger
+    sync_s: float
+    files: dict[str, bytes] = field(default_factory=dict)
+    model_files: dict[str, bytes] = field(default_factory=dict)
+    partial_files: dict[str, bytes] = field(default_factory=dict)
+    logs: dict[str, MemoryStore] = field(default_factory=dict)
+    """Raft logs by cluster id."""
+    starts: int = 0
+
+    @property
+    def node(self) -> NodeId:
+        return node_id(self.certificate)
+
+    def log_of(self, cluster_id: str) -> MemoryStore:
+        if cluster_id not in self.logs:
+            self.logs[cluster_id] = MemoryStore(latency_s=self.sync_s)
+        return self.logs[cluster_id]
+
+
+def make_machine(number: int, rng: random.Random) -> Machine:
+    """Machine `number`, with one or two devices of the seed's choice."""
+    name = f"n{number}"
+    devices = tuple(
+        Device(
+            device_id=f"sim{index}",
+            name="SimGPU",
+            vendor="sim",
+            backend=Backend.SIM,
+            index=index,
+            total_bytes=rng.choice(DEVICE_SIZES_GIB) * GIB,
+        )
+        for index in range(rng.randint(1, 2))
+    )
+    totals = {device.device_id: device.total_bytes for device in devices}
+    return Machine(
+        name=name,
+        address=f"10.0.0.{number}",
+        certificate=f"certificate of {name}".encode() + rng.randbytes(16),
+        devices=devices,
+        ledger=Ledger(name, totals),
+        sync_s=rng.uniform(0.0, SYNC_MAX_S),
+    )

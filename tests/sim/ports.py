@@ -1,0 +1,211 @@
+"""The small simulated ports: clock, chance, home, identity, log store, model files, prediction.
+
+Each belongs to one process and loses its effect at that process's death. What survives a death is
+the `Machine` of sim.hardware that they are given. Built by sim.world.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+from fixtures.virtual_time import elapse
+from sim.hardware import Machine
+from sim.loop import Process
+
+from aivailable.core.ids import NodeId, node_id
+from aivailable.core.records import Inventory
+from aivailable.errors import LinkError, WorkerError
+from aivailable.peer.ports import FileStatus, Prediction, PredictRequest, Stream
+from aivailable.raft.store import MemoryStore, Operation, Stored
+from aivailable.wire.peer import DeviceLoad, FileChunk
+
+WALL_START_MS = 1_800_000_000_000
+WALL_SKEW_MAX_MS = 3_600_000
+CHUNK_BYTES = 8 * 1024
+CHUNK_PAUSE_S = 0.02
+"""Weights are sent paced, so that a fault can fall into the middle of a file."""
+BYTES_PER_TOKEN = 1024
+
+
+class SimClock:
+    """Monotonic time with an offset of its own per start; a wall clock that is wrong."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, rng: random.Random) -> None:
+        self._loop = loop
+        self._offset_s = rng.uniform(0.0, 10_000.0)
+        self._skew_ms = rng.randint(-WALL_SKEW_MAX_MS, WALL_SKEW_MAX_MS)
+
+    def monotonic(self) -> float:
+        return self._loop.time() + self._offset_s
+
+    def wall_ms(self) -> int:
+        return WALL_START_MS + self._skew_ms + round(self._loop.time() * 1000)
+
+
+class SimRandomness:
+    """Seeded dice."""
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)
+
+    @property
+    def random(self) -> random.Random:
+        return self._random
+
+    def token_bytes(self, count: int) -> bytes:
+        return self._random.randbytes(count)
+
+
+class SimIdentity:
+    """The same node at every start; another instance each time."""
+
+    def __init__(self, machine: Machine, instance_id: str) -> None:
+        self._certificate = machine.certificate
+        self._node = node_id(machine.certificate)
+        self._instance_id = instance_id
+
+    @property
+    def node(self) -> NodeId:
+        return self._node
+
+    @property
+    def certificate(self) -> bytes:
+        return self._certificate
+
+    @property
+    def instance_id(self) -> str:
+        return self._instance_id
+
+
+class SimHome:
+    """Facts on the machine's disk: atomic and durable, as long as the process lives."""
+
+    def __init__(self, machine: Machine, process: Process) -> None:
+        self._files = machine.files
+        self._process = process
+
+    def load(self, name: str) -> bytes | None:
+        return self._files.get(name)
+
+    def save(self, name: str, data: bytes) -> None:
+        if self._process.alive:
+            self._files[name] = bytes(data)
+
+    def remove(self, name: str) -> None:
+        if self._process.alive:
+            self._files.pop(name, None)
+
+
+class SimStore:
+    """One process's hold on the machine's log: a dead process writes nothing more."""
+
+    def __init__(self, store: MemoryStore, process: Process) -> None:
+        self._store = store
+        self._process = process
+
+    async def load(self) -> Stored:
+        return await self._store.load()
+
+    def put(self, operation: Operation) -> None:
+        if self._process.alive:
+            self._store.put(operation)
+
+    async def sync(self) -> None:
+        if self._process.alive:
+            await self._store.sync()
+
+    async def set_aside(self) -> None:
+        if self._process.alive:
+            await self._store.set_aside()
+
+    async def close(self) -> None:
+        if self._process.alive:
+            await self._store.close()
+
+
+class SimDevices:
+    """ports.DevicePort: what the machine has, less what its workers hold."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def inventory(self, node: NodeId) -> Inventory:
+        return Inventory(node=node, devices=self._machine.devices, engines=("fake",))
+
+    def load(self) -> tuple[DeviceLoad, ...]:
+        return tuple(
+            DeviceLoad(
+                device_id=device.device_id,
+                free_bytes=device.total_bytes - self._machine.ledger.held(device.device_id),
+            )
+            for device in self._machine.devices
+        )
+
+
+class SimModelStore:
+    """ports.ModelStore over the machine's model files."""
+
+    def __init__(self, machine: Machine, process: Process) -> None:
+        self._files = machine.model_files
+        self._partial = machine.partial_files
+        self._process = process
+
+    def held(self) -> Mapping[str, FileStatus]:
+        return {
+            digest: FileStatus(digest, Path(f"/models/{digest}"), len(data))
+            for digest, data in sorted(self._files.items())
+        }
+
+    async def register(self, path: Path) -> FileStatus:
+        data = str(path).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        self._files[digest] = data
+        return FileStatus(digest, path, len(data))
+
+    async def fetch(self, digest: str, size_bytes: int, source: Stream) -> FileStatus:
+        """Goes on from what an interrupted attempt has left."""
+        while True:
+            chunk = await source.receive()
+            if chunk is None:
+                raise LinkError("the other side ended early")
+            data = self._partial.get(digest, b"")
+            if chunk.offset != len(data):
+                raise WorkerError(f"a piece at {chunk.offset}, expected {len(data)}")
+            if not self._process.alive:
+                raise LinkError("this process is dead")
+            self._partial[digest] = data + chunk.data
+            if chunk.last:
+                break
+        source.finish()
+        data = self._partial.pop(digest)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise WorkerError(f"the file {digest[:8]} arrived damaged")
+        self._files[digest] = data
+        return FileStatus(digest, Path(f"/models/{digest}"), len(data))
+
+    async def send(self, digest: str, offset: int, stream: Stream) -> None:
+        data = self._files.get(digest)
+        if data is None:
+            raise OSError(f"no file {digest[:8]}")
+        at = offset
+        while True:
+            piece = data[at : at + CHUNK_BYTES]
+            last = at + len(piece) >= len(data)
+            await stream.send(FileChunk(at, piece, len(data), last))
+            at += len(piece)
+            if last:
+                return
+            await elapse(CHUNK_PAUSE_S)
+
+    def partial_bytes(self, digest: str) -> int:
+        return len(self._partial.get(digest, b""))
+
+
+async def predict(request: PredictRequest) -> Prediction:
+    """A formula of the same shape as the real one."""
+    kv_bytes = request.context * request.slots * BYTES_PER_TOKEN
+    return Prediction(weights_bytes=1 << 30, kv_bytes=kv_bytes, compute_bytes=0, by="formula")
