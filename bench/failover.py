@@ -81,8 +81,9 @@ def main() -> None:
 
 def _say_round(asked: Wanted, number: int, rounds: int, found: _Measured) -> None:
     asked.say(
-        f"round {number} of {rounds}: committed again {found.killed_s[-1]:.2f} s,"
-        f" after a freeze {found.frozen_s[-1]:.2f} s, undisturbed {found.calm_s[-1]:.3f} s, answered again {found.answered_s[-1]:.2f} s"
+        f"round {number} of {rounds}: committed again {found.killed_s[-1]:.2f} s, after a freeze"
+        f" {found.frozen_s[-1]:.2f} s, undisturbed {found.calm_s[-1]:.3f} s, answered again"
+        f" {found.answered_s[-1]:.2f} s"
     )
 
 
