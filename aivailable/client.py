@@ -192,6 +192,10 @@ class Client:
         """Open the join window, or close it with 0."""
         await self._change("POST", "/cluster/v1/window", {"duration_s": duration_s})
 
+    async def remove(self, node: str) -> None:
+        """Take another member out: its id, a beginning of it (4 characters), or its name."""
+        await self._change("DELETE", f"/cluster/v1/members/{quote(node, safe='')}")
+
     async def leave(self) -> None:
         """The node at the first URL leaves its cluster: never sent to another."""
         await self._change("POST", "/cluster/v1/leave", here_only=True)

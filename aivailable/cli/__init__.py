@@ -82,6 +82,7 @@ app.command(rich_help_panel=CLUSTER_PANEL)(cluster.top)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.members)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.admit)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.lock)
+app.command(rich_help_panel=CLUSTER_PANEL)(cluster.remove)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.events)
 app.add_typer(keys.app, name="key", rich_help_panel=CLUSTER_PANEL)
 

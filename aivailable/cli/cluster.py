@@ -90,6 +90,21 @@ def lock(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption =
     render.say("the join window is closed; `aivailable admit` opens it again")
 
 
+def remove(
+    node: Annotated[str, typer.Argument(help="Name, id, or the first characters of the id.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Take another member out of the cluster for good: it is cut off at once."""
+    where = target.find(url, api_key, home)
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"Take {node} out of the cluster?", abort=True)
+    target.run(where, lambda client: client.remove(node), "removing")
+    render.say(f"{node} is no member any more; `aivailable leave` there makes it free to join")
+
+
 def leave(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: UrlOption = None,

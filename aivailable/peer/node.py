@@ -126,7 +126,7 @@ class Peer:
 
     def link_up(self, node: NodeId, instance_id: str, version: str) -> None:
         if self.membership.advice.startswith(short(node)):
-            self.membership.advice = ""
+            self.membership.phase, self.membership.advice = "member", ""
         if self.session is not None:
             self.session.link_up(node)
 
@@ -149,6 +149,13 @@ class Peer:
         if code in ("not_member", "busy", "other_cluster"):
             # It has not applied our admission yet, is starting, or stops: the next dial will tell.
             log.info("%s does not take our link yet: %s %s", short(node), code, message)
+            return
+        if code == "removed":
+            self.membership.phase = "removed"
+            self.membership.advice = (
+                f"{short(node)} says that this node was removed from the cluster; `aivailable"
+                " leave` here makes it free to join again"
+            )
             return
         log.warning("%s refuses our link: %s %s", short(node), code, message)
         self.membership.advice = f"{short(node)} refuses our link: {code}: {message}"
@@ -251,11 +258,18 @@ class Peer:
 
     async def leave(self) -> None:
         session = self._member()
+        if session.expelled or self.membership.phase == "removed":
+            await self.membership.forget()
+            self.left.set()
+            return
         if len(session.state.members) <= 1:
             raise ProposalRejected("last_member", "the last member cannot leave its cluster")
         await session.leave()
         await self.membership.forget()
         self.left.set()
+
+    async def remove(self, node: NodeId, *, actor: str) -> None:
+        await self._member().remove(node, actor)
 
     def ready(self) -> tuple[bool, str]:
         session = self.session

@@ -103,6 +103,10 @@ class Service(Protocol):
         """Give up vote and membership, drain, and stop the process afterwards."""
         ...
 
+    async def remove(self, node: NodeId, *, actor: str) -> None:
+        """Take another member out for good. Raises ProposalError, AivailableError."""
+        ...
+
     def ready(self) -> tuple[bool, str]:
         """Whether this node can take requests, and if not why (for /readyz)."""
         ...

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from aivailable.core.commands import Found, Remove, SayAway, UpdateMember
+from aivailable.core.commands import Found, SayAway, UpdateMember
 from aivailable.core.ids import NodeId, short
 from aivailable.core.liveness import Liveness
 from aivailable.core.records import ApiKey, ClusterSettings, Member, Role
@@ -23,6 +23,7 @@ from aivailable.peer.calls import Calls
 from aivailable.peer.cluster_file import ClusterFile, seats_of
 from aivailable.peer.controller import Controller
 from aivailable.peer.heartbeat import Heartbeats
+from aivailable.peer.leaving import Leaving
 from aivailable.peer.ports import Contact, PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Proposer, Sequence
 from aivailable.peer.replicated import ReplicatedState
@@ -37,7 +38,6 @@ from aivailable.wire.peer import Call, FetchFile, Heartbeat, RaftMessage, Reply
 log = logging.getLogger("aivailable.session")
 
 FOUND_DEADLINE_S = 10.0
-LEAVE_DEADLINE_S = 10.0
 GOODBYE_DEADLINE_S = 1.5
 NEWS_RETRY_S = 2.0
 VOTE_UNCOUNTED_S = 15.0
@@ -62,7 +62,6 @@ class Session:
         self._node = ports.identity.node
         self._on_change = on_change
         self._tasks = Tasks(f"session {short(file.cluster_id)}")
-        self._retiring: dict[NodeId, bool] = {}
         self._was_member = False
         self._founding = False
         self._leaderless_since_s: float | None = None
@@ -106,8 +105,11 @@ class Session:
         self.router = Router(
             self._node, ports, lambda: self.state, self.liveness, self.agent, self._tasks
         )
+        self._leaving = Leaving(
+            self._node, self.raft, self.proposer, ports.links, lambda: self.state, self._reopen
+        )
         self.calls = Calls(
-            ports.links, self._tasks, {"reopen": self._reopened, "retire": self._retire}
+            ports.links, self._tasks, {"reopen": self._reopened, **self._leaving.methods()}
         )
         self.controller = Controller(
             self._node,
@@ -118,7 +120,7 @@ class Session:
             self.liveness,
             lambda: self.window.expired(self.state.window),
             self._reopen,
-            lambda: tuple(sorted(self._retiring)),
+            self._leaving.retiring,
         )
 
     @property
@@ -267,49 +269,11 @@ class Session:
 
     async def leave(self) -> None:
         """Give up vote, then membership. Raises AivailableError when nobody can take over."""
-        if len(self.state.members) <= 1:
-            return
-        if self.raft.is_leader:
-            await self._make_way()
-        leader = self.raft.leader
-        if self._node in self.raft.voters and leader not in (None, self._node):
-            assert leader is not None
-            await self.calls.ask(leader, "retire", {}, LEAVE_DEADLINE_S)
-        try:
-            await self.proposer.propose(
-                Remove(self._node),
-                actor=f"node:{short(self._node)}",
-                reason="left",
-                deadline_s=LEAVE_DEADLINE_S,
-            )
-        except ProposalError as error:
-            # The others cut us off as soon as they have applied it: often no answer comes back.
-            log.info("leaving: %s", error)
+        await self._leaving.leave(self.calls)
 
-    async def _make_way(self) -> None:
-        """As leader: see that another voter exists, and let it lead."""
-        others = [node for node in self.raft.voters if node != self._node]
-        if not others:
-            candidates = [
-                node
-                for node in self._ports.links.connected()
-                if node in self.state.members and self.raft.caught_up(node)
-            ]
-            if not candidates:
-                raise AivailableError(
-                    "no other member is up and caught up to take over; start one and try again"
-                )
-            await self._reopen(candidates[0], Role.VOTER)
-            await self.raft.add_voter(candidates[0])
-        await self.raft.transfer_leadership()
-
-    async def _retire(self, node: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
-        """A voter wants to leave: as leader, take its vote away."""
-        if not self.raft.is_leader:
-            raise AivailableError("this node does not lead")
-        self._retiring[node] = True
-        await self.raft.remove_voter(node)
-        return {}
+    async def remove(self, node: NodeId, actor: str) -> None:
+        """Take another member out. Raises ProposalError, AivailableError."""
+        await self._leaving.remove(self.calls, node, actor)
 
     # --- roles
 

@@ -57,6 +57,7 @@ class ClusterApi:
             web.get(f"{prefix}/state", self.state),
             web.get(f"{prefix}/nodes", self.nodes),
             web.get(f"{prefix}/members", self.members),
+            web.delete(f"{prefix}/members/{{node}}", self.remove),
             web.get(f"{prefix}/deployments", self.deployments),
             web.post(f"{prefix}/deployments", self.deploy),
             web.delete(f"{prefix}/deployments/{{name:.+}}", self.undeploy),
@@ -166,6 +167,21 @@ class ClusterApi:
             SetWindow(duration_s), actor=call.actor, reason=f"api {call.request_id}"
         )
         return web.json_response({"duration_s": duration_s})
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Take a member out by its id, a beginning of it, or its name."""
+        call = require_admin(request)
+        wanted = request.match_info["node"]
+        found = [
+            node.node
+            for node in self._service.status().nodes
+            if node.name == wanted or (len(wanted) >= 4 and node.node.startswith(wanted))
+        ]
+        if len(found) != 1:
+            many = "is ambiguous" if found else "is no member"
+            raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
+        await self._service.remove(found[0], actor=call.actor)
+        return web.json_response({"removed": found[0]})
 
     async def leave(self, request: web.Request) -> web.Response:
         require_admin(request)

@@ -143,6 +143,22 @@ async def test_changes_become_commands(admin: aiohttp.ClientSession, service: Fa
     assert service.left
 
 
+@pytest.mark.parametrize("wanted", [NODE, NODE[:4], "one"])
+async def test_a_member_is_removed_by_id_prefix_or_name(
+    admin: aiohttp.ClientSession, service: FakeService, wanted: str
+) -> None:
+    assert (await call(admin, "DELETE", f"members/{wanted}"))[0] == 200
+    assert service.removed == [(NODE, ACTOR)]
+
+
+@pytest.mark.parametrize("wanted", ["nobody", NODE[:3]])
+async def test_nobody_is_removed_by_guess(
+    admin: aiohttp.ClientSession, service: FakeService, wanted: str
+) -> None:
+    assert (await call(admin, "DELETE", f"members/{wanted}"))[0] == 400
+    assert service.removed == []
+
+
 @pytest.mark.parametrize("given", [{}, {"duration_s": -1}, {"duration_s": 90_000}])
 async def test_a_wrong_window_is_refused(
     admin: aiohttp.ClientSession, service: FakeService, given: Any
