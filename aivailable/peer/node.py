@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from aivailable.core.commands import Body, PutKey
@@ -19,7 +19,13 @@ from aivailable.core.records import ApiKey, Deployment, Event, Model, Scope
 from aivailable.core.state import State
 from aivailable.core.status import ClusterStatus
 from aivailable.core.view import status_of
-from aivailable.errors import ConfigError, ProposalRejected, RequestError
+from aivailable.errors import (
+    AivailableError,
+    ConfigError,
+    ProposalError,
+    ProposalRejected,
+    RequestError,
+)
 from aivailable.peer.cluster_file import ClusterFile
 from aivailable.peer.deploying import Deploying
 from aivailable.peer.membership import Membership
@@ -264,12 +270,12 @@ class Peer:
             return
         if len(session.state.members) <= 1:
             raise ProposalRejected("last_member", "the last member cannot leave its cluster")
-        await session.leave()
+        await _possible(session.leave())
         await self.membership.forget()
         self.left.set()
 
     async def remove(self, node: NodeId, *, actor: str) -> None:
-        await self._member().remove(node, actor)
+        await _possible(self._member().remove(node, actor))
 
     def ready(self) -> tuple[bool, str]:
         session = self.session
@@ -291,3 +297,13 @@ class Peer:
 
     def _state(self) -> State:
         return State() if self.session is None else self.session.state
+
+
+async def _possible(change: Awaitable[None]) -> None:
+    """A change of members that the cluster cannot do now is the operator's to try again."""
+    try:
+        await change
+    except (RequestError, ProposalError):
+        raise
+    except AivailableError as error:
+        raise RequestError(409, "not_now", str(error), retry_after_s=5) from error
