@@ -38,9 +38,12 @@ class Sequence:
         self._reserved = self._next
 
     def take(self) -> int:
+        """The next number. Raises OSError when a block cannot be reserved in home."""
         if self._next >= self._reserved:
-            self._reserved = self._next + SEQUENCE_BLOCK
-            self._home.save(SEQUENCE_FILE, str(self._reserved).encode())
+            reserved = self._next + SEQUENCE_BLOCK
+            self._home.save(SEQUENCE_FILE, str(reserved).encode())
+            # Only now: when the disk refuses, the next take must try to reserve again.
+            self._reserved = reserved
         number = self._next
         self._next += 1
         return number

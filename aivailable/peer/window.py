@@ -22,6 +22,7 @@ class WindowClock:
         self._serial = -1
         self._ends_s: float | None = None
         self._seen_s = 0.0
+        self._duration_s = 0
 
     def see(self, window: JoinWindow, *, live: bool) -> None:
         """A state was applied. `live`: we took part when it happened, it is no replay."""
@@ -29,11 +30,16 @@ class WindowClock:
             return
         self._serial = window.serial
         self._seen_s = self._clock.monotonic()
+        self._duration_s = window.duration_s
         known = window.open and live
         self._ends_s = self._seen_s + window.duration_s if known else None
 
     def hear(self, left_s: int) -> None:
-        """Another member knows that the window has `left_s` seconds left."""
+        """Another member knows that the window has `left_s` seconds left.
+
+        One that lags may speak of an earlier, longer window: never more than the operator said.
+        """
+        left_s = min(left_s, self._duration_s)
         if self._ends_s is None and left_s > 0:
             self._ends_s = self._clock.monotonic() + left_s
 
@@ -53,5 +59,7 @@ class WindowClock:
         return now_s >= self._ends_s
 
     def admits(self, window: JoinWindow) -> bool:
-        """Whether a stranger may come in now, as far as this node knows."""
-        return window.open and not self.expired(window)
+        """Whether a stranger may come in now. Not while nobody has told us the time left: the
+        window may have run out while we were away."""
+        known = window.open and self._ends_s is not None
+        return known and not self.expired(window)
