@@ -113,9 +113,13 @@ class Client:
             await self._session.close()
             self._session = None
 
-    async def state(self) -> ClusterStatus:
-        """What the answering member sees; also learns the others' addresses from it."""
-        status = _decoded(ClusterStatus, await self._read("/cluster/v1/state"))
+    async def state(self, *, consistent: bool = False) -> ClusterStatus:
+        """What the answering member sees; also learns the others' addresses from it.
+
+        `consistent`: everything committed before the call is in it; needs a majority.
+        """
+        query = "?consistent=1" if consistent else ""
+        status = _decoded(ClusterStatus, await self._read(f"/cluster/v1/state{query}"))
         self._learn(status)
         return status
 

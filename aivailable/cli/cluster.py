@@ -28,12 +28,16 @@ def status(
     as_json: Annotated[
         bool, typer.Option("--json", help="The whole status as one JSON document.")
     ] = False,
+    consistent: Annotated[
+        bool,
+        typer.Option("--consistent", help="Ask a majority first: nothing committed is missing."),
+    ] = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     home: HomeOption = None,
 ) -> None:
     """Show nodes, devices, deployments and what needs attention."""
-    found = _state(url, api_key, home)
+    found = _state(url, api_key, home, consistent=consistent)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found), indent=2, sort_keys=True))
         return
@@ -143,6 +147,10 @@ def events(
     target.run(target.find(url, api_key, home), work)
 
 
-def _state(url: str | None, api_key: str | None, home: HomeOption) -> ClusterStatus:
+def _state(
+    url: str | None, api_key: str | None, home: HomeOption, *, consistent: bool = False
+) -> ClusterStatus:
     where = target.find(url, api_key, home)
-    return target.run(where, lambda client: client.state(), "asking for the cluster")
+    return target.run(
+        where, lambda client: client.state(consistent=consistent), "asking for the cluster"
+    )

@@ -41,6 +41,7 @@ from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 log = logging.getLogger("aivailable.peer")
 
 ADMIN_KEY_FILE = "admin.key"
+BARRIER_DEADLINE_S = 5.0
 KEY_PREFIX = "aiv_"
 KEY_BYTES = 20
 """160 random bits: no key can be guessed, so a plain hash of it may be replicated."""
@@ -209,6 +210,9 @@ class Peer:
             here_devices_load=self._ports.devices.load(),
             explain=explanations(state, liveness),
         )
+
+    async def barrier(self) -> None:
+        await self._member().raft.barrier(BARRIER_DEADLINE_S)
 
     def find_key(self, api_key: str) -> ApiKey | None:
         hashed = key_hash(api_key)

@@ -60,6 +60,11 @@ class Service(Protocol):
 
     def status(self) -> ClusterStatus: ...
 
+    async def barrier(self) -> None:
+        """Returns when everything committed before this call is applied here: the next `status`
+        is then linearizable. Raises ProposalUnknown when no majority answers."""
+        ...
+
     def find_key(self, api_key: str) -> ApiKey | None:
         """The unrevoked key, or None."""
         ...

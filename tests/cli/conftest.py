@@ -47,7 +47,7 @@ class FakeClient:
         if self.error is not None:
             raise self.error
 
-    async def state(self) -> ClusterStatus:
+    async def state(self, *, consistent: bool = False) -> ClusterStatus:
         self._called("state")
         return self.statuses[-1]
 

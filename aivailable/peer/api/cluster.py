@@ -75,7 +75,10 @@ class ClusterApi:
         for task in tuple(self._followers):
             task.cancel()
 
-    async def state(self, _: web.Request) -> web.Response:
+    async def state(self, request: web.Request) -> web.Response:
+        """`?consistent=1`: not before everything committed until now is applied here."""
+        if request.query.get("consistent") in ("1", "true"):
+            await self._service.barrier()
         return web.json_response(to_plain(self._service.status()))
 
     async def nodes(self, _: web.Request) -> web.Response:

@@ -143,6 +143,17 @@ async def test_changes_become_commands(admin: aiohttp.ClientSession, service: Fa
     assert service.left
 
 
+async def test_a_consistent_state_waits_for_a_majority(
+    admin: aiohttp.ClientSession, service: FakeService
+) -> None:
+    assert (await call(admin, "GET", "state"))[0] == 200
+    assert service.barriers == 0
+    assert (await call(admin, "GET", "state?consistent=1"))[0] == 200
+    assert service.barriers == 1
+    service.refuse = ProposalUnknown("no majority")
+    assert (await call(admin, "GET", "state?consistent=1"))[0] == 503
+
+
 @pytest.mark.parametrize("wanted", [NODE, NODE[:4], "one"])
 async def test_a_member_is_removed_by_id_prefix_or_name(
     admin: aiohttp.ClientSession, service: FakeService, wanted: str
