@@ -14,7 +14,7 @@ from dataclasses import replace
 from aivailable.core.admission import FairQueue
 from aivailable.core.agent import LocalWorker
 from aivailable.core.records import Replica, Status
-from aivailable.errors import RequestError
+from aivailable.errors import RequestError, WorkerError
 from aivailable.peer.ports import Clock, Worker, WorkerLauncher
 from aivailable.wire.generation import (
     Cancel,
@@ -31,6 +31,8 @@ from aivailable.wire.worker import Counters, Load, LoadFailed, Progress, Ready, 
 log = logging.getLogger("aivailable.replica")
 
 RATE_WINDOW_S = 2.0
+EXIT_GRACE_S = 5.0
+"""A worker that has closed its socket may take so long to be gone (a core dump, a driver)."""
 TOKENS_UNKNOWN = 256
 """What an answer counts in the fair queue when the client named no limit."""
 
@@ -41,7 +43,6 @@ class _Run:
     def __init__(self, request: Generate) -> None:
         self.request = request
         self.events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
-        self.sent = False
 
 
 class LocalReplica:
@@ -59,6 +60,8 @@ class LocalReplica:
         self._on_change = on_change
         self._worker: Worker | None = None
         self._runs: dict[str, _Run] = {}
+        self._in_worker: dict[str, None] = {}
+        """Requests sent, whose end the worker has not told yet: cancelled ones, too."""
         self._queue = FairQueue(queue_max)
         self._slots_busy = 0
         self._rate = 0.0
@@ -86,7 +89,8 @@ class LocalReplica:
             deployment=self.record.deployment,
             status=self._entry.status.value,
             slots=self.record.slots,
-            slots_busy=self._slots_busy,
+            # A request just sent counts at once: a burst would pile up here until the next step.
+            slots_busy=max(self._slots_busy, len(self._in_worker)),
             waiting=len(self._queue),
             tokens_per_s=round(self._rate, 1),
             progress=round(self.progress, 3),
@@ -104,6 +108,8 @@ class LocalReplica:
 
         Raises WorkerError when it cannot be started.
         """
+        # What a worker counts, it counts since its own start.
+        self.counters, self.progress, self.phase = Counters(), 0.0, ""
         self.become(Status.LOADING)
         failure = ""
         worker = await launcher.launch(load)
@@ -124,7 +130,10 @@ class LocalReplica:
                         self._step(message)
                     case _:
                         log.debug("%s: %s", self.record.replica, message)
-            reason = await worker.exit_reason()
+            # No token can come any more, however long the process takes to be gone.
+            self._worker = None
+            self._fail_runs()
+            reason = await _end_of(worker)
         except asyncio.CancelledError:
             worker.kill()
             raise
@@ -153,6 +162,7 @@ class LocalReplica:
 
     def _fail_runs(self) -> None:
         """The process is gone: every open request learns it and may go elsewhere."""
+        self._in_worker.clear()
         for run in list(self._runs.values()):
             run.events.put_nowait(
                 Failed(run.request.request_id, "worker_lost", "the worker died", 502)
@@ -168,7 +178,8 @@ class LocalReplica:
         if self._entry.status is not Status.READY or self._worker is None:
             code = "draining" if self._entry.status is Status.DRAINING else "not_hosting"
             raise RequestError(503, code, f"{self.record.replica} takes no requests now")
-        if request.request_id in self._runs:
+        if request.request_id in self._runs or request.request_id in self._in_worker:
+            # In the worker: cancelled a moment ago; its end must not be taken for the new one's.
             raise RequestError(409, "duplicate_request", "this request runs already")
         run = _Run(request)
         cost_tokens = request.max_tokens or TOKENS_UNKNOWN
@@ -177,8 +188,8 @@ class LocalReplica:
                 429, "queue_full", f"{self.record.replica}: the queue is full", retry_after_s=2
             )
         self._runs[request.request_id] = run
-        self._pump()
         try:
+            self._pump()
             while True:
                 event = await run.events.get()
                 yield event
@@ -191,24 +202,27 @@ class LocalReplica:
         """Hand requests to the worker, as many as it has slots, in fair order."""
         if self._worker is None:
             return
-        sent = sum(1 for run in self._runs.values() if run.sent)
-        while sent < self.record.slots:
+        while len(self._in_worker) < self.record.slots:
             request_id = self._queue.pop()
             if request_id is None:
                 return
             run = self._runs.get(request_id)
             if run is None:
                 continue
-            run.sent = True
-            sent += 1
-            self._worker.send(run.request)
+            try:
+                self._worker.send(run.request)
+            except WorkerError as error:
+                # Larger than a worker's frame: its own fault, nobody else's.
+                self._deliver(Failed(request_id, "invalid_request", str(error), 413))
+                continue
+            self._in_worker[request_id] = None
 
     def _forget(self, run: _Run) -> None:
         request_id = run.request.request_id
         if self._runs.pop(request_id, None) is None:
             return
         self._queue.cancel(request_id)
-        if run.sent and self._worker is not None:
+        if request_id in self._in_worker and self._worker is not None:
             self._worker.send(Cancel(request_id))
         self._pump()
         self._on_change()
@@ -224,10 +238,11 @@ class LocalReplica:
         for tokens in step.tokens:
             self._rate_tokens += len(tokens.ids)
             self._deliver(tokens)
-        for finished in step.finished:
-            self._deliver(finished)
-        for failed in step.failed:
-            self._deliver(failed)
+        for end in (*step.finished, *step.failed):
+            self._in_worker.pop(end.request_id, None)
+            self._deliver(end)
+        if step.finished or step.failed:
+            self._pump()
 
     def _deliver(self, event: Started | Tokens | Finished | Failed) -> None:
         run = self._runs.get(event.request_id)
@@ -243,3 +258,13 @@ class LocalReplica:
 
     def _now_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)
+
+
+async def _end_of(worker: Worker) -> str:
+    """Why a worker that has closed its socket ended; one that lingers is killed."""
+    try:
+        async with asyncio.timeout(EXIT_GRACE_S):
+            return await worker.exit_reason()
+    except TimeoutError:
+        worker.kill()
+        return await worker.exit_reason()
