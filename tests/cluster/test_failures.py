@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -181,3 +183,84 @@ async def test_a_real_model_is_fetched_from_a_peer_when_its_host_dies(
     assert after.status == 200, after.body
     assert after.headers["X-AIvailable-Host"] != before.headers["X-AIvailable-Host"]
     assert after.body["choices"][0]["text"] == before.body["choices"][0]["text"]
+
+
+def workers_of(peer: PeerProcess) -> list[int]:
+    """Process ids of the peer's workers."""
+    assert peer.process is not None
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (entry / "cmdline").read_bytes()
+        except (OSError, ValueError, IndexError):
+            continue
+        if parent == peer.process.pid and b"aivailable.worker" in command:
+            found.append(int(entry.name))
+    return found
+
+
+def running(pid: int) -> bool:
+    """A zombie that nobody has waited for yet has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_no_worker_outlives_its_peer(three: Peers) -> None:
+    """Gone within two seconds of a `kill -9`, so that its memory is free for the next."""
+    await three.deploy_fake(three.peers[0])
+    host = await by_node(three, host_of(await three.state(three.peers[0]), "fake"))
+    workers = workers_of(host)
+    assert len(workers) == 1
+    host.kill()
+    deadline_s = time.monotonic() + 2.0
+    while any(running(pid) for pid in workers):
+        assert time.monotonic() < deadline_s, "a worker outlived its peer"
+        await asyncio.sleep(0.01)
+
+
+async def test_a_killed_worker_is_reported_and_started_again(three: Peers) -> None:
+    await three.deploy_fake(three.peers[0])
+    host = await by_node(three, host_of(await three.state(three.peers[0]), "fake"))
+    (worker,) = workers_of(host)
+    os.kill(worker, signal.SIGKILL)
+    answer = await three.complete(others(three, host)[0])
+    assert answer.status == 200, answer.body
+    assert host.alive
+    events = await three.ask(host, "GET", "/cluster/v1/events?limit=256")
+    told = " ".join(one["text"] for one in events.body["events"])
+    assert "SIGKILL" in told or "signal 9" in told, told
+
+
+async def test_a_host_that_dies_in_mid_stream(three: Peers) -> None:
+    """With a second replica the client gets the whole answer, or an honest end; never a token
+    twice."""
+    await three.deploy_fake(
+        three.peers[0], options={"step_ms": "20"}, replicas_min=2, replicas_max=2
+    )
+
+    def two_ready(seen: list[State]) -> bool:
+        return all(sum(r["status"] == "ready" for r in s["replicas"]) == 2 for s in seen)
+
+    states = await three.until("two replicas", two_ready)
+    hosts = {one["node"] for one in states[0]["replicas"]}
+    ingress = next(p for p, s in zip(three.peers, states, strict=True) if s["here"] not in hosts)
+    whole = await three.complete(ingress, max_tokens=100)
+    assert whole.status == 200, whole.body
+    text, errors = "", []
+    async with three.streaming(ingress, max_tokens=100) as response:
+        host = response.headers["X-AIvailable-Host"]
+        async for piece in pieces(response):
+            errors += [piece["error"]] if "error" in piece else []
+            text += "".join(choice["text"] for choice in piece.get("choices", ()))
+            if len(text) > 40 and host:
+                node = next(one for one in hosts if one.startswith(host))
+                (await by_node(three, node)).kill()
+                host = ""
+    if errors:
+        assert whole.body["choices"][0]["text"].startswith(text)
+    else:
+        assert text == whole.body["choices"][0]["text"]
+    print(f"errors: {errors}")
