@@ -53,10 +53,12 @@ class _Progress:
     generated: list[int] = field(default_factory=list)
     excluded: list[ReplicaId] = field(default_factory=list)
     last_failure: str = ""
+    waited_s: float = 0.0
+    """Spent waiting for a replica, all attempts together."""
 
     def next_request(self, replica: ReplicaId) -> Generate:
         """The request as the next replica shall have it: resumed where the last one ended."""
-        if not self.generated or not self.prompt_ids:
+        if not self.generated:
             return replace(self.request, replica=replica)
         return replace(
             self.request,
@@ -108,12 +110,11 @@ class Router:
         """Started, Tokens…, Finished. Raises RequestError when it cannot be served."""
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
+        ends_s = begun_s + request.deadline_s
         progress = _Progress(request)
         while True:
-            left_s = request.deadline_s - (loop.time() - begun_s)
-            if left_s <= 0:
-                raise RequestError(504, "deadline_exceeded", "the request's time is over")
-            choice = await self._choose(progress, routing, begun_s)
+            choice = await self._choose(progress, routing, ends_s)
+            left_s = _left_s(ends_s)
             routing.attempts += 1
             routing.queue_ms = int((loop.time() - begun_s) * 1000)
             routing.replica = choice.replica
@@ -121,7 +122,8 @@ class Router:
             attempt = replace(progress.next_request(choice.replica), deadline_s=left_s)
             try:
                 async with aclosing(self._attempt(choice, attempt)) as events:
-                    async for event in events:
+                    while True:
+                        event = await _next_before(ends_s, events)
                         shown = self._account(progress, event)
                         if shown is not None:
                             yield shown
@@ -133,6 +135,9 @@ class Router:
                 progress.excluded.append(choice.replica)
             if routing.attempts >= ATTEMPTS_MAX:
                 raise RequestError(502, "attempts_exhausted", progress.last_failure)
+            if progress.generated and not progress.prompt_ids:
+                # Without the prompt's ids another replica would begin again, not go on.
+                raise RequestError(502, "cannot_continue", progress.last_failure)
 
     def _account(self, progress: _Progress, event: GenerationEvent) -> GenerationEvent | None:
         """Remember what a continuation needs; hide the second Started from the client."""
@@ -153,9 +158,10 @@ class Router:
         return event
 
     async def _choose(
-        self, progress: _Progress, routing: Routing, begun_s: float
+        self, progress: _Progress, routing: Routing, ends_s: float
     ) -> Local | Forward:
-        """Waits while the model is deployed but nowhere ready. Raises RequestError."""
+        """Waits while the model is deployed but nowhere ready, at most until `ends_s` of the
+        loop's time. Raises RequestError."""
         loop = asyncio.get_running_loop()
         pulse, number = Pulse(), self._next_waiter
         self._next_waiter += 1
@@ -180,21 +186,26 @@ class Router:
                             retry_after_s=choice.retry_after_s,
                         )
                     case Wait():
-                        self._check_patience(choice, routing, loop.time() - begun_s)
-                        await pulse.wait(choice.retry_s)
+                        patience_s = self._patience_s(choice, routing, progress.waited_s)
+                        since_s = loop.time()
+                        await pulse.wait(min(choice.retry_s, patience_s, _left_s(ends_s)))
+                        progress.waited_s += loop.time() - since_s
                         # What failed a moment ago may be the only one, and well again.
                         progress.excluded.clear()
         finally:
             del self._waiters[number]
 
-    def _check_patience(self, choice: Wait, routing: Routing, waited_s: float) -> None:
-        if waited_s >= routing.wait_s:
+    def _patience_s(self, choice: Wait, routing: Routing, waited_s: float) -> float:
+        """How much longer this request may wait. Raises RequestError when it is over."""
+        left_s = routing.wait_s - waited_s
+        if left_s <= 0:
             raise RequestError(
                 503,
                 "model_not_ready",
                 f"{choice.reason} (waited {waited_s:.0f} s)",
                 retry_after_s=max(1, round(choice.retry_s)),
             )
+        return left_s
 
     async def _attempt(
         self, choice: Local | Forward, request: Generate
@@ -229,10 +240,12 @@ class Router:
                 event = await stream.receive()
                 if event is None:
                     raise _TryElsewhere("the host ended the stream early")
-                yield event
                 if isinstance(event, Finished | Failed):
+                    # Before it is passed on: whoever reads it closes this iterator.
                     ended = True
                     stream.finish()
+                yield event
+                if ended:
                     return
         except StreamReset as error:
             ended = True
@@ -273,7 +286,35 @@ class Router:
                 async for event in events:
                     await stream.send(event)
             stream.finish()
+        except asyncio.CancelledError:
+            # The ingress has ended the stream, or this node leaves: it must not wait for us.
+            stream.reset("worker_lost", "this node serves the request no longer")
+            raise
         except RequestError as error:
             stream.reset(error.code, str(error))
         except LinkError as error:
             log.debug("%s: the ingress is gone: %s", request.request_id, error)
+
+
+def _left_s(ends_s: float) -> float:
+    """Seconds of the loop's time until `ends_s`. Raises RequestError when there are none."""
+    left_s = ends_s - asyncio.get_running_loop().time()
+    if left_s <= 0:
+        raise RequestError(504, "deadline_exceeded", "the request's time is over")
+    return left_s
+
+
+async def _next_before(
+    ends_s: float, events: AsyncGenerator[GenerationEvent, None]
+) -> GenerationEvent:
+    """The next event of an attempt. A host that falls silent does not outlast the deadline.
+
+    Raises RequestError at the deadline, _TryElsewhere when the events end without a last word.
+    """
+    try:
+        async with asyncio.timeout_at(ends_s):
+            return await anext(events)
+    except TimeoutError as error:
+        raise RequestError(504, "deadline_exceeded", "the request's time is over") from error
+    except StopAsyncIteration as error:
+        raise _TryElsewhere("the events ended early") from error

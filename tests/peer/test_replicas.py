@@ -324,6 +324,9 @@ def test_draining_refuses_new_requests_and_finishes_old_ones() -> None:
     run(scenario())
 
 
+STEPS = st.sampled_from(["ask", "leave", "end", "die"])
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32), st.lists(st.sampled_from(["ask", "leave", "end", "die"]), max_size=40)
