@@ -24,8 +24,9 @@ from aivailable.core.founding import (
 from aivailable.core.ids import NodeId, cluster_id, short
 from aivailable.core.records import ApiKey, Member, Role, Scope
 from aivailable.core.status import WaitingStatus
-from aivailable.errors import AivailableError, LinkError
+from aivailable.errors import AivailableError, LinkError, ProposalError
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile, seats_of
+from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.ports import PeerConfig, Ports, Sighting
 from aivailable.peer.session import Session
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
@@ -37,6 +38,8 @@ LOOK_JITTER_S = 1.0
 UNREACHABLE_S = 5.0
 """A node that did not answer counts as not seen for so long."""
 KNOCK_PERIOD_S = 3.0
+FOUND_LOOK_S = 10.0
+"""For the log of a cluster of one to be read and led by us."""
 PRISTINE_PERIOD_S = 2.0
 WAITING_MAX = 32
 WAITING_SHOWN_S = 30.0
@@ -48,6 +51,7 @@ class _Knock:
     name: str
     address: str
     at_s: float
+    wrong_key: bool = False
 
 
 class Membership:
@@ -82,7 +86,9 @@ class Membership:
         file = ClusterFile.load(self._ports.home)
         if file is not None:
             self._tell(f"resuming cluster {file.name!r} ({short(file.cluster_id)})")
-            await self._enter(file)
+            session = await self._enter(file)
+            if file.voters == (self._node,) and not file.seats:
+                await self._ensure_founded(session)
         else:
             await self._seek()
         while True:
@@ -148,9 +154,22 @@ class Membership:
             voters=(self._node,),
         )
         session = await self._enter(file)
-        await session.found(self._own_key("founder"))
+        await self._ensure_founded(session)
         self._tell(f"founded cluster {name!r} ({short(file.cluster_id)})")
         await self.announce()
+
+    async def _ensure_founded(self, session: Session) -> None:
+        """Commit the first command, unless it is in the log: also after a death between making
+        the cluster's file and that command, or a disk too slow for one deadline."""
+        while self._session is session:
+            try:
+                await session.raft.barrier(FOUND_LOOK_S)
+                if session.state.cluster is not None:
+                    return
+                await session.found(self._own_key("founder"))
+            except ProposalError as error:
+                log.warning("not founded yet: %s", error)
+                await self._wait_for_news(KNOCK_PERIOD_S)
 
     async def _knock(self, sighting: Sighting) -> bool:
         """Ask to be let in at each of the sighted addresses; True when we are a member."""
@@ -220,14 +239,16 @@ class Membership:
 
     async def _consider_giving_up(self, session: Session) -> None:
         """A pristine cluster of one dissolves into another of its name (DESIGN §5)."""
-        if not session.state.pristine or session.state.cluster is None or self._admitting:
+        if not self._may_give_up(session):
             return
-        for sighting in self._ports.discovery.sightings():
+        for sighting in (*self._ports.discovery.sightings(), *await self._seeded()):
             same = session.file.cluster_id.startswith(sighting.cluster_prefix or "-")
             if sighting.cluster_name != self._config.cluster_name or same:
                 continue
             if not sighting.cluster_prefix:
                 continue
+            if not self._may_give_up(session):
+                return
             # Nobody is admitted meanwhile: a newcomer would be left behind in a dead cluster.
             self._giving_up = True
             try:
@@ -236,6 +257,10 @@ class Membership:
                         return
             finally:
                 self._giving_up = False
+
+    def _may_give_up(self, session: Session) -> bool:
+        state = session.state
+        return state.pristine and state.cluster is not None and not self._admitting
 
     async def _gave_up_for(self, session: Session, address: tuple[str, int]) -> bool:
         try:
@@ -298,8 +323,11 @@ class Membership:
             proto_max=PROTO_MAX,
         )
 
-    async def admit(self, request: JoinRequest, node: NodeId) -> JoinAnswer:
-        """A verified stranger asks to be let in."""
+    async def admit(
+        self, request: JoinRequest, node: NodeId, key: KeyCheck = KeyCheck.NONE
+    ) -> JoinAnswer:
+        """A verified stranger asks to be let in. A proved key admits at any time; a wrong one
+        never does, not through an open window either: its holder meant another cluster."""
         session = self._session
         if session is None or session.state.cluster is None or self._giving_up:
             return JoinAnswer("seeking", "this node has no cluster yet; try again in a moment")
@@ -309,9 +337,17 @@ class Membership:
                 f"this cluster speaks protocol {PROTO_MIN}–{PROTO_MAX}, the newcomer "
                 f"{request.proto_min}–{request.proto_max}: install the same version on both",
             )
+        if key is KeyCheck.WRONG:
+            self._remember_knock(node, request, wrong_key=True)
+            return JoinAnswer(
+                "bad_proof",
+                f"the cluster {session.file.name!r} has another join key: start this node with"
+                " that cluster's key, or without one while its join window is open",
+            )
         window = session.state.window
         known = node in session.state.members
-        if not known and not session.window.admits(window):
+        by_key = key is KeyCheck.PROVED
+        if not known and not by_key and not session.window.admits(window):
             self._remember_knock(node, request)
             return JoinAnswer(
                 "window_closed",
@@ -325,10 +361,10 @@ class Membership:
                 Admit(
                     member=self._member(request, node),
                     keys=tuple(self._joiner_key(request, hashed) for hashed in request.key_hashes),
-                    window_serial=None if known else window.serial,
+                    window_serial=None if known or by_key else window.serial,
                 ),
-                actor="window",
-                reason="known member" if known else f"join window {window.serial}",
+                actor="key" if by_key else "window",
+                reason=_why(known=known, by_key=by_key, serial=window.serial),
                 deadline_s=ADMIT_DEADLINE_S,
             )
         except AivailableError as error:
@@ -372,22 +408,45 @@ class Membership:
             label=f"member {request.name[:64]}",
         )
 
-    def _remember_knock(self, node: NodeId, request: JoinRequest) -> None:
-        if node not in self._knocks:
-            self._tell(f"{request.name} ({short(node)}) waits to be admitted: `aivailable admit`")
+    def _remember_knock(
+        self, node: NodeId, request: JoinRequest, *, wrong_key: bool = False
+    ) -> None:
         address = request.addresses[0] if request.addresses else ""
-        self._knocks[node] = _Knock(request.name, address, self._ports.clock.monotonic())
+        knock = _Knock(request.name[:64], address, self._ports.clock.monotonic(), wrong_key)
+        before = self._knocks.get(node)
+        if before is None or before.wrong_key != wrong_key:
+            # Once: it knocks again every few seconds.
+            who = f"{knock.name} ({short(node)})"
+            remedy = _other_key(knock) if wrong_key else "waits to be admitted: `aivailable admit`"
+            self._tell(f"{who} {remedy}")
+        self._knocks[node] = knock
         while len(self._knocks) > WAITING_MAX:
             del self._knocks[min(self._knocks, key=lambda key: self._knocks[key].at_s)]
 
     def waiting(self) -> tuple[WaitingStatus, ...]:
-        """Who knocked lately and was not admitted."""
+        """Who knocked lately and was not admitted, but would be through an open window."""
         now_s = self._ports.clock.monotonic()
         return tuple(
             WaitingStatus(node, knock.name, knock.address, int((now_s - knock.at_s) * 1000))
+            for node, knock in self._recent_knocks()
+            if not knock.wrong_key
+        )
+
+    def knock_advice(self) -> str:
+        """About the newest stranger of late that has another join key; "" = none."""
+        wrong = [item for item in self._recent_knocks() if item[1].wrong_key]
+        if not wrong:
+            return ""
+        node, knock = max(wrong, key=lambda item: item[1].at_s)
+        return f"{knock.name} ({short(node)}) {_other_key(knock)}"
+
+    def _recent_knocks(self) -> list[tuple[NodeId, _Knock]]:
+        now_s = self._ports.clock.monotonic()
+        return [
+            (node, knock)
             for node, knock in sorted(self._knocks.items())
             if now_s - knock.at_s <= WAITING_SHOWN_S
-        )
+        ]
 
     async def announce(self) -> None:
         """Tell the LAN what we are now."""
@@ -407,3 +466,16 @@ class Membership:
                 addresses=(),
             )
         )
+
+
+def _why(*, known: bool, by_key: bool, serial: int) -> str:
+    if known:
+        return "known member"
+    return "join key" if by_key else f"join window {serial}"
+
+
+def _other_key(knock: _Knock) -> str:
+    return (
+        f"at {knock.address} asks with another join key: start it with this cluster's key, or"
+        " without --key while the join window is open"
+    )
