@@ -3,6 +3,17 @@
 Owns both ends of wire.join over TLS with SNI `join`: frames, deadlines, the proof of the key.
 It must not decide who is admitted: ports.JoinServer does. `JoinDoor` hands its protocol to
 links (one port for everything); `TlsJoinClient` is ports.JoinClient. Built by peer.app.
+
+With a join key (peer.join_key), the order is: the server's offer says that it has a key, the
+joiner's request proves the key, the server's answer proves it back. So
+* the joiner shows its proof to whoever claims a key. That helps nobody: the proof names the
+  certificate that this server holds (TLS has shown that it does), both nonces and the cluster,
+  so it cannot be passed on to a real member, used again, or reflected as a server's proof;
+* the joiner believes no seat before the server's proof: a server without the key, and one that
+  claims to have none, cannot make it a member of anything, open window or not. Else an attacker
+  would need only to say "no key here" to take in those who were told to trust a key;
+* the server proves itself only to a joiner that did, and TLS binds the rest of both messages to
+  the certificates in the proof.
 """
 
 from __future__ import annotations
@@ -18,15 +29,34 @@ from typing import Any, Final, TypeVar
 from aivailable.core.ids import NodeId, short
 from aivailable.errors import LinkError, SchemaError, WireError
 from aivailable.peer.identity import Identity, fingerprint_of, node_id_of, verify
+from aivailable.peer.join_key import JoinKey, KeyCheck
 from aivailable.peer.ports import JoinServer
 from aivailable.peer.trust import SNI_JOIN, Trust, peer_certificate
 from aivailable.wire import frames
 from aivailable.wire.frames import Frame, FrameDecoder
-from aivailable.wire.join import JOIN, JoinAnswer, JoinOffer, JoinRequest, join_transcript
+from aivailable.wire.join import (
+    JOIN,
+    NONCE_BYTES,
+    JoinAnswer,
+    JoinOffer,
+    JoinRequest,
+    join_transcript,
+    key_transcript,
+)
 from aivailable.wire.limits import JOIN_CONNECTIONS_MAX, JOIN_DEADLINE_S, JOIN_FRAME_MAX_BYTES
 
-NONCE_BYTES: Final = 32
 READ_BYTES: Final = JOIN_FRAME_MAX_BYTES
+MESSAGE_SHOWN_MAX_CHARS: Final = 300
+"""Of a refusal's words: they come from whoever answered, and end on a terminal."""
+
+NO_KEY: Final = (
+    "that cluster's node has no join key: start its nodes with the same --key, or this one without"
+    " --key to come in by the join window"
+)
+UNPROVED: Final = (
+    "it let us in but could not prove the join key, so it is not the cluster that the key is for:"
+    " see who runs it"
+)
 
 T = TypeVar("T")
 
@@ -55,9 +85,14 @@ class JoinDoor:
     """The server's side. Silent until `open`."""
 
     def __init__(
-        self, identity: Identity, *, token_bytes: Callable[[int], bytes] = os.urandom
+        self,
+        identity: Identity,
+        *,
+        key: JoinKey | None = None,
+        token_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.identity = identity
+        self.key = key
         self.token_bytes = token_bytes
         self.server: JoinServer | None = None
         self.visits: dict[_Visit, None] = {}
@@ -98,10 +133,11 @@ class _Visit(asyncio.Protocol):
         if server is None or len(self._door.visits) >= JOIN_CONNECTIONS_MAX:
             transport.abort()
             return
-        self._offer = server.offer(self._door.token_bytes(NONCE_BYTES))
-        if self._offer is None:
+        offer = server.offer(self._door.token_bytes(NONCE_BYTES))
+        if offer is None:
             transport.abort()
             return
+        self._offer = dataclasses.replace(offer, keyed=self._door.key is not None)
         self._door.visits[self] = None
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(JOIN_DEADLINE_S, self.end)
@@ -141,16 +177,25 @@ class _Visit(asyncio.Protocol):
         if server is None or offer is None:
             return JoinAnswer("busy", "this node is stopping: ask another one")
         node = node_id_of(request.certificate)
-        transcript = join_transcript(
-            offer.nonce,
-            self._door.identity.fingerprint,
-            fingerprint_of(request.certificate),
-            offer.cluster_id,
-        )
+        if not all(text.isprintable() for text in (request.name, *request.addresses)):
+            raise SchemaError("control characters in the name or an address")
+        prints = self._door.identity.fingerprint, fingerprint_of(request.certificate)
+        transcript = join_transcript(offer.nonce, *prints, offer.cluster_id)
         if not verify(request.certificate, request.signature, transcript):
             log.warning("a stranger that names itself %s could not prove it", short(node))
             return JoinAnswer("bad_proof", "the signature does not prove the certificate's key")
-        return await server.admit(request, node)
+        key, proof = self._door.key, request.key_proof
+        if not proof:
+            return await server.admit(request, node, KeyCheck.NONE)
+        if key is None:
+            return JoinAnswer("no_key", NO_KEY)
+        if len(request.client_nonce) != NONCE_BYTES:
+            raise SchemaError("a proof of the key without a nonce")
+        shown = key_transcript(offer.nonce, request.client_nonce, *prints, offer.cluster_id)
+        if not key.is_client_proof(proof, shown):
+            return await server.admit(request, node, KeyCheck.WRONG)
+        answer = await server.admit(request, node, KeyCheck.PROVED)
+        return dataclasses.replace(answer, key_proof=key.server_proof(shown))
 
     def _say(self, answer: JoinAnswer) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -162,32 +207,54 @@ class _Visit(asyncio.Protocol):
 class TlsJoinClient:
     """ports.JoinClient."""
 
-    def __init__(self, identity: Identity, trust: Trust) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        trust: Trust,
+        *,
+        key: JoinKey | None = None,
+        token_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
         self._identity = identity
         self._trust = trust
+        self._key = key
+        self._token_bytes = token_bytes
 
     async def look(self, address: tuple[str, int]) -> JoinOffer:
         async with self._visit(address) as visit:
             return visit.offer
 
     async def join(self, address: tuple[str, int], request: JoinRequest) -> JoinAnswer:
-        """Fills in certificate and signature. The answer may be a refusal (`code`)."""
+        """Fills in certificate, signature and proof. The answer may be a refusal (`code`): also
+        our own of a server that does not prove the key that we have."""
         async with self._visit(address) as visit:
-            transcript = join_transcript(
-                visit.offer.nonce,
-                fingerprint_of(visit.certificate),
-                self._identity.fingerprint,
-                visit.offer.cluster_id,
-            )
+            offer = visit.offer
+            if self._key is not None and not offer.keyed:
+                return JoinAnswer("no_key", NO_KEY)
+            prints = fingerprint_of(visit.certificate), self._identity.fingerprint
             signed = dataclasses.replace(
                 request,
                 certificate=self._identity.certificate,
-                signature=self._identity.sign(transcript),
+                signature=self._identity.sign(
+                    join_transcript(offer.nonce, *prints, offer.cluster_id)
+                ),
             )
+            shown = b""
+            if self._key is not None:
+                nonce = self._token_bytes(NONCE_BYTES)
+                shown = key_transcript(offer.nonce, nonce, *prints, offer.cluster_id)
+                signed = dataclasses.replace(
+                    signed, client_nonce=nonce, key_proof=self._key.client_proof(shown)
+                )
             visit.writer.write(encode_join(signed))
             answer = _decode(await visit.next_frame(), JoinAnswer)
-        if not answer.code and answer.cluster_id != visit.offer.cluster_id:
+        if answer.code:
+            return JoinAnswer(_printable(answer.code), _printable(answer.message))
+        if answer.cluster_id != offer.cluster_id:
             raise LinkError(f"{_at(address)} admitted us to another cluster than it offered")
+        if self._key is not None and not self._key.is_server_proof(answer.key_proof, shown):
+            log.warning("%s let us in without the join key: not believed", _at(address))
+            return JoinAnswer("bad_proof", UNPROVED)
         return answer
 
     @asynccontextmanager
@@ -232,6 +299,8 @@ class _Call:
         self.offer = _decode(await self.next_frame(), JoinOffer)
         if node_id_of(self.certificate) != self.offer.node:
             raise SchemaError("it names itself another node than its certificate")
+        if len(self.offer.nonce) != NONCE_BYTES:
+            raise SchemaError(f"its nonce has not {NONCE_BYTES} bytes")
 
     async def next_frame(self) -> Frame:
         while True:
@@ -252,3 +321,8 @@ def _decode(frame: Frame, kind: type[T]) -> T:
 
 def _at(address: tuple[str, int]) -> str:
     return f"{address[0]} port {address[1]}"
+
+
+def _printable(text: str) -> str:
+    """A stranger's words, fit for a terminal and a log."""
+    return "".join(char for char in text[:MESSAGE_SHOWN_MAX_CHARS] if char.isprintable())

@@ -28,6 +28,7 @@ from aivailable.errors import (
 )
 from aivailable.peer.cluster_file import ClusterFile
 from aivailable.peer.deploying import Deploying
+from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.membership import Membership
 from aivailable.peer.ports import PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Sequence
@@ -172,8 +173,10 @@ class Peer:
     def offer(self, nonce: bytes) -> JoinOffer | None:
         return self.membership.offer(nonce)
 
-    async def admit(self, request: JoinRequest, node: NodeId) -> JoinAnswer:
-        return await self.membership.admit(request, node)
+    async def admit(
+        self, request: JoinRequest, node: NodeId, key: KeyCheck = KeyCheck.NONE
+    ) -> JoinAnswer:
+        return await self.membership.admit(request, node, key)
 
     # --- service.Service
 

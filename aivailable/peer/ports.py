@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.records import Inventory
+from aivailable.peer.join_key import KeyCheck
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 from aivailable.wire.peer import DeviceLoad
 from aivailable.wire.worker import Load
@@ -124,8 +125,11 @@ class JoinServer(Protocol):
         """None: say nothing (not founded yet, stopping)."""
         ...
 
-    async def admit(self, request: JoinRequest, node: NodeId) -> JoinAnswer:
-        """The signature is already verified; `node` is the id of the certificate's key."""
+    async def admit(
+        self, request: JoinRequest, node: NodeId, key: KeyCheck = KeyCheck.NONE
+    ) -> JoinAnswer:
+        """The signature is already verified; `node` is the id of the certificate's key, `key`
+        what the request's proof of the join key was found to be."""
         ...
 
 

@@ -2,14 +2,18 @@
 
 TLS 1.3 with SNI `join`, no client certificate, frames ≤ JOIN_FRAME_MAX_BYTES, short deadlines.
 Order: server JoinOffer → client JoinRequest → server JoinAnswer, then the connection ends.
-A client that only looks around closes after JoinOffer.
+A client that only looks around closes after JoinOffer. Fields with defaults came later: a side
+that does not know them neither sends nor reads them, and is as one without a join key.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from aivailable.wire.envelope import Registry
+
+NONCE_BYTES: Final = 32
 
 REFUSALS = (
     "window_closed",
@@ -17,6 +21,7 @@ REFUSALS = (
     "merged_into",
     "other_cluster",
     "bad_proof",
+    "no_key",
     "version",
     "cloned_identity",
     "seeking",
@@ -27,7 +32,7 @@ REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class JoinOffer:
-    """What the server tells any stranger; `nonce` is 32 fresh bytes."""
+    """What the server tells any stranger; `nonce` is NONCE_BYTES fresh bytes."""
 
     nonce: bytes
     node: str
@@ -38,6 +43,8 @@ class JoinOffer:
     window_open: bool
     proto_min: int
     proto_max: int
+    keyed: bool = False
+    """It can check and make proofs of a join key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,10 @@ class JoinRequest:
     instance_id: str
     key_hashes: tuple[str, ...] = ()
     """SHA-256 hex of the joiner's own admin key(s), entered into the cluster at admission."""
+    client_nonce: bytes = b""
+    """NONCE_BYTES fresh bytes when `key_proof` is there."""
+    key_proof: bytes = b""
+    """That the joiner holds the join key, over key_transcript(...); "" = it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,8 @@ class JoinAnswer:
     cluster_id: str = ""
     cluster_name: str = ""
     seats: tuple[Seat, ...] = ()
+    key_proof: bytes = b""
+    """That the server holds the join key; only for a joiner that proved it."""
 
 
 JOIN = Registry(offer=JoinOffer, request=JoinRequest, answer=JoinAnswer)
@@ -93,4 +106,20 @@ def join_transcript(
     """What the joiner signs: bound to this server, this nonce, this cluster, and itself."""
     return b"aivailable-join-1\0" + b"\0".join(
         (nonce.hex().encode(), server_fingerprint, client_fingerprint, cluster_id.encode())
+    )
+
+
+def key_transcript(
+    server_nonce: bytes,
+    client_nonce: bytes,
+    server_fingerprint: bytes,
+    client_fingerprint: bytes,
+    cluster_id: str,
+) -> bytes:
+    """What both proofs of the join key cover. Raises ValueError unless both nonces have
+    NONCE_BYTES: with that and 32-byte fingerprints no two handshakes have the same bytes."""
+    if len(server_nonce) != NONCE_BYTES or len(client_nonce) != NONCE_BYTES:
+        raise ValueError(f"a nonce of the join handshake has {NONCE_BYTES} bytes")
+    return b"".join(
+        (server_nonce, client_nonce, server_fingerprint, client_fingerprint, cluster_id.encode())
     )

@@ -12,6 +12,7 @@ from fixtures.mesh import CLUSTER, DEADLINE_S, Node, make_node, stop_nodes
 
 from aivailable.errors import LinkError
 from aivailable.peer.join import JoinDoor, TlsJoinClient, encode_join, fit_answer
+from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.trust import SNI_JOIN
 from aivailable.wire import frames
 from aivailable.wire.frames import FrameDecoder
@@ -48,7 +49,9 @@ class Server:
             return None
         return JoinOffer(nonce, self.node, CLUSTER, "lab", 1, True, True, 1, 1)
 
-    async def admit(self, request: JoinRequest, node: str) -> JoinAnswer:
+    async def admit(
+        self, request: JoinRequest, node: str, key: KeyCheck = KeyCheck.NONE
+    ) -> JoinAnswer:
         self.admitted.append((node, request))
         return JoinAnswer("", "", CLUSTER, "lab", self.seats)
 
