@@ -70,20 +70,7 @@ class Session:
         self._store = ports.raft_store(file.cluster_id)
         self.replicated = ReplicatedState(self._changed)
         self.window = WindowClock(ports.clock)
-        self.raft = RaftNode(
-            node_id=self._node,
-            voters=file.voters,
-            observers=tuple(seat.node for seat in file.seats),
-            role=file.role,
-            machine=self.replicated,
-            link=self,
-            store=self._store,
-            clock=ports.clock.monotonic,
-            rng=ports.randomness.random,
-            settings=ports.raft_settings,
-            authorize=self._authorize,
-            on_change=self._raft_changed,
-        )
+        self.raft = self._make_raft()
         self.proposer = Proposer(self._node, sequence, ports.clock, self.raft, self.replicated)
         self.agent = Agent(
             config,
@@ -121,6 +108,23 @@ class Session:
             lambda: self.window.expired(self.state.window),
             self._reopen,
             self._leaving.retiring,
+        )
+
+    def _make_raft(self) -> RaftNode:
+        file, ports = self.file, self._ports
+        return RaftNode(
+            node_id=self._node,
+            voters=file.voters,
+            observers=tuple(seat.node for seat in file.seats),
+            role=file.role,
+            machine=self.replicated,
+            link=self,
+            store=self._store,
+            clock=ports.clock.monotonic,
+            rng=ports.randomness.random,
+            settings=ports.raft_settings,
+            authorize=self._authorize,
+            on_change=self._raft_changed,
         )
 
     @property
