@@ -58,7 +58,7 @@ class Deploying:
             wanted = await self._real(request, actor)
         current = self._state().deployments.get(wanted.name)
         if current is not None:
-            if replace(wanted, generation=current.generation) == current:
+            if _same_wish(wanted, current):
                 return current
             if not request.replace:
                 raise RequestError(409, "exists", f"{wanted.name} is deployed already")
@@ -180,8 +180,6 @@ class Deploying:
     async def _register(self, path: Path, request: DeployRequest, actor: str) -> Model:
         try:
             facts = read_header(path).facts
-        except FileNotFoundError as error:
-            raise RequestError(404, "no_such_file", f"{path}: no such file on this node") from error
         except GgufError as error:
             raise RequestError(400, "bad_model_file", str(error)) from error
         file = await self._ports.model_store.register(path)
@@ -216,6 +214,19 @@ class Deploying:
             raise RequestError(
                 422, "does_not_fit", f"{wanted.name} fits on no device: {explain(answer)}"
             )
+
+
+def _same_wish(wanted: Deployment, current: Deployment) -> bool:
+    """Whether nothing would change. The prediction is none of the user's words: a node without
+    the file predicts by formula what the oracle of another said exactly."""
+    return current == replace(
+        wanted,
+        generation=current.generation,
+        weights_bytes=current.weights_bytes,
+        kv_bytes=current.kv_bytes,
+        compute_bytes=current.compute_bytes,
+        predicted_by=current.predicted_by,
+    )
 
 
 def _as_path(model: str) -> Path | None:

@@ -1,0 +1,218 @@
+"""From words to a deployment: every refusal with its next step, and the same again is nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.gguf_writer import gguf_bytes
+from fixtures.peer_ports import World
+from fixtures.states import DIGEST, Cluster, equipped
+from fixtures.virtual_time import run
+
+from aivailable.core.commands import Body
+from aivailable.core.liveness import Heard, Liveness
+from aivailable.core.records import Deployment
+from aivailable.errors import GgufError, ProposalRejected, RequestError
+from aivailable.peer.deploying import Deploying
+from aivailable.peer.ports import FileStatus, Prediction
+from aivailable.peer.service import DeployRequest
+from aivailable.wire.peer import DeviceLoad, Heartbeat
+
+
+class FakeProposer:
+    """Applies to the test's cluster at once."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.bodies: list[Body] = []
+
+    async def propose(self, body: Body, *, actor: str, reason: str, deadline_s: float) -> None:
+        self.bodies.append(body)
+        outcome = self.cluster.propose(body, actor=actor)
+        if not outcome.accepted:
+            raise ProposalRejected(outcome.code, outcome.message)
+
+
+class Stage:
+    """One node, n1, with a device of 1000 bytes; "tiny" is deployed (64 tokens, 2 slots)."""
+
+    def __init__(self, nodes: int = 1) -> None:
+        self.world = World()
+        self.cluster = equipped(nodes)
+        self.world.store.files[DIGEST] = FileStatus(DIGEST, Path("/m/tiny.gguf"), 60)
+        self.proposer = FakeProposer(self.cluster)
+        self.deploying = Deploying(
+            "n1",
+            self.world.ports(),
+            self.proposer,  # type: ignore[arg-type]
+            lambda: self.cluster.state,
+            self.liveness,
+        )
+
+    def liveness(self) -> Liveness:
+        beat = Heartbeat("n1", "i", 1, 1, devices=(DeviceLoad("d0", 1000),))
+        return Liveness("n1", 100.0, (), {"n1": Heard("n1", beat, 100.0)}, 0.0)
+
+    async def deploy(self, model: str = "tiny", **rest: Any) -> Deployment:
+        rest = {"context": 64, "slots": 2, **rest}
+        return await self.deploying.deploy(DeployRequest(model, **rest), actor="operator:k")
+
+    async def refused(self, model: str = "tiny", **rest: Any) -> RequestError:
+        before = self.cluster.state
+        with pytest.raises(RequestError) as caught:
+            await self.deploy(model, **rest)
+        assert self.cluster.state == before, "a refusal changes nothing"
+        return caught.value
+
+
+def test_the_same_again_makes_no_new_generation() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        first = await stage.deploy(name="again")
+        proposed = len(stage.proposer.bodies)
+        assert await stage.deploy(name="again") == first
+        # Another node, without the file, predicts otherwise; the user's words are the same.
+        stage.world.store.files.clear()
+        assert await stage.deploy(name="again") == first
+        assert len(stage.proposer.bodies) == proposed
+
+    run(scenario())
+
+
+def test_a_change_makes_a_new_generation_unless_replacing_is_not_wanted() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        first = await stage.deploy(name="again")
+        error = await stage.refused(name="again", slots=1, replace=False)
+        assert (error.status, error.code) == (409, "exists")
+        second = await stage.deploy(name="again", slots=1)
+        assert second.generation > first.generation
+        assert stage.cluster.state.deployments["again"] == second
+
+    run(scenario())
+
+
+def test_an_unknown_model_names_the_catalogue() -> None:
+    async def scenario() -> None:
+        error = await Stage().refused("nobody")
+        assert (error.status, error.code) == (404, "unknown_model")
+        assert "'nobody'" in str(error)
+        assert "(tiny)" in str(error)
+
+    run(scenario())
+
+
+def test_a_context_over_the_trained_one_says_both_numbers() -> None:
+    async def scenario() -> None:
+        error = await Stage().refused(context=4097)
+        assert (error.status, error.code) == (400, "context_too_large")
+        assert "4096" in str(error)
+        assert "4097" in str(error)
+
+    run(scenario())
+
+
+def test_what_fits_nowhere_says_what_was_missing_on_each_device() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.world.prediction = Prediction(3 << 30, 1 << 30, 0, "oracle")
+        error = await stage.refused(name="big")
+        assert (error.status, error.code) == (422, "does_not_fit")
+        assert "big fits on no device" in str(error)
+        assert "4.0 GiB" in str(error)
+        assert "d0" in str(error)
+
+    run(scenario())
+
+
+def test_a_replacement_may_use_the_room_of_what_it_replaces() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.world.prediction = Prediction(600, 0, 0, "oracle")
+        await stage.deploy(name="wide")
+        stage.cluster.place("wide", bytes_=600)
+        assert (await stage.deploy(name="wide", slots=1)).slots == 1
+        error = await stage.refused(name="other")
+        assert error.code == "does_not_fit"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("name", ["", "two words", "ä", "x" * 500, "a\nb"])
+def test_a_name_that_no_url_could_carry_is_refused(name: str) -> None:
+    async def scenario() -> None:
+        error = await Stage().refused(name=name)
+        assert (error.status, error.code) == (400, "invalid_name")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(ValueError("kv_type: f16 or q8_0"), "invalid_options"), (GgufError("x"), "bad_model_file")],
+)
+def test_what_the_prediction_refuses_is_the_callers_fault(raised: Exception, code: str) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.world.predict_error = raised
+        error = await stage.refused(name="odd", options={"kv_type": "f17"})
+        assert (error.status, error.code) == (400, code)
+        assert str(raised) in str(error)
+
+    run(scenario())
+
+
+def test_a_path_that_is_not_there_and_files_that_are_no_model(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        error = await stage.refused(str(tmp_path / "gone.gguf"))
+        assert (error.status, error.code) == (400, "bad_model_file")
+        assert "gone.gguf" in str(error)
+        good = gguf_bytes()
+        for number, data in enumerate(
+            (b"", b"GGUF", b"not a model at all", good[: len(good) // 2])
+        ):
+            path = tmp_path / f"bad{number}.gguf"
+            path.write_bytes(data)
+            error = await stage.refused(str(path))
+            assert (error.status, error.code) == (400, "bad_model_file")
+        (tmp_path / "folder.gguf").mkdir()
+        error = await stage.refused(str(tmp_path / "folder.gguf"))
+        assert error.status == 400
+
+    run(scenario())
+
+
+def test_a_good_path_is_registered_and_deployed_under_its_name(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        path = tmp_path / "My model (v2).gguf"
+        path.write_bytes(gguf_bytes())
+        stage.world.store.registers = FileStatus("e5" * 32, path, path.stat().st_size)
+        made = await stage.deploy(str(path), context=None)
+        assert made.name == "My-model--v2"
+        assert made.digest == "e5" * 32
+        assert stage.cluster.state.models[made.digest].source == str(path)
+        assert stage.cluster.state.holders(made.digest) == ("n1",)
+        # The same file under another path is the same model.
+        twin = tmp_path / "twin.gguf"
+        twin.write_bytes(gguf_bytes())
+        assert (await stage.deploy(str(twin), context=None)).name == made.name
+
+    run(scenario())
+
+
+def test_the_fake_engine_is_only_for_those_who_asked_for_it() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        made = await stage.deploy("f", engine="fake", options={"need_bytes": "70"})
+        assert (made.need_bytes, made.digest) == (70, "fake:f")
+        error = await stage.refused("g", engine="fake", options={"need_bytes": "much"})
+        assert error.code == "invalid_options"
+        stage.world.devices.engines = ("llama",)
+        error = await stage.refused("g", engine="fake")
+        assert error.code == "no_fake_engine"
+
+    run(scenario())
