@@ -17,6 +17,11 @@ from aivailable.errors import SchemaError
 
 ACCEPTED = Outcome(accepted=True)
 EVENT_REASON_MAX_CHARS = 300
+EVENT_ACTOR_MAX_CHARS = 64
+OUTCOME_MESSAGE_MAX_CHARS = 300
+"""A refusal may quote what was proposed; what is kept of it is bounded."""
+OUTCOMES_TOTAL_MAX = 8 * 1024
+"""Shared by all proposers of a large cluster, so that its state stays small."""
 
 
 def apply_bytes(state: State, payload: bytes) -> tuple[State, Outcome]:
@@ -35,7 +40,7 @@ def apply(state: State, command: Command) -> tuple[State, Outcome]:
         return _counted(state), repeat
     result = _admissible(state, command) or change(state, command)
     if isinstance(result, Reject):
-        outcome = Outcome(False, result.code, result.message)
+        outcome = Outcome(False, result.code, result.message[:OUTCOME_MESSAGE_MAX_CHARS])
         after = _counted(state)
     else:
         outcome = ACCEPTED
@@ -96,7 +101,7 @@ def _recorded(state: State, command: Command, result: Change) -> State:
         version=after.version,
         kind=result.kind,
         subject=result.subject,
-        actor=command.actor,
+        actor=command.actor[:EVENT_ACTOR_MAX_CHARS],
         reason=command.reason[:EVENT_REASON_MAX_CHARS],
         at_ms=command.proposed_at_ms,
         text=result.text,
@@ -115,9 +120,10 @@ def _remembered(state: State, command: Command, outcome: Outcome) -> State:
     table = state.outcomes.get(proposer, OutcomeTable())
     kept = tuple(sorted((*table.outcomes, (seq, outcome)), key=lambda entry: entry[0]))
     floor = table.floor
-    if len(kept) > OUTCOMES_PER_PROPOSER_MAX:
-        floor = kept[-OUTCOMES_PER_PROPOSER_MAX - 1][0]
-        kept = kept[-OUTCOMES_PER_PROPOSER_MAX:]
+    limit = min(OUTCOMES_PER_PROPOSER_MAX, OUTCOMES_TOTAL_MAX // len(state.members))
+    if len(kept) > limit:
+        floor = kept[-limit - 1][0]
+        kept = kept[-limit:]
     return replace(
         state, outcomes={**state.outcomes, proposer: OutcomeTable(floor=floor, outcomes=kept)}
     )

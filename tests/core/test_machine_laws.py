@@ -6,11 +6,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from fixtures.annotations import values
 from fixtures.states import DIGEST, Cluster, deployment, device, equipped, founded, inventory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aivailable.core import machine
 from aivailable.core.changes import HANDLERS
 from aivailable.core.codec import encode_command
 from aivailable.core.commands import (
@@ -20,6 +22,7 @@ from aivailable.core.commands import (
     MarkDown,
     Place,
     PutDeployment,
+    RemoveDeployment,
     ReportInventory,
     ReportReplica,
     SetWindow,
@@ -240,6 +243,21 @@ def test_only_the_last_outcomes_are_remembered() -> None:
     assert cluster.state.window.serial == serial
     assert len(cluster.state.outcomes["n1"].outcomes) == OUTCOMES_PER_PROPOSER_MAX
     assert len(cluster.state.events) == EVENTS_MAX
+
+
+def test_a_large_cluster_keeps_its_state_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every table of outcomes full of long refusals, and the state is still below its limit."""
+    monkeypatch.setattr(machine, "OUTCOMES_PER_PROPOSER_MAX", 8)
+    monkeypatch.setattr(machine, "OUTCOMES_TOTAL_MAX", 12)
+    cluster = founded(3)
+    for _ in range(20):
+        for node in ("n1", "n2", "n3"):
+            refused = cluster.propose(RemoveDeployment("x" * 9000), by=node, actor="y" * 9000)
+            assert not refused.accepted
+            assert len(refused.message) <= machine.OUTCOME_MESSAGE_MAX_CHARS
+            cluster.must(SetWindow(5), by=node, actor="y" * 9000)
+    assert sum(len(table.outcomes) for table in cluster.state.outcomes.values()) == 12
+    assert all(len(event.actor) <= machine.EVENT_ACTOR_MAX_CHARS for event in cluster.state.events)
 
 
 def test_sequence_numbers_may_arrive_out_of_order() -> None:
