@@ -1,4 +1,4 @@
-"""Model files between members: one transfer a digest, sources in turn, resumed, never in a storm."""
+"""Model files between members: one transfer a digest, sources in turn, resumed, no storm."""
 
 from __future__ import annotations
 
