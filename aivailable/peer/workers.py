@@ -85,7 +85,7 @@ class WorkerProcess:
     async def exit_reason(self) -> str:
         """Waits for the end: "" when orderly, else how it ended and its last log line."""
         code = await self._process.wait()
-        await self._log_task
+        await asyncio.shield(self._log_task)
         self._writer.close()
         if code == 0:
             return ""
@@ -129,6 +129,7 @@ class SubprocessLauncher:
         """Start a process and send it `load`. Raises WorkerError when it cannot be started."""
         ours, theirs = socket.socketpair()
         try:
+            log_path = self._log_file(load.replica)
             process = await asyncio.create_subprocess_exec(
                 self._interpreter,
                 "-m",
@@ -145,6 +146,9 @@ class SubprocessLauncher:
         except OSError as error:
             ours.close()
             raise WorkerError(f"cannot start a worker: {error}") from error
+        except asyncio.CancelledError:
+            ours.close()
+            raise
         finally:
             theirs.close()
         try:
@@ -154,8 +158,9 @@ class SubprocessLauncher:
             # Cancelled while starting: nobody would ever hold this process.
             process.kill()
             ours.close()
+            await process.wait()
             raise
-        worker = WorkerProcess(process, reader, writer, self._log_file(load.replica))
+        worker = WorkerProcess(process, reader, writer, log_path)
         worker.send(load)
         return worker
 
