@@ -48,11 +48,7 @@ class Trust:
         """For the listening socket. Stays the same object while the list changes."""
         self.server_context.verify_mode = ssl.CERT_OPTIONAL
         self.server_context.sni_callback = self._choose
-        self.join_client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        """Trusts anybody: the join handshake itself binds the server's certificate."""
-        self.join_client_context.minimum_version = ssl.TLSVersion.TLSv1_3
-        self.join_client_context.check_hostname = False
-        self.join_client_context.verify_mode = ssl.CERT_NONE
+        self.join_client_context = join_context()
 
     @property
     def client_context(self) -> ssl.SSLContext:
@@ -116,6 +112,16 @@ class Trust:
             except ssl.SSLError as error:
                 log.warning("TLS refuses a member's certificate, it cannot link: %s", error)
         return context
+
+
+def join_context() -> ssl.SSLContext:
+    """A stranger's side of the join channel. Trusts anybody and shows no certificate: the join
+    handshake itself binds the server's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def peer_certificate(transport: asyncio.BaseTransport) -> bytes | None:

@@ -1,0 +1,294 @@
+"""Judges the way to other nodes, and this node's place in its cluster: findings in, checks out.
+
+Pure, like `verdicts`. The legs of one node in the order a packet takes: connection, TLS, answer,
+cluster, protocol, window; behind a failed leg the others are skipped. Called by `examine`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from aivailable.core.status import ClusterStatus
+from aivailable.peer.doctor.findings import (
+    Attempt,
+    Check,
+    Fault,
+    NodeFinding,
+    Own,
+    Stage,
+    Verdict,
+)
+from aivailable.wire.join import JoinOffer
+from aivailable.wire.limits import PROTO_MAX, PROTO_MIN
+
+LEGS: Final = ("connection", "TLS", "answer", "cluster", "protocol", "window")
+
+
+def node_checks(found: NodeFinding, own: Own) -> Iterator[Check]:
+    """Leg by leg until one fails. A member that is off is a warning: machines sleep at night."""
+    worst = Verdict.WARNING if found.target.source == "member" else Verdict.FAILED
+    broken = False
+    for name, (verdict, text, advice) in zip(LEGS, _legs(found, own, worst), strict=False):
+        broken = broken or verdict in (Verdict.FAILED, Verdict.WARNING)
+        yield Check("node", name, verdict, text, advice, found.target.label)
+        if broken:
+            break
+    if broken:
+        for rest in LEGS[LEGS.index(name) + 1 :]:
+            yield Check(
+                "node", rest, Verdict.SKIPPED, "not come so far", subject=found.target.label
+            )
+
+
+Leg = tuple[Verdict, str, str]
+
+
+def _legs(found: NodeFinding, own: Own, worst: Verdict) -> Iterator[Leg]:
+    best = found.best
+    where = _at(best.address)
+    if best.stage <= Stage.CONNECT:
+        yield (worst, *_no_connection(found, own))
+        return
+    yield Verdict.OK, f"TCP to {where} works", ""
+    if best.stage is Stage.TLS:
+        yield (Verdict.FAILED, *_no_tls(best))
+        return
+    yield Verdict.OK, "the handshake is done", ""
+    offer = best.offer
+    if offer is None:
+        if found.target.seeking and best.fault is Fault.CLOSED:
+            yield Verdict.WARNING, "it looks for a cluster itself", "wait some seconds"
+            return
+        yield (Verdict.FAILED, *_no_offer(best))
+        return
+    members = "member" if offer.members == 1 else "members"
+    yield Verdict.OK, f"node {offer.node[:8]}, {offer.members} {members}", ""
+    yield _cluster(found, offer, own)
+    yield _protocol(offer)
+    yield _window(offer, own)
+
+
+def _no_connection(found: NodeFinding, own: Own) -> tuple[str, str]:
+    """Words for the address that says most: a refusal tells more than a silence."""
+    order = (Fault.REFUSED, Fault.TIMED_OUT, Fault.UNREACHABLE, Fault.UNRESOLVED)
+    attempt = min(found.attempts, key=lambda one: order.index(one.fault))
+    host, port = attempt.address
+    tried = ", ".join(_at(one.address) for one in found.attempts)
+    match attempt.fault:
+        case Fault.REFUSED:
+            return (
+                f"{tried} refused: the machine is there, nothing listens on TCP {port}",
+                "start `aivailable up` there; if it runs with --port N, its link port is N + 1",
+            )
+        case Fault.TIMED_OUT:
+            return (
+                f"{tried} did not answer: packets are dropped on the way",
+                f"let TCP {port} in through that machine's firewall (and the next one, for the "
+                "API); is it switched on, and this its address?",
+            )
+        case Fault.UNREACHABLE if not _same_network(host, own):
+            return (
+                f"{tried} is in none of our networks ({', '.join(own.networks) or 'none'}): "
+                f"{attempt.detail}",
+                "connect both machines to the same network, or set up a route between them",
+            )
+        case Fault.UNREACHABLE:
+            return (
+                f"{tried} cannot be reached: {attempt.detail}",
+                "is it switched on, is its cable in, is this its address? Isolation in the Wi-Fi "
+                "or the switch looks like this too",
+            )
+    return (
+        f"the name {host!r} has no address: {attempt.detail}",
+        "check the spelling, or give its IP address",
+    )
+
+
+def _no_tls(best: Attempt) -> tuple[str, str]:
+    where, port = _at(best.address), best.address[1]
+    match best.fault:
+        case Fault.TIMED_OUT:
+            return (
+                f"{where} takes the connection and says nothing",
+                f"another program, or a hanging node: see what holds TCP {port} there, and "
+                "start the node again",
+            )
+        case Fault.NOT_TLS:
+            return (
+                f"{where} does not speak TLS: another program, or the API's port",
+                "give the link port: the API's port + 1, 8421 by default",
+            )
+        case Fault.CLOSED:
+            return (
+                f"{where} ended the connection during the handshake ({best.detail})",
+                "another program, a proxy or firewall between, or a node that is stopping",
+            )
+    return (
+        f"{where} refuses our TLS ({best.detail}): another program, or a firewall that reads along",
+        f"see what holds TCP {port} there; the same version of AIvailable on both",
+    )
+
+
+def _no_offer(best: Attempt) -> tuple[str, str]:
+    where = _at(best.address)
+    if best.fault is Fault.CLOSED:
+        return (
+            f"{where} speaks TLS like a node and then ends the visit: it has no cluster yet, is "
+            "stopping, or too many strangers ask at once",
+            "wait some seconds and run doctor again; `aivailable status` there says what it does",
+        )
+    if best.fault is Fault.TIMED_OUT:
+        return (
+            f"{where} speaks TLS and then says nothing: not AIvailable, or it hangs",
+            "see what listens there, or start that node again",
+        )
+    return (
+        f"{where} speaks TLS, but not our protocol ({best.detail})",
+        "another program listens there, or a version too far from ours: install the same one",
+    )
+
+
+def _cluster(found: NodeFinding, offer: JoinOffer, own: Own) -> Leg:
+    named = f"cluster {offer.cluster_name!r} ({offer.cluster_id[:8]})"
+    if offer.cluster_id == own.cluster_id:
+        return Verdict.OK, f"{named}, ours", ""
+    if offer.cluster_name != own.cluster_name:
+        # A second cluster beside ours is fine, unless the user asked about this very node.
+        verdict = Verdict.WARNING if found.target.source == "heard" else Verdict.FAILED
+        return (
+            verdict,
+            f"{named}; this machine is for {own.cluster_name!r}",
+            "if they belong together, give both the same name: "
+            f"`aivailable up --cluster {offer.cluster_name!r}` here"
+            + (", after `aivailable leave`" if own.cluster_id else ""),
+        )
+    if own.cluster_id:
+        return (
+            Verdict.FAILED,
+            f"{named} has the name of ours ({own.cluster_id[:8]}), but is another one",
+            "one with nothing deployed and one member gives itself up while the other's window "
+            "is open (`aivailable admit` there); else `aivailable leave` on one side, and `up`",
+        )
+    return Verdict.OK, f"{named}, the name that we look for", ""
+
+
+def _protocol(offer: JoinOffer) -> Leg:
+    theirs, ours = f"{offer.proto_min}–{offer.proto_max}", f"{PROTO_MIN}–{PROTO_MAX}"
+    if offer.proto_max < PROTO_MIN or offer.proto_min > PROTO_MAX:
+        older = "here" if offer.proto_min > PROTO_MAX else "there"
+        return (
+            Verdict.FAILED,
+            f"it speaks {theirs}, we speak {ours}",
+            f"install the newer version {older}",
+        )
+    return Verdict.OK, f"it speaks {theirs}, we speak {ours}", ""
+
+
+def _window(offer: JoinOffer, own: Own) -> Leg:
+    if offer.cluster_id == own.cluster_id:
+        return Verdict.OK, "not needed: we belong to it", ""
+    if offer.window_open:
+        return Verdict.OK, "open: `aivailable up` here joins", ""
+    return (
+        Verdict.FAILED,
+        "closed: it admits nobody now",
+        "type `aivailable admit` on one of its members, and `aivailable up` here",
+    )
+
+
+def membership_checks(own: Own) -> Iterator[Check]:
+    """This node in its cluster, as the running node sees it."""
+    status = own.status
+    if status is None:
+        if own.cluster_id:
+            text = f"belongs to {own.cluster_name!r} ({own.cluster_id[:8]}), and does not run"
+        else:
+            text = f"no node runs here; it would look for {own.cluster_name!r}"
+        yield _membership("phase", Verdict.SKIPPED, text, "start it: `aivailable up`")
+        return
+    yield _phase(status)
+    if status.phase != "member":
+        return
+    yield _quorum(status)
+    yield from _others(status)
+
+
+def _membership(name: str, verdict: Verdict, found: str, advice: str = "") -> Check:
+    return Check("membership", name, verdict, found, advice)
+
+
+def _phase(status: ClusterStatus) -> Check:
+    cluster = f"{status.cluster_name!r} ({status.cluster_id[:8]})"
+    match status.phase:
+        case "member":
+            verdict = Verdict.WARNING if status.advice else Verdict.OK
+            return _membership("phase", verdict, f"member of {cluster}", status.advice)
+        case "waiting":
+            advice = status.advice or "type `aivailable admit` on one of the cluster's members"
+            return _membership("phase", Verdict.FAILED, "knocks and is not let in", advice)
+        case "seeking":
+            advice = status.advice or "wait some seconds; it founds one when nobody is there"
+            return _membership("phase", Verdict.WARNING, "looks for a cluster", advice)
+    advice = status.advice or "start it again with `aivailable up` to join anew"
+    return _membership("phase", Verdict.FAILED, f"{status.phase}: out of its cluster", advice)
+
+
+def _quorum(status: ClusterStatus) -> Check:
+    if status.quorum:
+        voters = "voter" if len(status.voters) == 1 else "voters"
+        text = f"there is one ({len(status.voters)} {voters})"
+        return _membership("quorum", Verdict.OK, text)
+    need = len(status.voters) // 2 + 1
+    return _membership(
+        "quorum",
+        Verdict.FAILED,
+        f"no majority of the {len(status.voters)} voters is heard: what runs goes on, changes wait",
+        f"bring voters back until {need} are up",
+    )
+
+
+def _others(status: ClusterStatus) -> Iterator[Check]:
+    for state, verdict in (("silent", Verdict.WARNING), ("down", Verdict.WARNING)):
+        missing = [node for node in status.nodes if node.state == state]
+        if missing:
+            names = ", ".join(
+                f"{node.name} ({', '.join(node.addresses) or 'no address'})" for node in missing
+            )
+            yield _membership(
+                f"{state} nodes",
+                verdict,
+                names,
+                "are they on? `aivailable doctor --peer ADDRESS` here tells the leg, `aivailable "
+                "doctor` there what it sees",
+            )
+    up = [node.name for node in status.nodes if node.state in ("here", "up")]
+    yield _membership("nodes up", Verdict.OK, ", ".join(up) or "none")
+
+
+def summary_of(checks: Sequence[Check]) -> str:
+    """The first failing leg in one sentence with the next step."""
+    for verdict in (Verdict.FAILED, Verdict.WARNING):
+        for check in checks:
+            if check.verdict is verdict:
+                where = f"{check.leg} {check.subject}, " if check.subject else f"{check.leg}, "
+                opening = "" if verdict is Verdict.FAILED else "nothing failed; to note: "
+                advice = f" → {check.advice}" if check.advice else ""
+                return f"{opening}{where}{check.name}: {check.found}{advice}"
+    return "nothing is wrong as far as doctor can see"
+
+
+def _same_network(host: str, own: Own) -> bool:
+    """Also true for what is no IP literal: then nothing can be said."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+        networks = [ipaddress.ip_interface(text).network for text in own.networks]
+    except ValueError:
+        return True
+    return any(address in network for network in networks)
+
+
+def _at(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
