@@ -28,6 +28,7 @@ from aivailable.peer.discovery import MdnsDiscovery
 from aivailable.peer.home import FileHome
 from aivailable.peer.identity import Identity
 from aivailable.peer.join import JoinDoor, TlsJoinClient
+from aivailable.peer.join_key import JOIN_KEY_BYTES, JoinKey, make_join_key
 from aivailable.peer.links import TlsLinks
 from aivailable.peer.model_store import FileModelStore
 from aivailable.peer.node import ADMIN_KEY_FILE, Peer
@@ -64,17 +65,18 @@ def run(config: Config, announce: Callable[[str], None]) -> int:
     return asyncio.run(_run(config, announce))
 
 
+def new_join_key() -> str:
+    """For `aivailable invite`: a fresh join key as people carry it."""
+    return make_join_key(secrets.token_bytes(JOIN_KEY_BYTES))
+
+
 async def _run(config: Config, announce: Callable[[str], None]) -> int:
-    if config.key is not None:
-        raise ConfigError(
-            "join keys are not in this version; leave --key out and use the join window "
-            "(--join-window, `aivailable admit`)"
-        )
+    key = _join_key(config)
     home = FileHome(config.home)
     try:
         _log_to(config)
         stop = _stop_on_signals()
-        peer, door, ports = await _build(config, home, announce)
+        peer, door, ports = await _build(config, home, key, announce)
         api = ApiServer(
             peer,
             ports.clock,
@@ -103,13 +105,13 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
 
 
 async def _build(
-    config: Config, home: FileHome, announce: Callable[[str], None]
+    config: Config, home: FileHome, key: JoinKey | None, announce: Callable[[str], None]
 ) -> tuple[Peer, JoinDoor, Ports]:
     """Every port, from the bottom up."""
     clock, randomness = SystemClock(), SystemRandomness()
     identity = Identity.load_or_create(home.path)
     trust = Trust(identity)
-    door = JoinDoor(identity)
+    door = JoinDoor(identity, key=key)
     links = TlsLinks(
         identity,
         trust,
@@ -131,7 +133,7 @@ async def _build(
         identity=identity,
         home=home,
         links=links,
-        join_client=TlsJoinClient(identity, trust),
+        join_client=TlsJoinClient(identity, trust, key=key),
         discovery=MdnsDiscovery(lambda: links.port, config.interfaces or ()),
         devices=devices,
         launcher=SubprocessLauncher(config.home / "logs"),
@@ -157,6 +159,16 @@ async def _build(
     )
     peers.append(peer)
     return peer, door, ports
+
+
+def _join_key(config: Config) -> JoinKey | None:
+    """Raises ConfigError for a key that is mistyped or a pattern."""
+    if config.key is None:
+        return None
+    try:
+        return JoinKey.of(config.key)
+    except ValueError as error:
+        raise ConfigError(f"--key: {error}") from error
 
 
 def _held_bytes(peers: list[Peer]) -> Mapping[str, int]:

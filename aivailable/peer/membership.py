@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from aivailable.core.commands import Admit
 from aivailable.core.founding import (
@@ -27,6 +27,7 @@ from aivailable.core.status import WaitingStatus
 from aivailable.errors import AivailableError, LinkError, ProposalError
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile, seats_of
 from aivailable.peer.join_key import KeyCheck
+from aivailable.peer.knocks import Knocks
 from aivailable.peer.ports import PeerConfig, Ports, Sighting
 from aivailable.peer.session import Session
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
@@ -41,17 +42,9 @@ KNOCK_PERIOD_S = 3.0
 FOUND_LOOK_S = 10.0
 """For the log of a cluster of one to be read and led by us."""
 PRISTINE_PERIOD_S = 2.0
-WAITING_MAX = 32
-WAITING_SHOWN_S = 30.0
 ADMIT_DEADLINE_S = 8.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Knock:
-    name: str
-    address: str
-    at_s: float
-    wrong_key: bool = False
+KEY_REFUSALS = ("bad_proof", "no_key")
+TOLD_MAX = 64
 
 
 class Membership:
@@ -75,7 +68,10 @@ class Membership:
         self._tell = tell
         self._session: Session | None = None
         self._unreachable: dict[str, float] = {}
-        self._knocks: dict[NodeId, _Knock] = {}
+        self._misfits: set[str] = set()
+        """Short ids of nodes with another join key than ours, until all of our name have."""
+        self._told: set[str] = set()
+        self._knocks = Knocks(ports.clock, tell)
         self._giving_up = False
         self._admitting = 0
         self.phase = "seeking"
@@ -113,15 +109,34 @@ class Membership:
             seek = Seeking(
                 short(self._node), self._config.cluster_name, started_s, look_s, now_s, gone
             )
-            match decide(seek, sightings):
+            untried = self._untried(sightings, gone)
+            if not untried:
+                self._misfits.clear()
+            match decide(seek, untried or sightings):
                 case Found():
                     await self._found()
                 case Join(sighting=sighting):
-                    if not await self._knock(sighting):
-                        await self._wait_for_news(KNOCK_PERIOD_S * (0.5 + rng.random()))
+                    if await self._knock(sighting):
+                        return
+                    if sighting.short_node in self._misfits and self._untried(sightings, gone):
+                        continue
+                    await self._wait_for_news(KNOCK_PERIOD_S * (0.5 + rng.random()))
                 case WaitFor(reason=reason, until_s=until_s):
                     log.debug("%s", reason)
                     await self._wait_for_news(max(0.05, until_s - now_s))
+
+    def _untried(
+        self, sightings: tuple[Sighting, ...], gone: tuple[str, ...]
+    ) -> tuple[Sighting, ...]:
+        """Without the nodes that our join key did not fit: there may be several clusters of one
+        name. Empty when no founded one would be left, for then none must look as if unseen."""
+        rest = tuple(one for one in sightings if one.short_node not in self._misfits)
+        named = self._config.cluster_name
+        founded = any(
+            one.cluster_prefix and one.cluster_name == named and one.short_node not in gone
+            for one in rest
+        )
+        return rest if founded else ()
 
     async def _seeded(self) -> tuple[Sighting, ...]:
         """Clusters at the configured seeds, as if mDNS had brought them."""
@@ -189,12 +204,21 @@ class Membership:
         return False
 
     def _refused(self, sighting: Sighting, answer: JoinAnswer) -> None:
-        advice = answer.message
-        if answer.code == "window_closed":
+        if answer.code in KEY_REFUSALS:
+            self._misfits.add(sighting.short_node)
+        if answer.code in ("window_closed", *KEY_REFUSALS):
             self.phase = "waiting"
-        if advice != self.advice:
-            self.advice = advice
-            self._tell(f"{sighting.cluster_name!r} at {sighting.short_node}: {advice}")
+        self.advice = answer.message
+        self._tell_once(f"{sighting.cluster_name!r} at {sighting.short_node}: {answer.message}")
+
+    def _tell_once(self, text: str) -> None:
+        """What comes back at every knock."""
+        if text in self._told:
+            return
+        if len(self._told) >= TOLD_MAX:
+            self._told.clear()
+        self._told.add(text)
+        self._tell(text)
 
     def _request(self) -> JoinRequest:
         return JoinRequest(
@@ -279,6 +303,10 @@ class Membership:
             return False
         if answer.code != "":
             log.info("not given up: %s %s", answer.code, answer.message)
+            if answer.code in KEY_REFUSALS:
+                self._tell_once(
+                    f"{offer.cluster_name!r} at {short(offer.node)} stays apart: {answer.message}"
+                )
             return False
         old = session.file.cluster_id
         self._tell(f"giving up cluster {short(old)} for {short(answer.cluster_id)}")
@@ -338,23 +366,24 @@ class Membership:
                 f"{request.proto_min}–{request.proto_max}: install the same version on both",
             )
         if key is KeyCheck.WRONG:
-            self._remember_knock(node, request, wrong_key=True)
+            self._knocks.remember(node, request, wrong_key=True)
             return JoinAnswer(
                 "bad_proof",
                 f"the cluster {session.file.name!r} has another join key: start this node with"
-                " that cluster's key, or without one while its join window is open",
+                " that cluster's key, without one while its join window is open, or with a"
+                " --cluster name of its own",
             )
         window = session.state.window
         known = node in session.state.members
         by_key = key is KeyCheck.PROVED
         if not known and not by_key and not session.window.admits(window):
-            self._remember_knock(node, request)
+            self._knocks.remember(node, request)
             return JoinAnswer(
                 "window_closed",
                 f"the cluster {session.file.name!r} admits nobody now; type `aivailable admit`"
                 " on one of its members",
             )
-        self._knocks.pop(node, None)
+        self._knocks.forget(node)
         self._admitting += 1
         try:
             await session.proposer.propose(
@@ -408,45 +437,13 @@ class Membership:
             label=f"member {request.name[:64]}",
         )
 
-    def _remember_knock(
-        self, node: NodeId, request: JoinRequest, *, wrong_key: bool = False
-    ) -> None:
-        address = request.addresses[0] if request.addresses else ""
-        knock = _Knock(request.name[:64], address, self._ports.clock.monotonic(), wrong_key)
-        before = self._knocks.get(node)
-        if before is None or before.wrong_key != wrong_key:
-            # Once: it knocks again every few seconds.
-            who = f"{knock.name} ({short(node)})"
-            remedy = _other_key(knock) if wrong_key else "waits to be admitted: `aivailable admit`"
-            self._tell(f"{who} {remedy}")
-        self._knocks[node] = knock
-        while len(self._knocks) > WAITING_MAX:
-            del self._knocks[min(self._knocks, key=lambda key: self._knocks[key].at_s)]
-
     def waiting(self) -> tuple[WaitingStatus, ...]:
-        """Who knocked lately and was not admitted, but would be through an open window."""
-        now_s = self._ports.clock.monotonic()
-        return tuple(
-            WaitingStatus(node, knock.name, knock.address, int((now_s - knock.at_s) * 1000))
-            for node, knock in self._recent_knocks()
-            if not knock.wrong_key
-        )
+        """Who knocked lately and waits for an open window."""
+        return self._knocks.waiting()
 
     def knock_advice(self) -> str:
-        """About the newest stranger of late that has another join key; "" = none."""
-        wrong = [item for item in self._recent_knocks() if item[1].wrong_key]
-        if not wrong:
-            return ""
-        node, knock = max(wrong, key=lambda item: item[1].at_s)
-        return f"{knock.name} ({short(node)}) {_other_key(knock)}"
-
-    def _recent_knocks(self) -> list[tuple[NodeId, _Knock]]:
-        now_s = self._ports.clock.monotonic()
-        return [
-            (node, knock)
-            for node, knock in sorted(self._knocks.items())
-            if now_s - knock.at_s <= WAITING_SHOWN_S
-        ]
+        """About a stranger of late that has another join key; "" = none."""
+        return self._knocks.advice()
 
     async def announce(self) -> None:
         """Tell the LAN what we are now."""
@@ -472,10 +469,3 @@ def _why(*, known: bool, by_key: bool, serial: int) -> str:
     if known:
         return "known member"
     return "join key" if by_key else f"join window {serial}"
-
-
-def _other_key(knock: _Knock) -> str:
-    return (
-        f"at {knock.address} asks with another join key: start it with this cluster's key, or"
-        " without --key while the join window is open"
-    )

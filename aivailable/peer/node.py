@@ -204,7 +204,7 @@ class Peer:
             state,
             liveness,
             phase=self.membership.phase,
-            advice=session.trouble or self.membership.advice,
+            advice=session.trouble or self.membership.advice or self.membership.knock_advice(),
             leader=leader,
             term=session.raft.term,
             quorum=leader is not None,
