@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from aivailable import __version__
-from aivailable.cli import chat, cluster, demo, invite, keys, models, render, up
+from aivailable.cli import chat, cluster, demo, doctor, invite, keys, models, render, up
 from aivailable.errors import AivailableError, ConfigError
 
 EXIT_FAILED = 1
@@ -72,6 +72,7 @@ def _options(
 
 app.command(rich_help_panel=NODE_PANEL)(up.up)
 app.command(rich_help_panel=NODE_PANEL)(demo.demo)
+app.command(rich_help_panel=NODE_PANEL)(doctor.doctor)
 app.command(rich_help_panel=NODE_PANEL)(cluster.leave)
 app.command(rich_help_panel=MODEL_PANEL)(models.deploy)
 app.command(rich_help_panel=MODEL_PANEL)(models.undeploy)
