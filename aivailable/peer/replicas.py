@@ -238,7 +238,8 @@ class LocalReplica:
         for tokens in step.tokens:
             self._rate_tokens += len(tokens.ids)
             self._deliver(tokens)
-        for end in (*step.finished, *step.failed):
+        ends: tuple[Finished | Failed, ...] = (*step.finished, *step.failed)
+        for end in ends:
             self._in_worker.pop(end.request_id, None)
             self._deliver(end)
         if step.finished or step.failed:
