@@ -27,6 +27,7 @@ from aivailable.core.commands import (
     UpdateMember,
 )
 from aivailable.core.ids import short
+from aivailable.core.merging import listing, without_awaited
 from aivailable.core.records import (
     ApiKey,
     Cluster,
@@ -86,6 +87,8 @@ def admit(state: State, command: Command, body: Admit) -> Change | Reject:
     if known is None:
         if len(state.members) >= MEMBERS_MAX:
             return Reject("full", f"a cluster has at most {MEMBERS_MAX} members")
+        if body.tombstone and listing(state, body.member.node, body.tombstone) is None:
+            return Reject("not_listed", "no member of a cluster that ended in this one")
         if body.window_serial is not None and (
             not state.window.open or body.window_serial != state.window.serial
         ):
@@ -97,7 +100,12 @@ def admit(state: State, command: Command, body: Admit) -> Change | Reject:
     joined = command.proposed_at_ms if known is None else known.joined_at_ms
     draining = False if known is None else known.draining
     member = replace(body.member, role=role, joined_at_ms=joined, down=False, draining=draining)
-    after = replace(state, members={**state.members, member.node: member}, keys=keys)
+    after = replace(
+        state,
+        members={**state.members, member.node: member},
+        keys=keys,
+        tombstones=without_awaited(state.tombstones, member.node),
+    )
     return Change(after, "joined", member.node, f"{member.name} joined" if known is None else "")
 
 

@@ -53,6 +53,8 @@ class Admit:
     member: Member
     keys: tuple[ApiKey, ...]
     window_serial: int | None
+    tombstone: ClusterId = ""
+    """The ended cluster whose tombstone lists the node: what allows it when there is no window."""
 
 
 @dataclass(frozen=True, slots=True)

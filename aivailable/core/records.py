@@ -273,6 +273,18 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A cluster that ended in this one: who of it may still come in with no window."""
+
+    cluster_id: ClusterId
+    name: str
+    awaited: tuple[NodeId, ...]
+    """Its members that have not come yet, sorted. Coming strikes a node off, for good."""
+    merged: bool = True
+    """It dissolves into us. False: we were founded anew from one of its members' copies."""
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One line of the cluster's history; `version` is the applied index it came from."""
 

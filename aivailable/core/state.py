@@ -28,6 +28,7 @@ from aivailable.core.records import (
     OutcomeTable,
     Replica,
     Status,
+    Tombstone,
 )
 from aivailable.errors import SchemaError
 from aivailable.wire.schema import pack, unpack
@@ -75,6 +76,8 @@ class State:
     events: tuple[Event, ...] = ()
     operator_touched: bool = False
     """An operator has changed something: the cluster is no longer pristine."""
+    tombstones: tuple[Tombstone, ...] = ()
+    """Clusters that ended in this one, oldest first (core.merging)."""
 
     def device(self, node: NodeId, device_id: str) -> Device | None:
         inventory = self.inventories.get(node)
