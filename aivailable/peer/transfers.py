@@ -45,9 +45,11 @@ class Transfers:
         self._sending = 0
 
     def want(self, digest: Digest) -> None:
-        """Fetch this file unless it is held, under way, or has failed a moment ago."""
-        now_s = self._ports.clock.monotonic()
-        if digest in self._running or now_s < self._not_before_s.get(digest, 0.0):
+        """Fetch this file unless it is held or under way; a moment later if it has just failed.
+
+        One wish is enough: the agent does not repeat it for a replica that is fetching.
+        """
+        if digest in self._running or digest in self._ports.model_store.held():
             return
         self._running[digest] = True
         self._tasks.spawn(self._fetch(digest), f"fetch {short(digest)}")
@@ -84,6 +86,8 @@ class Transfers:
     async def _fetch(self, digest: Digest) -> None:
         error: AivailableError | OSError | None = None
         try:
+            pause_s = self._not_before_s.get(digest, 0.0) - self._ports.clock.monotonic()
+            await asyncio.sleep(max(0.0, pause_s))
             await self._fetch_from_any(digest)
         except (AivailableError, OSError) as caught:
             error = caught
