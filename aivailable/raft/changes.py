@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aivailable.core.ids import NodeId
 from aivailable.errors import ProposalRejected, ProposalUnknown
 from aivailable.raft import library
 from aivailable.raft.consensus import AT_ONCE, Consensus
-from aivailable.raft.membership import Verb, change_command
+from aivailable.raft.membership import Verb, Voter, change_command, names
 from aivailable.raft.proposals import Proposals
 
 LEARN_DEADLINE_S = 1.0
@@ -34,12 +33,14 @@ class Changes:
         self._ambient = ambient
         self._wake = wake
 
-    async def change(self, verb: Verb, node: NodeId, deadline_s: float) -> None:
+    async def change(self, verb: Verb, voter: Voter, deadline_s: float) -> None:
         """Until the change is committed and applied here. See RaftNode.add_voter."""
         consensus = self._consensus
 
         def in_effect() -> bool:
-            return (node in consensus.applied_voters()) == (verb == "add")
+            if verb == "add":
+                return voter in consensus.applied_voters()
+            return voter[0] not in names(consensus.applied_voters())
 
         if in_effect():
             return
@@ -50,7 +51,7 @@ class Changes:
             self._proposals.poke()
 
         with library.acting(self._ambient):
-            consensus.append(change_command(verb, node), answered)
+            consensus.append(change_command(verb, *voter), answered)
         self._wake()
         await self._proposals.until(lambda: in_effect() or bool(codes), deadline_s)
         if in_effect():

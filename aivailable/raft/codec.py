@@ -1,8 +1,9 @@
 """Messages between the Raft of two nodes as bytes, and nothing unchecked gets in.
 
-Owns: the envelope `[sender's term, message]` in msgpack and the closed table of message kinds with
-the shape of every field. The term in the envelope is what lets stale acknowledgements be dropped
-(D2). It must not send or decide. Called by transport.
+Owns: the envelope `[sender's term, incarnation, kind, fields]` in msgpack and the closed table of
+message kinds with the shape of every field. The term in the envelope is what lets stale
+acknowledgements be dropped (D2), the incarnation what lets those of a node that forgot its log.
+It must not send or decide. Called by transport.
 """
 
 from __future__ import annotations
@@ -88,8 +89,11 @@ _RENAMED = {"snapshot": "append_entries", "transfer_vote": "request_vote"}
 """What the library calls these; `transfer` stays in the message as a mark of ours."""
 
 
-def encode(term: int, message: Message) -> bytes:
-    """Bytes of a message sent in `term`. Raises SchemaError for one that we do not send."""
+def encode(term: int, message: Message, incarnation: int = 0) -> bytes:
+    """Bytes of a message sent in `term`, by this life of the sender.
+
+    Raises SchemaError for one that we do not send.
+    """
     kind = message["type"]
     if "serialized" in message:
         kind = "snapshot"
@@ -99,26 +103,29 @@ def encode(term: int, message: Message) -> bytes:
     if fields is None or "transmission" in message:
         raise SchemaError(f"a raft message of kind {kind!r} is never sent")
     packed: bytes = msgpack.packb(
-        [term, kind, [message[name] for name in fields]], use_bin_type=True
+        [term, incarnation, kind, [message[name] for name in fields]], use_bin_type=True
     )
     if len(packed) > CONTROL_MESSAGE_MAX_BYTES:
         raise SchemaError(f"a raft message of {len(packed)} bytes is over the limit")
     return packed
 
 
-def decode(data: bytes) -> tuple[int, Message]:
-    """(sender's term, message). Raises SchemaError for anything but a well-formed message."""
+def decode(data: bytes) -> tuple[int, Message, int]:
+    """(sender's term, message, sender's incarnation).
+
+    Raises SchemaError for anything but a well-formed message.
+    """
     if len(data) > CONTROL_MESSAGE_MAX_BYTES:
         raise SchemaError(f"a raft message of {len(data)} bytes is over the limit")
     try:
         value = msgpack.unpackb(data, use_list=False, strict_map_key=True)
     except ValueError as error:
         raise SchemaError(f"not msgpack: {error}") from None
-    if type(value) is not tuple or len(value) != 3:
+    if type(value) is not tuple or len(value) != 4:
         raise SchemaError("not a raft envelope")
-    term, kind, values = value
+    term, incarnation, kind, values = value
     fields = _KINDS.get(kind) if type(kind) is str else None
-    if fields is None or not _index(term):
+    if fields is None or not _index(term) or not _index(incarnation):
         raise SchemaError(f"unknown raft message {kind!r}")
     if type(values) is not tuple or len(values) != len(fields):
         raise SchemaError(f"{kind} with a wrong number of fields")
@@ -129,4 +136,4 @@ def decode(data: bytes) -> tuple[int, Message]:
         message[name] = field
     if kind == "transfer_vote":
         message["transfer"] = True
-    return term, message
+    return term, message, incarnation

@@ -19,7 +19,7 @@ from aivailable.raft.guards import Guards
 from aivailable.raft.journal import Journal
 from aivailable.raft.library import StableNode
 from aivailable.raft.machine import Machine
-from aivailable.raft.membership import Entry, after, in_force, parse_change
+from aivailable.raft.membership import Entry, Voter, after, in_force, names, parse_change
 from aivailable.raft.settings import RaftSettings
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         self._on_applied = on_applied
         self._counting = False
         self._applied_voters = journal.base_voters
-        self._in_force = tuple(sorted(voters))
+        self._in_force = in_force(journal.base_voters, journal.log)
         super().__init__(
             None if voter is None else StableNode(voter),
             [StableNode(other) for other in voters if other != voter],
@@ -121,7 +121,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         self, command: bytes
     ) -> list[str] | None:
         change = parse_change(command)
-        return None if change is None else list(change)
+        return None if change is None else list(change[:2])
 
     def _SyncObj__doApplyCommand(self, command: bytes) -> None:  # noqa: N802
         """Never raises: the library would try the same entry again for ever (D10)."""
@@ -130,6 +130,8 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
             try:
                 self._machine.apply(command[1:])
             except Exception:
+                if not self._guards.total_apply:
+                    raise
                 log.exception("the machine raised; the entry is skipped, as on every other node")
         elif kind == library.MEMBERSHIP and (change := parse_change(command)) is not None:
             self._applied_voters = after(self._applied_voters, change)
@@ -137,7 +139,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
 
     # What node, transport and election ask. Plain methods over private state.
 
-    def restore(self, voters: tuple[NodeId, ...]) -> None:
+    def restore(self, voters: tuple[Voter, ...]) -> None:
         """Restore the adopted snapshot; the journal was aligned with it before."""
         self._SyncObj__loadDumpFile(clearJournal=False)
         self.after_restore()
@@ -152,7 +154,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         self._SyncObj__raftCommitIndex = committed
         self._journal.setRaftCommitIndex(committed)
 
-    def rebase_members(self, voters: tuple[NodeId, ...]) -> None:
+    def rebase_members(self, voters: tuple[Voter, ...]) -> None:
         """The configuration that a snapshot brought."""
         self._journal.base_voters = voters
         self._applied_voters = voters
@@ -163,7 +165,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         self._journal.members_changed = False
         self._in_force = in_force(self._journal.base_voters, self._journal.log)
         own = self.voter_id()
-        others = [StableNode(voter) for voter in self._in_force if voter != own]
+        others = [StableNode(voter) for voter in self.voters() if voter != own]
         if self._SyncObj__otherNodes != set(others):
             self._SyncObj__updateClusterConfiguration(others)
 
@@ -171,10 +173,19 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         return self._journal.members_changed
 
     def voters(self) -> tuple[NodeId, ...]:
-        return self._in_force
+        return names(self._in_force)
 
-    def applied_voters(self) -> tuple[NodeId, ...]:
+    def applied_voters(self) -> tuple[Voter, ...]:
         return self._applied_voters
+
+    def counts_itself(self) -> bool:
+        """Whether our own vote counts in the configuration in force."""
+        own = self.voter_id()
+        return own is not None and self.is_voter((own, self._journal.incarnation))
+
+    def is_voter(self, voter: Voter) -> bool:
+        """Whether the configuration in force counts this node in this incarnation."""
+        return voter in self._in_force
 
     def voter_id(self) -> NodeId | None:
         """Our id if we are willing to vote, else None."""
@@ -225,6 +236,11 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
     def step_down(self, term: int) -> None:
         """Another voter is in a later term: follow it there, without a vote."""
         self._SyncObj__setCurrentTerm(term, None)
+        self._SyncObj__setState(library.FOLLOWER_STATE)
+        self._SyncObj__raftLeader = None
+
+    def resign(self) -> None:
+        """Stop leading or campaigning, in the same term and with the same vote."""
         self._SyncObj__setState(library.FOLLOWER_STATE)
         self._SyncObj__raftLeader = None
 

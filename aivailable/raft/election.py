@@ -50,6 +50,8 @@ class Election:
         self._counted: dict[NodeId, None] = {}
         self._counted_term = -1
         self._transfer_term = -1
+        self.suspended = False
+        """While the disk takes nothing, this node neither campaigns nor helps anybody to."""
 
     def before_tick(self) -> None:
         """Turn an expired election timer into a pre-vote round, unless one has just been won."""
@@ -58,7 +60,7 @@ class Election:
         deadline = consensus.election_deadline_s()
         if consensus.is_leading() or consensus.voter_id() is None or deadline >= now:
             return
-        if self._node_id not in consensus.voters():
+        if self.suspended or not consensus.counts_itself():
             self._postpone(now)
             return
         if not self._guards.pre_vote or deadline <= 0:

@@ -38,6 +38,10 @@ class Guards:
     """Votes and acknowledgements leave only once what they promise is on disk."""
     newer_snapshot: bool = True
     """A snapshot that holds nothing new is acknowledged, not installed."""
+    total_apply: bool = True
+    """D10: what the machine raises is logged, not tried again for ever."""
+    incarnations: bool = True
+    """A voter that lost its log does not count until it is removed and added again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,14 @@ Owns: the record format, what a torn tail is and what damage is, and how far the
 PySyncObj reads and writes its log, term, vote and commit index through this object. It must not
 decide anything about Raft. Built by node, lent to the library, asked by consensus and transport.
 
-A record is `magic(2) length(4) crc32(4) msgpack`, little-endian.
+A record is `magic(2) length(4) crc32(4) msgpack`, little-endian. After every sync a seal follows,
+written but not synced: what stands before a seal was durable, so if it is unreadable it is damage,
+while an unreadable end behind the last seal was never promised to anybody.
 """
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from typing import Any
@@ -16,31 +19,43 @@ from typing import Any
 import msgpack
 
 from aivailable.core.ids import NodeId
-from aivailable.raft.membership import Entry, in_force
-from aivailable.raft.store import Durability, Operation, StoreDamaged
+from aivailable.raft.membership import INCARNATION_BITS, Entry, Voter, checked, founders, in_force
+from aivailable.raft.store import (
+    Durability,
+    Operation,
+    Stored,
+    StoreDamaged,
+    StoreTooNew,
+    StoreUnusable,
+)
 
 _HEADER = struct.Struct("<2sII")
 _MAGIC = b"\xa7R"
 _FORMAT = 1
-_ENTRY, _TERM, _COMMIT, _CUT, _CLEAR, _BASE = range(6)
+_ENTRY, _TERM, _COMMIT, _CUT, _CLEAR, _BASE, _SEAL = range(7)
 RECORD_MAX_BYTES = 64 * 1024
 
 
 class Journal:
     """Implements pysyncobj.journal.Journal over a store. Camel case is the library's."""
 
-    def __init__(self, data: bytes, disk: Durability, *, voters: tuple[NodeId, ...]) -> None:
-        """`voters` is the configuration that a fresh log starts from; an old log knows its own.
+    def __init__(
+        self, data: bytes, disk: Durability, *, voters: tuple[NodeId, ...], incarnation: int = 0
+    ) -> None:
+        """`voters` and `incarnation` are for a fresh log; an old log knows its own.
 
-        Raises StoreDamaged when a record inside `data` fails its checksum.
+        Raises StoreDamaged when a record inside `data` fails its checksum, StoreTooNew.
         """
         self.log: list[Entry] = []
-        self.base_voters: tuple[NodeId, ...] = ()
+        self.base_voters: tuple[Voter, ...] = ()
+        self.incarnation = incarnation
+        """Which life of this node wrote the log; see membership."""
         self.members_changed = False
         self.synced_index = 0
         self.term_position = 0
         self._disk = disk
         self._in_flight_index = 0
+        self._sealed_position = 0
         self._term = 0
         self._vote: NodeId | None = None
         self._commit = 1
@@ -48,12 +63,12 @@ class Journal:
         good = self._replay(data)
         self.synced_index = self._last_index()
         if not data:
-            self.base_voters = tuple(sorted(voters))
-            self._put([_BASE, _FORMAT, self.base_voters])
+            self.base_voters = founders(voters)
+            self._put([_BASE, _FORMAT, incarnation, self.base_voters])
         elif good < len(data):
             self._rewrite()  # Cut the torn tail for good, before anything is appended to it.
 
-    def rebase(self, last: Entry, prev: Entry, voters: tuple[NodeId, ...]) -> None:
+    def rebase(self, last: Entry, prev: Entry, voters: tuple[Voter, ...]) -> None:
         """Let the log begin where a snapshot ends. Raises StoreDamaged if it begins later."""
         if self.log and self.log[0][1] > last[1]:
             raise StoreDamaged("the journal begins after the snapshot ends: entries are missing")
@@ -70,8 +85,20 @@ class Journal:
     async def sync(self) -> None:
         """Make everything durable that is in the log now. Raises OSError."""
         self._in_flight_index = self._last_index()
+        if self._disk.position > self._sealed_position:
+            self._disk.put(Operation("seal", _pack([_SEAL])))
+            self._sealed_position = self._disk.position
         await self._disk.sync()
         self.synced_index = self._in_flight_index
+
+    async def sync_at_start(self) -> None:
+        """The first sync: a folder that takes nothing is the operator's. Raises StoreUnusable."""
+        try:
+            await self.sync()
+        except OSError as error:
+            raise StoreUnusable(
+                f"the log cannot be written ({error.strerror or error}): make room and start again"
+            ) from error
 
     # What the library calls.
 
@@ -139,7 +166,7 @@ class Journal:
 
     def _rewrite(self) -> None:
         records: list[list[Any]] = [
-            [_BASE, _FORMAT, self.base_voters],
+            [_BASE, _FORMAT, self.incarnation, self.base_voters],
             [_TERM, self._term, self._vote],
             *([_ENTRY, index, term, command] for command, index, term in self.log),
             [_COMMIT, self._commit],
@@ -174,11 +201,13 @@ class Journal:
         self._commit_noted = self._commit
         return offset
 
-    def _play(self, record: tuple[Any, ...]) -> None:
+    def _play(self, record: Any) -> None:
         match record:
             case (0, int(index), int(term), bytes(command)):
+                if self.log and index != self.log[-1][1] + 1:
+                    raise ValueError(f"entry {index} follows {self.log[-1][1]}")
                 self.log.append((command, index, term))
-            case (1, int(term), vote):
+            case (1, int(term), (str() | None) as vote):
                 self._term, self._vote = term, vote
             case (2, int(commit)):
                 self._commit = commit
@@ -186,10 +215,35 @@ class Journal:
                 del self.log[max(0, index - self.log[0][1]) :]
             case (4,):
                 self.log = []
-            case (5, 1, voters):
-                self.base_voters = tuple(voters)
+            case (5, 1, int(incarnation), voters):
+                self.incarnation = incarnation
+                self.base_voters = checked(voters)
+            case (5, int(written), *_) if written > _FORMAT:
+                raise StoreTooNew(f"the journal has format {written}, this version reads {_FORMAT}")
+            case (6,):
+                pass  # Everything before it was durable; `_replay` looks at what follows damage.
             case _:
-                raise ValueError(f"unknown record {record[:1]!r}: written by a newer version?")
+                raise ValueError(f"unknown record {record[:1]!r}")
+
+
+def open_journal(
+    stored: Stored,
+    disk: Durability,
+    *,
+    voters: tuple[NodeId, ...],
+    founding: bool,
+    rng: random.Random,
+) -> Journal:
+    """The journal of a store. Raises StoreDamaged, StoreTooNew.
+
+    A fresh log of a founder, who has promised nothing yet, is incarnation 0; any other draws a
+    number of its own: it may belong to a voter that lost its log and forgot what it promised, and
+    its votes and acknowledgements count only once the cluster has added that number.
+    """
+    if stored.snapshot is not None and not stored.journal:
+        raise StoreDamaged("the journal is gone: set the snapshot aside, rejoin as an observer")
+    first = 0 if founding and not stored.was_set_aside else 1 + rng.getrandbits(INCARNATION_BITS)
+    return Journal(stored.journal, disk, voters=voters, incarnation=first)
 
 
 def _pack(record: list[Any]) -> bytes:

@@ -1,6 +1,6 @@
 """One member's Raft: opens it, ticks it, and is what the rest of the program talks to.
 
-Owns: the two tasks (tick, sync), the life from start to stop, and the public surface. It must not
+Owns: the tick task, the life from start to stop, and the public surface. It must not
 know what commands mean or how bytes travel. Built by peer and by the simulation, which give it
 machine, link, store, clock and dice. See DESIGN.md beside this for how the parts fit.
 """
@@ -14,20 +14,21 @@ from collections.abc import Callable, Sequence
 
 from aivailable.core.ids import NodeId
 from aivailable.core.records import Role
-from aivailable.errors import ProposalRejected, ProposalUnknown
+from aivailable.errors import ProposalError, ProposalRejected, ProposalUnknown
 from aivailable.raft import library
 from aivailable.raft.changes import Changes
 from aivailable.raft.consensus import AT_ONCE, Consensus
 from aivailable.raft.election import Election
 from aivailable.raft.guards import Guards
-from aivailable.raft.journal import Journal
+from aivailable.raft.journal import open_journal
 from aivailable.raft.machine import Link, Machine
-from aivailable.raft.membership import Verb, in_force
+from aivailable.raft.membership import Verb, Voter, in_force, names
 from aivailable.raft.proposals import BARRIER_TOKEN_BYTES, Authorize, Proposals
 from aivailable.raft.settings import RaftSettings
 from aivailable.raft.snapshot import Snapshots, unseal
 from aivailable.raft.store import Durability, Store
 from aivailable.raft.transport import RaftTransport
+from aivailable.raft.writing import Writing
 from aivailable.wire.limits import COMMAND_MAX_BYTES
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ TIMER_SLACK_S = 0.001
 class RaftNode:
     """A member's copy of the replicated log, as voter or observer.
 
-    Build and use it on one event loop. Before `start` the figures are those it was built with;
-    after `stop` they stay readable.
+    Lives on one event loop. Before `start` its figures are those it was built with; after `stop`
+    they stay readable.
     """
 
     def __init__(
@@ -60,13 +61,15 @@ class RaftNode:
         on_change: Callable[[], None] | None = None,
         authorize: Authorize | None = None,
         guards: Guards | None = None,
+        founders: bool = False,
     ) -> None:
         """`voters` matters only for an empty store; an old log knows its own configuration.
 
         `clock` is monotonic seconds. `on_change` is called, on the loop, after leader, term, role
         or voters changed. `authorize(node, payload)` is asked on the leader for every command
         that a member forwards. `role` VOTER makes the node willing to vote; it starts elections
-        only while the log says that it is a voter.
+        only while the log says that it is a voter. `founders`: all of
+        `voters` start together on empty stores (tests); else only a single voter starts a log.
         """
         self._node_id = node_id
         self._voters_at_start = voters
@@ -80,8 +83,8 @@ class RaftNode:
         self._settings = settings or RaftSettings()
         self._on_change = on_change
         self._guards = guards or Guards()
+        self._founders = founders
         self._wanted = asyncio.Event()
-        self._unsynced = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._running = False
         self._opened = False
@@ -95,25 +98,31 @@ class RaftNode:
         self._seen_applied = 0
         self._seen_standing: tuple[object, ...] = ()
         self._replicated = (0, 0)
-        self.failure: OSError | None = None
-        """Set when the disk failed: the node has stopped taking part."""
+        self._writing: Writing | None = None
+        self._expelling: asyncio.Task[None] | None = None
         self.faults = 0
         """Ticks and messages that raised inside the library; each is logged."""
 
     # Life.
 
     async def start(self) -> None:
-        """Open the store and take part. Raises StoreDamaged, OSError."""
+        """Open the store and take part. Raises StoreDamaged, StoreTooNew, StoreUnusable."""
         stored = await self._store.load()
         disk = Durability(self._store)
-        self._journal = journal = Journal(stored.journal, disk, voters=self._voters_at_start)
+        founders = self._founders or self._voters_at_start == (self._node_id,)
+        self._journal = journal = open_journal(
+            stored,
+            disk,
+            voters=self._voters_at_start,
+            founding=founders and self._role_at_start is Role.VOTER,
+            rng=self._rng,
+        )
         snapshots = Snapshots(self._machine, disk, lambda: self._consensus.applied_voters())
         snapshot = None
         if stored.snapshot is not None:
             snapshot = unseal(stored.snapshot)
             journal.rebase(snapshot.last, snapshot.prev, snapshot.voters)
             snapshots.adopt(stored.snapshot, durable=True)
-        self._disk = disk
         self._ambient = library.Ambient(self._clock, self._rng, journal, snapshots)
         self._transport = RaftTransport(
             self._link,
@@ -125,8 +134,10 @@ class RaftNode:
             on_submit=self._proposals.forwarded,
             wake=self._wanted.set,
         )
-        voters = in_force(journal.base_voters, journal.log)
-        willing = self._role_at_start is Role.VOTER or self._node_id in voters
+        configuration = in_force(journal.base_voters, journal.log)
+        voters = names(configuration)
+        own = (self._node_id, journal.incarnation)
+        willing = self._role_at_start is Role.VOTER or own in configuration
         with library.acting(self._ambient):
             self._consensus = self._build(self._node_id if willing else None, voters)
             self._opened = True
@@ -135,10 +146,20 @@ class RaftNode:
             )
             if snapshot is not None:
                 self._consensus.restore(snapshot.voters)
-            if voters == (self._node_id,):
+            if configuration == (own,):
                 self._consensus.set_election_deadline(AT_ONCE)
             self._transport.set_observers(self._observers)
-        await journal.sync()
+        await journal.sync_at_start()
+        self._writing = Writing(
+            journal,
+            disk,
+            ambient=self._ambient,
+            consensus=self._consensus,
+            election=self._election,
+            transport=self._transport,
+            wake=self._wanted.set,
+            changed=self._after,
+        )
         self._running = True
         for node in (*voters, *self._observers):
             if self._link.connected(node):
@@ -146,7 +167,7 @@ class RaftNode:
         self._seen_standing = self._standing()
         self._tasks = [
             asyncio.create_task(self._tick_on(), name=f"raft-tick-{self._node_id}"),
-            asyncio.create_task(self._sync_on(), name=f"raft-sync-{self._node_id}"),
+            asyncio.create_task(self._writing.run(), name=f"raft-sync-{self._node_id}"),
         ]
 
     def _build(self, voter: NodeId | None, voters: tuple[NodeId, ...]) -> Consensus:
@@ -189,6 +210,8 @@ class RaftNode:
         self._running = False
         for task in self._tasks:
             task.cancel()
+        if self._expelling is not None:
+            self._expelling.cancel()
         self._tasks = []
         self._proposals.close()
         with library.acting(self._ambient):
@@ -210,8 +233,8 @@ class RaftNode:
 
     def receive(self, node: NodeId, data: bytes) -> None:
         """One message of a linked member, in order. Never raises."""
-        if not self._running:
-            return
+        if not self._running or self.failure is not None:
+            return  # Without a disk nothing can be promised, and the log must not grow.
         try:
             with library.acting(self._ambient):
                 self._transport.receive(node, data)
@@ -247,6 +270,11 @@ class RaftNode:
         if leader is None or leader == self._node_id:
             return leader if self.is_leader else None
         return leader if self._link.connected(leader) else None
+
+    @property
+    def failure(self) -> OSError | None:
+        """While the disk takes nothing: the node only serves what it knows, and tries again."""
+        return self._writing.failure if self._writing is not None else None
 
     @property
     def term(self) -> int:
@@ -315,9 +343,12 @@ class RaftNode:
     async def add_voter(self, node: NodeId, *, deadline_s: float = CHANGE_DEADLINE_S) -> None:
         """Leader only: let `node`, which has become willing to vote, vote.
 
-        Raises ProposalRejected (not_leader, busy) and ProposalUnknown.
+        Raises ProposalRejected (not_leader, busy, unheard) and ProposalUnknown.
         """
-        await self._change("add", node, deadline_s)
+        self._must_lead()
+        heard = self._transport.incarnation
+        await self._changes.learn(lambda: heard(node) is not None, "unheard", "it is not linked")
+        await self._change("add", (node, heard(node) or 0), deadline_s)
 
     async def remove_voter(self, node: NodeId, *, deadline_s: float = CHANGE_DEADLINE_S) -> None:
         """Leader only: `node` votes no longer; it stays an observer while it is linked.
@@ -326,7 +357,8 @@ class RaftNode:
         """
         if node == self._node_id:
             raise ProposalRejected("leader", "the leader cannot remove itself: hand over first")
-        await self._change("rem", node, deadline_s)
+        self._must_lead()
+        await self._change("rem", (node, 0), deadline_s)
 
     async def transfer_leadership(self, *, deadline_s: float = 3.0) -> None:
         """Leader only: return once another voter leads, or at once if we do not.
@@ -374,16 +406,19 @@ class RaftNode:
     ) -> None:
         if not self._running:
             raise ProposalUnknown("this node's raft is not running")
+        if self.failure is not None:
+            raise ProposalRejected("disk", f"this node's disk takes nothing: {self.failure}")
         self._wanted.set()
         await self._proposals.commit(command, deadline_s, applied)
 
-    async def _change(self, verb: Verb, node: NodeId, deadline_s: float) -> None:
+    def _must_lead(self) -> None:
         if not self.is_leader:
             raise ProposalRejected("not_leader", "only the leader changes who votes")
 
-        # A leader may change the configuration only after an entry of its own term is committed.
+    async def _change(self, verb: Verb, voter: Voter, deadline_s: float) -> None:
+        # Only after an entry of this leader's term is committed is the configuration its own.
         await self.barrier(deadline_s)
-        await self._changes.change(verb, node, deadline_s)
+        await self._changes.change(verb, voter, deadline_s)
 
     def _play(self, voter: NodeId | None) -> None:
         if self._consensus.voter_id() == voter:
@@ -434,10 +469,9 @@ class RaftNode:
 
     def _after(self) -> None:
         """Tell whoever waits for what has just changed."""
-        if not self._running:
+        if not self._running or self._writing is None:
             return
-        if self._disk.dirty:
-            self._unsynced.set()
+        self._writing.nudge()
         if self.applied_index != self._seen_applied:
             self._seen_applied = self.applied_index
             self._proposals.poke()
@@ -447,29 +481,20 @@ class RaftNode:
             self._proposals.leader_changed()
             if self._on_change is not None:
                 self._on_change()
+        forgetful, self._transport.forgetful = self._transport.forgetful, None
+        if forgetful and self.is_leader and self._expelling is None:
+            self._expelling = asyncio.create_task(self._expel(forgetful))
 
     def _standing(self) -> tuple[object, ...]:
-        return (self.leader, self.is_leader, self.term, self.role, self.voters)
+        healthy = self.failure is None
+        return (self.leader, self.is_leader, self.term, self.role, self.voters, healthy)
 
-    async def _sync_on(self) -> None:
-        """One fdatasync after the other; each serves all that came before it (group commit)."""
-        while True:
-            await self._unsynced.wait()
-            self._unsynced.clear()
-            try:
-                await self._journal.sync()
-            except OSError as error:
-                log.critical("the raft log cannot be written (%s): this node stops voting", error)
-                self.failure = error
-                self._fail()
-                return
-            with library.acting(self._ambient):
-                self._transport.flush()
-            if self._disk.dirty:
-                self._unsynced.set()
-            self._wanted.set()
-
-    def _fail(self) -> None:
-        self.kill()
-        if self._on_change is not None:
-            self._on_change()
+    async def _expel(self, node: NodeId) -> None:
+        """Take the vote of a member that forgot what it promised; it may get it again."""
+        log.warning("%s lost its log: its vote is taken away until it is added again", node)
+        try:
+            await self.remove_voter(node)
+        except ProposalError as error:
+            log.info("%s still counts as a voter: %s", node, error)
+        finally:
+            self._expelling = None

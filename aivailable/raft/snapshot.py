@@ -15,11 +15,10 @@ from typing import Any
 
 import msgpack
 
-from aivailable.core.ids import NodeId
 from aivailable.raft import library
 from aivailable.raft.machine import Machine
-from aivailable.raft.membership import Entry
-from aivailable.raft.store import Durability, Operation, StoreDamaged
+from aivailable.raft.membership import Entry, Voter, checked, names
+from aivailable.raft.store import Durability, Operation, StoreDamaged, StoreTooNew
 from aivailable.wire.limits import KIB, STATE_MAX_BYTES
 
 log = logging.getLogger(__name__)
@@ -29,6 +28,7 @@ CHUNK_BYTES = 128 * KIB
 SNAPSHOT_MAX_BYTES = STATE_MAX_BYTES + 256 * KIB
 """A state at its limit, two log entries and the list of voters."""
 _MAGIC = b"AIVSNAP1"
+_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,19 @@ class Snapshot:
     state: bytes
     last: Entry
     prev: Entry
-    voters: tuple[NodeId, ...]
+    voters: tuple[Voter, ...]
 
 
 def seal(snapshot: Snapshot) -> bytes:
     """Bytes for disk and wire."""
     body: bytes = msgpack.packb(
-        [snapshot.state, snapshot.last, snapshot.prev, snapshot.voters], use_bin_type=True
+        [_FORMAT, snapshot.state, snapshot.last, snapshot.prev, snapshot.voters], use_bin_type=True
     )
     return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
 def unseal(data: bytes) -> Snapshot:
-    """Raises StoreDamaged unless every byte is as it was sealed."""
+    """Raises StoreDamaged unless every byte is as it was sealed; StoreTooNew."""
     head = len(_MAGIC) + 4
     body = data[head:]
     if data[: len(_MAGIC)] != _MAGIC or zlib.crc32(body) != int.from_bytes(
@@ -58,17 +58,29 @@ def unseal(data: bytes) -> Snapshot:
     ):
         raise StoreDamaged("the snapshot fails its checksum: set it aside, rejoin as an observer")
     try:
-        state, last, prev, voters = msgpack.unpackb(body, use_list=False)
-    except (ValueError, TypeError) as error:
+        value = msgpack.unpackb(body, use_list=False)
+        match value:
+            case (int(written), bytes(state), last, prev, voters) if written == _FORMAT:
+                return Snapshot(state, _entry(last), _entry(prev), checked(voters))
+            case (int(written), *_) if written > _FORMAT:
+                raise StoreTooNew(f"a snapshot of format {written}, this version reads {_FORMAT}")
+    except ValueError as error:
         raise StoreDamaged(f"the snapshot cannot be read: {error}") from error
-    return Snapshot(state, last, prev, voters)
+    raise StoreDamaged("the snapshot does not have the shape of one")
+
+
+def _entry(value: object) -> Entry:
+    match value:
+        case (bytes(command), int(index), int(term)) if command and index > 0 and term >= 0:
+            return command, index, term
+    raise ValueError("a log entry is malformed")
 
 
 class Snapshots:
     """Stands for pysyncobj.serializer.Serializer. Camel case (and one slip) is the library's."""
 
     def __init__(
-        self, machine: Machine, disk: Durability, voters: Callable[[], tuple[NodeId, ...]]
+        self, machine: Machine, disk: Durability, voters: Callable[[], tuple[Voter, ...]]
     ) -> None:
         self._machine = machine
         self._disk = disk
@@ -110,7 +122,7 @@ class Snapshots:
             raise RuntimeError("there is no snapshot to restore")
         snapshot = unseal(self._sealed)
         self._machine.restore(snapshot.state)
-        voters = [library.StableNode(voter) for voter in snapshot.voters]
+        voters = [library.StableNode(voter) for voter in names(snapshot.voters)]
         return None, snapshot.last, snapshot.prev, voters
 
     def getTransmissionData(  # noqa: N802

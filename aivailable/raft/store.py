@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -23,11 +24,20 @@ T = TypeVar("T")
 JOURNAL_FILE = "journal"
 SNAPSHOT_FILE = "snapshot"
 ASIDE_MAX_FILES = 1_000
+ASIDE_SUFFIX = ".damaged-"
 FILE_MODE = 0o600
 
 
 class StoreDamaged(AivailableError):
     """Log or snapshot on disk fail their checksum: set them aside and rejoin as an observer."""
+
+
+class StoreTooNew(AivailableError):
+    """A newer version of the program wrote this: it is left as it is; start that version."""
+
+
+class StoreUnusable(AivailableError):
+    """The folder cannot be read or written when the node starts; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +46,16 @@ class Stored:
 
     journal: bytes
     snapshot: bytes | None
+    was_set_aside: bool = False
+    """An earlier log of this node was damaged and moved away: what it promised is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step towards the disk. `append` grows the journal, the others replace a file whole."""
+    """One step towards the disk. `append` grows the journal; `journal` and `snapshot` replace a
+    file whole; `seal` grows the journal once all before it is durable, and is not synced itself."""
 
-    kind: Literal["append", "journal", "snapshot"]
+    kind: Literal["append", "seal", "journal", "snapshot"]
     data: bytes
 
 
@@ -50,13 +63,16 @@ class Store(Protocol):
     """Durable storage of one node's log and snapshot."""
 
     async def load(self) -> Stored:
-        """What is durable now. Raises OSError."""
+        """What is durable now. Raises StoreUnusable."""
 
     def put(self, operation: Operation) -> None:
         """Queue an operation; nothing is durable before `sync` returns."""
 
     async def sync(self) -> None:
-        """Perform all queued operations in order. On return they are durable. Raises OSError."""
+        """Perform all queued operations in order. On return they are durable.
+
+        Raises OSError: nothing is lost, and the next call goes on with what was not done.
+        """
 
     async def set_aside(self) -> None:
         """Move a damaged log and snapshot out of the way and start empty. Raises OSError."""
@@ -115,7 +131,9 @@ class FileStore:
     """Two files in a folder of our own, written and synced by one thread.
 
     The journal is append-only. A replaced file is written beside, synced, renamed over the old
-    one, and the folder synced: a crash leaves the old or the new one, never a mixture.
+    one, and the folder synced: a crash leaves the old or the new one, never a mixture. What a
+    failed `sync` did not do stays queued, and the next one does it: first it cuts off what the
+    failed write has left, because pages that a failed fdatasync has dropped look clean.
     """
 
     def __init__(self, folder: Path, thread: SyncThread) -> None:
@@ -123,17 +141,31 @@ class FileStore:
         self._thread = thread
         self._queue: list[Operation] = []
         self._fd: int | None = None
+        self._length = 0
+        self._torn = False
 
     async def load(self) -> Stored:
-        return await self._thread.run(self._load)
+        """Raises StoreUnusable."""
+        try:
+            return await self._thread.run(self._load)
+        except OSError as error:
+            raise StoreUnusable(
+                f"the log in {self._folder} cannot be opened ({error.strerror or error}): make room"
+                " and let this user write there, or start with another home"
+            ) from error
 
     def put(self, operation: Operation) -> None:
         self._queue.append(operation)
 
     async def sync(self) -> None:
         work, self._queue = self._queue, []
-        if work:
+        if not work:
+            return
+        try:
             await self._thread.run(lambda: self._perform(work))
+        except OSError:
+            self._queue[:0] = work
+            raise
 
     async def set_aside(self) -> None:
         await self._thread.run(self._set_aside)
@@ -149,9 +181,12 @@ class FileStore:
         self._fd = self._open()
         os.fdatasync(self._fd)  # What a killed process wrote may not be on disk yet.
         snapshot = self._folder / SNAPSHOT_FILE
+        journal = (self._folder / JOURNAL_FILE).read_bytes()
+        self._length, self._torn = len(journal), False
         return Stored(
-            journal=(self._folder / JOURNAL_FILE).read_bytes(),
+            journal=journal,
             snapshot=snapshot.read_bytes() if snapshot.exists() else None,
+            was_set_aside=any(self._folder.glob(f"*{ASIDE_SUFFIX}*")),
         )
 
     def _open(self) -> int:
@@ -159,37 +194,43 @@ class FileStore:
         return os.open(self._folder / JOURNAL_FILE, flags, FILE_MODE)
 
     def _perform(self, work: list[Operation]) -> None:
-        pending: list[bytes] = []
-        for operation in work:
-            if operation.kind == "append":
-                pending.append(operation.data)
+        """Takes out of `work` what is done, so that the rest can be tried again."""
+        while work:
+            appends = list(takewhile(lambda operation: operation.kind == "append", work))
+            if appends:
+                self._append(b"".join(operation.data for operation in appends), durable=True)
+                del work[: len(appends)]
                 continue
-            self._append(pending)
-            pending = []
-            if operation.kind == "snapshot":
+            operation = work[0]
+            if operation.kind == "seal":
+                self._append(operation.data, durable=False)
+            elif operation.kind == "snapshot":
                 self._replace(SNAPSHOT_FILE, operation.data)
             else:
                 self._close()
                 self._replace(JOURNAL_FILE, operation.data)
-                self._fd = self._open()
-        self._append(pending)
+                self._length, self._torn = len(operation.data), False
+            del work[0]
 
-    def _append(self, pending: list[bytes]) -> None:
-        if not pending:
-            return
+    def _append(self, data: bytes, *, durable: bool) -> None:
         if self._fd is None:
             self._fd = self._open()
-        _write_all(self._fd, b"".join(pending))
-        os.fdatasync(self._fd)
+        if self._torn:
+            os.ftruncate(self._fd, self._length)
+        self._torn = True
+        _write_all(self._fd, data)
+        if durable:
+            os.fdatasync(self._fd)
+        self._length += len(data)
+        self._torn = False
 
     def _replace(self, name: str, data: bytes) -> None:
         beside = self._folder / f"{name}.new"
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
         try:
-            _write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            _write_file(beside, data)
+        except OSError:
+            beside.unlink(missing_ok=True)  # It may be what fills the disk.
+            raise
         beside.replace(self._folder / name)
         self._sync_folder()
 
@@ -210,7 +251,7 @@ class FileStore:
 
     def _free_name(self, name: str) -> Path:
         for number in range(ASIDE_MAX_FILES):
-            candidate = self._folder / f"{name}.damaged-{number}"
+            candidate = self._folder / f"{name}{ASIDE_SUFFIX}{number}"
             if not candidate.exists():
                 return candidate
         raise OSError(f"{self._folder} holds {ASIDE_MAX_FILES} damaged files: remove some")
@@ -239,7 +280,7 @@ class MemoryStore:
 
     async def load(self) -> Stored:
         self._durable_bytes = len(self.journal)
-        return Stored(journal=bytes(self.journal), snapshot=self.snapshot)
+        return Stored(bytes(self.journal), self.snapshot, was_set_aside=self.set_asides > 0)
 
     def put(self, operation: Operation) -> None:
         self._queue.append(operation)
@@ -251,11 +292,14 @@ class MemoryStore:
         if not work:
             return
         for operation in work:
-            self._write(operation)
+            if operation.kind != "seal":
+                self._write(operation)
         reached = len(self.journal)
         if self._latency_s > 0:
             await asyncio.sleep(self._latency_s)
         self._durable_bytes = min(reached, len(self.journal))
+        if work[-1].kind == "seal":
+            self.journal += work[-1].data
         self.syncs += 1
 
     async def set_aside(self) -> None:
@@ -285,6 +329,15 @@ class MemoryStore:
         else:
             self.journal = bytearray(operation.data)
             self._durable_bytes = len(self.journal)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+    try:
+        _write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -33,6 +33,8 @@ _NEVER_SENT = ("apply_command", "apply_command_response")
 """The library's forwarding of commands: proposals have a deadline and retries of their own."""
 _OF_LEADER = ("append_entries", "timeout_now")
 """These promise no more than the term they speak in; votes and acknowledgements the whole log."""
+_COUNTED = ("next_node_idx", "receiving", "response_vote", "pre_vote_granted", "newer_term")
+"""What a voter says that may change a count; from another incarnation of it, it counts nothing."""
 _PROMISES_NOTHING = ("pre_vote", "pre_vote_granted", "receiving", "submit")
 
 
@@ -65,8 +67,11 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         self._held_until_s: dict[NodeId, float] = {}
         self._outbox: deque[tuple[int, NodeId, bytes]] = deque()
         self._incoming: dict[NodeId, bytearray] = {}
+        self._incarnations: dict[NodeId, int] = {}
         self._consensus: Consensus | None = None
         self._election: Election | None = None
+        self.forgetful: NodeId | None = None
+        """A voter that came back without its log: the leader takes its vote away."""
         self.malformed = 0
         self.unsent = 0
 
@@ -177,7 +182,8 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
 
     def post(self, node: NodeId, message: Message) -> bool:
         """Send, or queue until what the message promises is on disk. False: not sent."""
-        data = codec.encode(self.consensus.current_term(), message)
+        term, incarnation = self.consensus.current_term(), self._journal.incarnation
+        data = codec.encode(term, message, incarnation)
         kind = message["type"]
         needs = self._disk.position
         if kind in _OF_LEADER:
@@ -214,13 +220,30 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         if node not in self._linked:
             return
         try:
-            term, message = codec.decode(data)
+            term, message, incarnation = codec.decode(data)
         except SchemaError as error:
             self.malformed += 1
             log.warning("raft message of %s dropped: %s", node, error)
             return
-        self._dispatch(node, term, message)
+        self._incarnations[node] = incarnation
+        if message["type"] in _COUNTED and self._forgot(node, incarnation):
+            self.forgetful = node
+        else:
+            self._dispatch(node, term, message)
         self._wake()
+
+    def incarnation(self, node: NodeId) -> int | None:
+        """Which life of this member was heard last."""
+        return self._incarnations.get(node)
+
+    def _forgot(self, node: NodeId, incarnation: int) -> bool:
+        """Whether the configuration counts this member, but in another life."""
+        consensus = self.consensus
+        return (
+            self._guards.incarnations
+            and consensus.is_other_voter(node)
+            and not consensus.is_voter((node, incarnation))
+        )
 
     def _dispatch(self, node: NodeId, term: int, message: Message) -> None:
         match message["type"]:

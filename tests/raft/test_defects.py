@@ -56,6 +56,7 @@ class Alone:
             clock=asyncio.get_running_loop().time,
             rng=random.Random(1),
             guards=guards,
+            founders=True,
         )
 
     async def __aenter__(self) -> Alone:
@@ -290,12 +291,12 @@ def test_another_version_of_the_library_is_refused() -> None:
     [
         b"",
         b"\xc1",
-        msgpack.packb([1, "append_entries", [1, 1, 1, 1, [[REGULAR, 5, 1], [REGULAR, 7, 1]]]]),
-        msgpack.packb([1, "next_node_idx", [1, True]]),
-        msgpack.packb([1, "next_node_idx", [-1, True, True]]),
-        msgpack.packb([1, "apply_command", [b"x"]]),
-        msgpack.packb([1, "submit", [REGULAR + b"x" * 40_000]]),
-        msgpack.packb([True, "receiving", []]),
+        msgpack.packb([1, 0, "append_entries", [1, 1, 1, 1, [[REGULAR, 5, 1], [REGULAR, 7, 1]]]]),
+        msgpack.packb([1, 0, "next_node_idx", [1, True]]),
+        msgpack.packb([1, 0, "next_node_idx", [-1, True, True]]),
+        msgpack.packb([1, 0, "apply_command", [b"x"]]),
+        msgpack.packb([1, 0, "submit", [REGULAR + b"x" * 40_000]]),
+        msgpack.packb([True, 0, "receiving", []]),
     ],
 )
 def test_malformed_messages_are_refused(value: bytes) -> None:

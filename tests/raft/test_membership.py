@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from aivailable.core.records import Role
 from aivailable.errors import ProposalRejected
 from aivailable.raft.library import NO_OP
-from aivailable.raft.membership import after, change_command, in_force, parse_change
+from aivailable.raft.membership import (
+    after,
+    change_command,
+    founders,
+    in_force,
+    names,
+    parse_change,
+)
 from aivailable.raft.settings import RaftSettings
 
 
@@ -140,13 +147,13 @@ def test_replaying_history_on_a_later_base_ends_the_same(
     changes: list[tuple[str, str]],
 ) -> None:
     """Why an observer that joins with today's voters may replay the log from its begin."""
-    log = [(change_command(v, n), i, 1) for i, (v, n) in enumerate(changes, 2)]  # type: ignore[arg-type]
-    final = in_force(("A",), log)
-    assert in_force(final, log) == final
+    log = [(change_command(v, n, 9), i, 1) for i, (v, n) in enumerate(changes, 2)]  # type: ignore[arg-type]
+    final = in_force(founders("A"), log)
+    assert in_force(founders(names(final)), log) == final
 
 
 def test_only_changes_parse_as_changes() -> None:
-    assert parse_change(change_command("add", "x")) == ("add", "x")
+    assert parse_change(change_command("add", "x", 7)) == ("add", "x", 7)
     for other in (NO_OP, b"\x02", b"\x02\xc1", b"\x00abc", b"\x02\x93\x01\x02\x03"):
         assert parse_change(other) is None
-    assert after(("B", "A"), ("rem", "B")) == ("A",)
+    assert after(founders("BA"), ("rem", "B", 3)) == founders("A")

@@ -49,7 +49,7 @@ def test_a_journal_comes_back_as_it_was() -> None:
         journal = reopened(bytes((await filled()).journal))
         assert [entry[1] for entry in journal.log] == list(range(1, 31))
         assert (journal.getCurrentTerm(), journal.getVotedForNodeId()) == (3, "B")
-        assert (journal.getRaftCommitIndex(), journal.base_voters) == (20, ("A",))
+        assert (journal.getRaftCommitIndex(), journal.base_voters) == (20, (("A", 0),))
 
     run(scenario())
 
@@ -89,7 +89,7 @@ def test_a_flipped_byte_inside_is_damage() -> None:
 
 
 def test_a_flipped_byte_in_a_snapshot_is_damage() -> None:
-    sealed = seal(Snapshot(b"state", (NO_OP, 9, 2), (NO_OP, 8, 2), ("A",)))
+    sealed = seal(Snapshot(b"state", (NO_OP, 9, 2), (NO_OP, 8, 2), (("A", 7),)))
     assert unseal(sealed).last == (NO_OP, 9, 2)
     for place in range(len(sealed)):
         flipped = bytearray(sealed)
