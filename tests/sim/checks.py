@@ -57,6 +57,7 @@ class Checker:
         """(cluster, term) → node seen leading in it."""
         self.acked: list[tuple[str, str]] = []
         """(cluster id, reason) of every acknowledged command."""
+        self.refusals: list[tuple[str, str]] = []
 
     def problem(self, text: str) -> None:
         """Keep a violation; the first ones say it all."""
@@ -105,14 +106,21 @@ class Checker:
     def acknowledged(self, cluster_id: str, reason: str) -> None:
         self.acked.append((cluster_id, reason))
 
+    def refused(self, cluster_id: str, reason: str) -> None:
+        """A proposer was told that its command had no effect."""
+        self.refusals.append((cluster_id, reason))
+
     def leads(self, process: Process, cluster_id: str, term: int) -> None:
         """A process says that it leads in `term`."""
         known = self.leaders.setdefault((cluster_id, term), process.name)
         if known != process.name:
             self.problem(f"two leaders in term {term}: {known} and {process.name}")
 
-    def lost_acknowledgements(self, final: str) -> None:
-        """Every acknowledged command is in the history that everybody has now."""
+    def judge_promises(self, final: str) -> None:
+        """Every acknowledged command is in the history that everybody has now; no refused is."""
+        for cluster_id, reason in self.refusals:
+            if reason in self.histories[cluster_id].accepted_reasons:
+                self.problem(f"{reason} was refused and took effect")
         for cluster_id, reason in self.acked:
             if reason not in self.histories[cluster_id].accepted_reasons:
                 self.problem(f"{reason} was acknowledged and is in no history")

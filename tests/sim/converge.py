@@ -100,7 +100,8 @@ def _fitting(state: State, deployment: Deployment) -> str:
         if (
             node in hosts
             or node not in state.members
-            or f"{deployment.name}@{node}" in (state.failures)
+            or state.members[node].draining
+            or f"{deployment.name}@{node}" in state.failures
         ):
             continue
         for device in state.inventories[node].devices:

@@ -29,7 +29,7 @@ from sim.schedule import Faults
 from sim.workload import DEPLOYMENTS, Workload, fake_deployment
 from sim.world import World
 
-from aivailable.core.commands import PutDeployment, RemoveDeployment, SetDraining
+from aivailable.core.commands import Body, PutDeployment, RemoveDeployment, SetDraining
 from aivailable.core.state import State
 from aivailable.peer import replicated
 from aivailable.peer.replicated import ReplicatedState
@@ -46,6 +46,7 @@ ANSWER_LIMIT_S = 30.0
 RUN_LIMIT_S = 400.0
 WATCH_S = 0.05
 POLL_S = 0.25
+WISH_ATTEMPTS = 10
 FINAL_DEPLOYMENT = "final"
 FINAL_BYTES = 1 << 28
 NODES = (3, 3, 4, 5)
@@ -120,7 +121,7 @@ async def _phases(world: World, stats: dict[str, Any], faults_s: float) -> None:
             await _ask_everyone(world, workload)
     workload.judge_requests()
     final = next((s.cluster.cluster_id for s in world.states().values() if s.cluster), "")
-    world.checker.lost_acknowledgements(final)
+    world.checker.judge_promises(final)
     watcher.cancel()
     if helper is not None:
         helper.cancel()
@@ -172,23 +173,28 @@ def unformed(world: World) -> str:
 
 
 async def _settle_wishes(world: World, workload: Workload) -> None:
-    """The operator's last word: one small deployment that certainly fits, some others gone."""
-    names = sorted(world.running)
-    for number, name in enumerate(DEPLOYMENTS):
-        if number % 2 == world.seed % 2:
-            workload.propose(world.rng.choice(names), RemoveDeployment(name), f"last-{number}")
-    for name in names:
-        node = world.machine(name).node
-        workload.propose(world.rng.choice(names), SetDraining(node, False), f"undrain {name}")
-    wish = PutDeployment(fake_deployment(FINAL_DEPLOYMENT, FINAL_BYTES, 1))
-    for attempt in range(10):
-        task = workload.propose(world.rng.choice(names), wish, f"final-{attempt}")
-        if task is not None and await task:
-            return
-        if any(FINAL_DEPLOYMENT in state.deployments for state in world.states().values()):
-            return
+    """The operator's last words: nothing drains, some deployments go, a small one comes."""
+    wishes: list[Body] = [SetDraining(world.machine(name).node, False) for name in world.names]
+    wishes += [
+        RemoveDeployment(name)
+        for number, name in enumerate(DEPLOYMENTS)
+        if number % 2 == world.seed % 2
+    ]
+    wishes.append(PutDeployment(fake_deployment(FINAL_DEPLOYMENT, FINAL_BYTES, 1)))
+    for number, wish in enumerate(wishes):
+        if not await _insist(world, workload, wish, f"last-{number}"):
+            world.checker.problem(f"after healing nobody took {wish}")
+
+
+async def _insist(world: World, workload: Workload, wish: Body, reason: str) -> bool:
+    """Propose at one node after the other until one has an answer, be it a refusal."""
+    for attempt in range(WISH_ATTEMPTS):
+        name = world.rng.choice(sorted(world.running))
+        task = workload.propose(name, wish, f"{reason}.{attempt}")
+        if task is not None and await task in ("acknowledged", "refused"):
+            return True
         await elapse(1.0)
-    world.checker.problem("after healing nothing could be deployed")
+    return False
 
 
 async def _ask_everyone(world: World, workload: Workload) -> None:

@@ -23,7 +23,7 @@ def test_a_run_exercises_what_it_claims_to() -> None:
     result = run_seed(3)
     assert not result.problems, result.message()
     seen = "\n".join(result.lines)
-    for event in ("is killed", "loses power", "lost RaftMessage", "leader isolated", "restored"):
+    for event in ("killed", "lost RaftMessage", "isolated", "restored", "refused", "worker"):
         assert event in seen, f"seed 3 has no {event!r}"
     assert result.stats["acknowledged"] > 100
     assert result.stats["answered"] > 20

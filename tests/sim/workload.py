@@ -30,7 +30,7 @@ from aivailable.core.commands import (
 from aivailable.core.ids import key_hash, replica_id
 from aivailable.core.records import ApiKey, Claim, Deployment, Model, ModelFacts, Scope
 from aivailable.core.state import State
-from aivailable.errors import ProposalError, RequestError
+from aivailable.errors import ProposalError, ProposalRejected, RequestError
 from aivailable.peer.service import Routing
 from aivailable.wire.generation import Failed, Finished, Generate, Tokens
 
@@ -46,6 +46,8 @@ WINDOW_S = 900
 REQUEST_DEADLINE_S = 20.0
 REQUEST_GRACE_S = 10.0
 """A request that has not ended so long after its deadline hangs."""
+BEFORE_THE_LOG = ("too_large", "busy")
+"""Refusals of the proposer's own node: nothing was proposed."""
 NO_FILE = "0" * 64
 """A digest outside the catalogue: a replica of it needs no file."""
 FILES = ("file-a", "file-b")
@@ -158,29 +160,34 @@ class Workload:
             replace_generation=0 if current is None else current.generation,
         )
 
-    def propose(self, name: str, body: Body, reason: str) -> asyncio.Task[bool] | None:
-        """Propose at a node. The task says whether it was acknowledged; None: nobody there."""
+    def propose(self, name: str, body: Body, reason: str) -> asyncio.Task[str] | None:
+        """Propose at a node; the task says what came of it. None: the node is down."""
         return self._world.on_behalf(name, lambda run: self._propose(run, body, reason))
 
-    async def _propose(self, run: Running, body: Body, reason: str) -> bool:
+    async def _propose(self, run: Running, body: Body, reason: str) -> str:
+        how = await self._answer(run, body, reason)
+        if run.process.alive:
+            self.outcomes[how] = self.outcomes.get(how, 0) + 1
+            self._world.trace.add(run.process.name, f"{reason} {how}")
+        return how
+
+    async def _answer(self, run: Running, body: Body, reason: str) -> str:
+        """acknowledged, refused, unknown, no session, or died."""
         session = run.peer.session
         if session is None:
-            self._settled(run, reason, "no session")
-            return False
+            return "no session"
         try:
             await run.peer.propose(body, actor="operator:sim", reason=reason)
-        except (ProposalError, RequestError) as error:
-            self._settled(run, reason, type(error).__name__)
-            return False
+        except ProposalRejected as error:
+            if error.code not in BEFORE_THE_LOG:
+                self._world.checker.refused(session.file.cluster_id, reason)
+            return "refused"
+        except (ProposalError, RequestError):
+            return "unknown"
         if not run.process.alive:
-            return False
+            return "died"
         self._world.checker.acknowledged(session.file.cluster_id, reason)
-        self._settled(run, reason, "acknowledged")
-        return True
-
-    def _settled(self, run: Running, reason: str, how: str) -> None:
-        self.outcomes[how] = self.outcomes.get(how, 0) + 1
-        self._world.trace.add(run.process.name, f"{reason} {how}")
+        return "acknowledged"
 
     # Clients.
 
