@@ -171,10 +171,12 @@ def _devices(found: MachineFinding, own: Own) -> Iterator[Check]:
             "without a GPU this machine still routes and votes; with one, install its driver "
             "and look at nvidia-smi; `up --devices cpu:4GiB` lets it hold small models"
         )
-        yield _machine("device", Verdict.WARNING, problem, advice if absent else "")
+        # A NAS or a Pi that only votes is no fault; a card that is there and idle is one.
+        verdict = Verdict.SKIPPED if absent else Verdict.WARNING
+        yield _machine("device", verdict, problem, advice if absent else "")
     if not seen and not problems:
         advice = "`up --devices cpu:4GiB` lets it hold small models"
-        yield _machine("device", Verdict.WARNING, "this machine has none", advice)
+        yield _machine("device", Verdict.SKIPPED, "this machine has none", advice)
 
 
 def interface_checks(found: Sequence[InterfaceFinding]) -> Iterator[Check]:

@@ -82,11 +82,16 @@ def _no_connection(found: NodeFinding, own: Own) -> tuple[str, str]:
                 f"{tried} refused: the machine is there, nothing listens on TCP {port}",
                 "start `aivailable up` there; if it runs with --port N, its link port is N + 1",
             )
+        case Fault.TIMED_OUT if found.target.source == "heard":
+            return (
+                f"{tried} did not answer, though its announcement comes in: TCP is dropped",
+                f"let TCP {port} in through that machine's firewall (and {port - 1} for the API)",
+            )
         case Fault.TIMED_OUT:
             return (
-                f"{tried} did not answer: packets are dropped on the way",
-                f"let TCP {port} in through that machine's firewall (and the next one, for the "
-                "API); is it switched on, and this its address?",
+                f"{tried} did not answer: it is off or unplugged, or a firewall drops our packets",
+                f"is it on, is its cable in, is this its address? Then let TCP {port} in through "
+                f"its firewall (and {port - 1} for the API)",
             )
         case Fault.UNREACHABLE if not _same_network(host, own):
             return (
