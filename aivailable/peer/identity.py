@@ -119,7 +119,7 @@ def _public_key(certificate: bytes) -> ec.EllipticCurvePublicKey:
         raise SchemaError(f"a certificate is over {CERTIFICATE_MAX_BYTES} bytes")
     try:
         key = x509.load_der_x509_certificate(certificate).public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise SchemaError(f"not a certificate: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise SchemaError("a certificate without a P-256 key")

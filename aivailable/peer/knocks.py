@@ -6,6 +6,7 @@ peer.membership, which answers the knocks.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,8 @@ from aivailable.core.ids import NodeId, short
 from aivailable.core.status import WaitingStatus
 from aivailable.peer.ports import Clock
 from aivailable.wire.join import JoinRequest
+
+log = logging.getLogger("aivailable.membership")
 
 WAITING_MAX: Final = 32
 WAITING_SHOWN_S: Final = 30.0
@@ -46,6 +49,7 @@ class Knocks:
         if before is None or before.wrong_key != wrong_key:
             remedy = _other_key(knock) if wrong_key else "waits to be admitted: `aivailable admit`"
             self._tell(f"{name} ({short(node)}) {remedy}")
+            log.warning("not admitted: %s (%s) %s", name, short(node), remedy)
         self._knocks[node] = knock
         while len(self._knocks) > WAITING_MAX:
             del self._knocks[min(self._knocks, key=lambda key: self._knocks[key].at_s)]

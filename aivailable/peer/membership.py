@@ -209,16 +209,20 @@ class Membership:
         if answer.code in ("window_closed", *KEY_REFUSALS):
             self.phase = "waiting"
         self.advice = answer.message
-        self._tell_once(f"{sighting.cluster_name!r} at {sighting.short_node}: {answer.message}")
+        self._tell_once(
+            f"{sighting.cluster_name!r} ({sighting.cluster_prefix}): {answer.message}",
+            sighting.short_node,
+        )
 
-    def _tell_once(self, text: str) -> None:
-        """What comes back at every knock."""
+    def _tell_once(self, text: str, short_node: str) -> None:
+        """What comes back at every knock, and at each node of that cluster."""
         if text in self._told:
             return
         if len(self._told) >= TOLD_MAX:
             self._told.clear()
         self._told.add(text)
         self._tell(text)
+        log.warning("refused by %s: %s", short_node, text)
 
     def _request(self) -> JoinRequest:
         return JoinRequest(
@@ -305,7 +309,9 @@ class Membership:
             log.info("not given up: %s %s", answer.code, answer.message)
             if answer.code in KEY_REFUSALS:
                 self._tell_once(
-                    f"{offer.cluster_name!r} at {short(offer.node)} stays apart: {answer.message}"
+                    f"{offer.cluster_name!r} ({short(offer.cluster_id)}) stays apart:"
+                    f" {answer.message}",
+                    short(offer.node),
                 )
             return False
         old = session.file.cluster_id

@@ -2,100 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fixtures.mesh import CLUSTER, DEADLINE_S, Node, make_node, stop_nodes
+from fixtures.join_house import REQUEST, House, join_house, read_message
+from fixtures.mesh import CLUSTER, stop_nodes
 
 from aivailable.errors import LinkError
-from aivailable.peer.join import JoinDoor, TlsJoinClient, encode_join, fit_answer
-from aivailable.peer.join_key import KeyCheck
-from aivailable.peer.trust import SNI_JOIN
+from aivailable.peer.join import encode_join, fit_answer
 from aivailable.wire import frames
-from aivailable.wire.frames import FrameDecoder
-from aivailable.wire.join import JOIN, JoinAnswer, JoinOffer, JoinRequest, Seat
+from aivailable.wire.join import JOIN, JoinAnswer, JoinOffer, Seat
 from aivailable.wire.limits import JOIN_CONNECTIONS_MAX, JOIN_FRAME_MAX_BYTES
-
-REQUEST = JoinRequest(
-    certificate=b"",
-    signature=b"",
-    name="joiner",
-    addresses=("10.0.0.7",),
-    link_port=8421,
-    api_port=8420,
-    version="0.1.0",
-    proto_min=1,
-    proto_max=1,
-    feature_max=1,
-    instance_id="i",
-    key_hashes=("0" * 64,),
-)
-
-
-class Server:
-    """A cluster's side of joining: admits everybody who proved a key."""
-
-    def __init__(self, node: str) -> None:
-        self.node = node
-        self.admitted: list[tuple[str, JoinRequest]] = []
-        self.silent = False
-        self.seats: tuple[Seat, ...] = ()
-
-    def offer(self, nonce: bytes) -> JoinOffer | None:
-        if self.silent:
-            return None
-        return JoinOffer(nonce, self.node, CLUSTER, "lab", 1, True, True, 1, 1)
-
-    async def admit(
-        self, request: JoinRequest, node: str, key: KeyCheck = KeyCheck.NONE
-    ) -> JoinAnswer:
-        self.admitted.append((node, request))
-        return JoinAnswer("", "", CLUSTER, "lab", self.seats)
-
-
-@dataclasses.dataclass
-class House:
-    node: Node
-    server: Server
-    door: JoinDoor
-    joiner: Node
-    client: TlsJoinClient
-
-    @property
-    def address(self) -> tuple[str, int]:
-        return ("127.0.0.1", self.node.links.port)
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(
-            *self.address, ssl=self.joiner.trust.join_client_context, server_hostname=SNI_JOIN
-        )
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    doors: list[JoinDoor] = []
-    node = make_node(tmp_path / "server", stranger=lambda: doors[0].protocol())
-    joiner = make_node(tmp_path / "joiner")
-    door = JoinDoor(node.identity)
-    doors.append(door)
-    server = Server(node.id)
-    door.open(server)
-    await node.links.start(node.listener)
-    yield House(node, server, door, joiner, TlsJoinClient(joiner.identity, joiner.trust))
-    await door.close()
-    await stop_nodes([node])
-
-
-async def read_message(reader: asyncio.StreamReader) -> object:
-    decoder = FrameDecoder()
-    async with asyncio.timeout(DEADLINE_S):
-        while data := await reader.read(65536):
-            for frame in decoder.feed(data):
-                return JOIN.decode(frame.payload)
-    return None
+    async with join_house(tmp_path) as house:
+        yield house
 
 
 async def test_looking_around_tells_what_is_there(house: House) -> None:
