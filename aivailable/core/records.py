@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aivailable.core.ids import ClusterId, Digest, KeyId, NodeId, ReplicaId
+from aivailable.gguf.facts import ModelFacts
 
 
 class Role(enum.StrEnum):
@@ -140,33 +141,6 @@ class Inventory:
     """Engines a worker can start with here: "llama", "fake"."""
     problems: tuple[str, ...] = ()
     """What was looked for and not found, in words for the operator."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """Read from a GGUF header: what the memory formula and the router need."""
-
-    architecture: str
-    name: str
-    context_train: int
-    layers: int
-    embedding: int
-    heads_kv: tuple[int, ...]
-    """KV heads by layer."""
-    key_length: int
-    value_length: int
-    vocab: int
-    weights_bytes: int
-    sliding_window: int = 0
-    sliding_layers: tuple[bool, ...] = ()
-    """Which layers attend within the window only; empty = none."""
-    quantization: str = ""
-    has_chat_template: bool = False
-    parameters: int = 0
-    heads: int = 0
-    """Most query heads of any layer."""
-    feed_forward: int = 0
-    """Widest feed-forward layer."""
 
 
 @dataclass(frozen=True, slots=True)

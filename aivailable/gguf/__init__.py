@@ -4,7 +4,8 @@ A leaf: imports only aivailable.errors, no numpy, no inference library, so that 
 read headers. It must not load weights.
 """
 
-from aivailable.gguf.header import Facts, Header, read_header
+from aivailable.gguf.facts import ModelFacts
+from aivailable.gguf.header import Header, read_header
 from aivailable.gguf.memory import Need, largest_context, need
 
-__all__ = ["Facts", "Header", "Need", "largest_context", "need", "read_header"]
+__all__ = ["Header", "ModelFacts", "Need", "largest_context", "need", "read_header"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from aivailable.errors import GgufError
+from aivailable.gguf.facts import ModelFacts
 from aivailable.gguf.reader import Reader, Structure, Value
 from aivailable.gguf.tensors import FILE_TYPES, TENSOR_TYPES
 
@@ -38,39 +39,12 @@ is claimed rather than too little."""
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """The fields of core.records.ModelFacts, by the same names: `ModelFacts(**asdict(facts))`."""
-
-    architecture: str
-    name: str
-    context_train: int
-    layers: int
-    embedding: int
-    heads_kv: tuple[int, ...]
-    """KV heads by layer; 0 where a layer has no attention."""
-    key_length: int
-    value_length: int
-    vocab: int
-    weights_bytes: int
-    sliding_window: int = 0
-    """Tokens; 0 = none."""
-    sliding_layers: tuple[bool, ...] = ()
-    quantization: str = ""
-    has_chat_template: bool = False
-    parameters: int = 0
-    heads: int = 0
-    """Most query heads of any layer."""
-    feed_forward: int = 0
-    """Widest feed-forward layer."""
-
-
-@dataclass(frozen=True, slots=True)
 class Header:
     """A validated header."""
 
     path: str
     size_bytes: int
-    facts: Facts
+    facts: ModelFacts
     chat_template: str | None
     embedding_bytes: int
     """Of the input embeddings, which llama.cpp keeps in main memory also on a GPU load."""
@@ -148,7 +122,7 @@ class _Values:
         return value
 
 
-def _facts(structure: Structure, values: _Values, has_template: bool) -> Facts:
+def _facts(structure: Structure, values: _Values, has_template: bool) -> ModelFacts:
     architecture = values.text("general.architecture", None, NAME_MAX_CHARS)
     if values.integer("split.count", 0, 1 << 16, 0) > 1:
         raise values.wrong("this is one part of a split model; merge the parts into one file")
@@ -163,7 +137,7 @@ def _facts(structure: Structure, values: _Values, has_template: bool) -> Facts:
         raise values.wrong(f"token embeddings of {embedded.dimensions} do not fit {embedding}")
     heads, heads_kv, key_length, value_length = _attention(values, prefix, layers, embedding)
     window, sliding = _sliding(values, architecture, layers)
-    return Facts(
+    return ModelFacts(
         architecture=architecture,
         name=values.text("general.name", architecture, NAME_READ_MAX_CHARS)[:NAME_MAX_CHARS],
         context_train=values.integer(prefix + "context_length", 1, CONTEXT_TRAIN_MAX),

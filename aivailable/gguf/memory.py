@@ -37,7 +37,7 @@ CONTEXT_STEP_TOKENS: Final = 256
 
 
 class Shape(Protocol):
-    """What the formula reads: gguf.Facts and core.records.ModelFacts both have it."""
+    """What the formula reads of ModelFacts."""
 
     @property
     def layers(self) -> int: ...

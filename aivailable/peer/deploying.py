@@ -6,14 +6,14 @@ Refuses early and with numbers; what it commits is checked again by `apply` and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from aivailable.core.commands import PutDeployment, RegisterModel
 from aivailable.core.ids import NodeId, valid_deployment_name
 from aivailable.core.liveness import Liveness
 from aivailable.core.placement import Refused, explain, place
-from aivailable.core.records import Deployment, Model, ModelFacts
+from aivailable.core.records import Deployment, Model
 from aivailable.core.state import State
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
@@ -191,7 +191,7 @@ class Deploying:
             name=_catalogue_name(path),
             size_bytes=file.size_bytes,
             source=str(path),
-            facts=ModelFacts(**asdict(facts)),
+            facts=facts,
         )
         await self._proposer.propose(
             RegisterModel(model, self._node),

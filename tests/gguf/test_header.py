@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from fixtures.models import smollm2_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aivailable.core.records import ModelFacts
+from aivailable.core.records import Model
 from aivailable.errors import GgufError
 from aivailable.gguf import read_header
 from aivailable.gguf.reader import Reader
+from aivailable.wire.schema import pack, unpack
 
 
 def write(folder: Path, data: bytes) -> Path:
@@ -39,13 +39,10 @@ def test_facts_of_a_tiny_file(tmp_path: Path, version: int) -> None:
     assert header.chat_template == TINY["tokenizer.chat_template"]
 
 
-def test_facts_have_the_fields_of_the_replicated_record(tmp_path: Path) -> None:
+def test_facts_travel_with_the_catalogue(tmp_path: Path) -> None:
     facts = read_header(write(tmp_path, gguf_bytes())).facts
-    record = ModelFacts(**dataclasses.asdict(facts))
-    assert record.weights_bytes == facts.weights_bytes
-    assert [field.name for field in dataclasses.fields(ModelFacts)] == [
-        field.name for field in dataclasses.fields(facts)
-    ]
+    model = Model("d" * 64, "tiny", 1, "a path", facts)
+    assert unpack(Model, pack(model)).facts == facts
 
 
 def test_facts_of_smollm2() -> None:

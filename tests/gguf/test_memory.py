@@ -7,13 +7,13 @@ from fixtures.models import smollm2_path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aivailable.gguf import Facts, largest_context, need, read_header
+from aivailable.gguf import ModelFacts, largest_context, need, read_header
 
 MIB = 1 << 20
-SMOLLM2 = Facts(
+SMOLLM2 = ModelFacts(
     "llama", "s", 8192, 30, 576, (3,) * 30, 64, 64, 49152, 96_576_768, heads=9, feed_forward=1536
 )
-GEMMA = Facts(
+GEMMA = ModelFacts(
     "gemma3",
     "g",
     32768,
@@ -43,7 +43,7 @@ GEMMA = Facts(
     ],
 )
 def test_kv_bytes_equal_llama_cpps_own(
-    facts: Facts, context: int, slots: int, kv_type: str, kv_mib: float
+    facts: ModelFacts, context: int, slots: int, kv_type: str, kv_mib: float
 ) -> None:
     assert need(facts, context, slots, kv_type).kv_bytes == kv_mib * MIB
 
@@ -87,7 +87,7 @@ def test_wrong_sizes_are_refused() -> None:
     facts=st.sampled_from([SMOLLM2, GEMMA]),
 )
 def test_largest_context_fits_and_the_next_does_not(
-    budget: int, slots: int, kv_type: str, facts: Facts
+    budget: int, slots: int, kv_type: str, facts: ModelFacts
 ) -> None:
     context = largest_context(facts, budget, slots, kv_type, most=32768)
     if context:

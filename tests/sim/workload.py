@@ -28,9 +28,10 @@ from aivailable.core.commands import (
     SetWindow,
 )
 from aivailable.core.ids import key_hash, replica_id
-from aivailable.core.records import ApiKey, Claim, Deployment, Model, ModelFacts, Scope
+from aivailable.core.records import ApiKey, Claim, Deployment, Model, Scope
 from aivailable.core.state import State
 from aivailable.errors import ProposalError, ProposalRejected, RequestError
+from aivailable.gguf.facts import ModelFacts
 from aivailable.peer.service import Routing
 from aivailable.wire.generation import Failed, Finished, Generate, Tokens
 
