@@ -96,6 +96,7 @@ def _examined(settings: config.Config, peers: tuple[tuple[str, int], ...]) -> Re
         devices=tuple((one.kind, one.name, one.total_bytes) for one in settings.devices),
         seeds=settings.seeds,
         peers=peers,
+        keyed=settings.key is not None,
         running_version=version,
     )
 

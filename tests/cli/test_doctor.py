@@ -110,6 +110,7 @@ def test_settings_and_peers_reach_the_examination(
 ) -> None:
     monkeypatch.setenv("AIVAILABLE_CLUSTER", "lab")
     monkeypatch.setenv("AIVAILABLE_SEEDS", "nas")
+    monkeypatch.setenv("AIVAILABLE_KEY", "0123456789abcdef" * 2)
     (tmp_path / "config.toml").write_text('port = 9000\ndevices = "cpu:1GiB"\n')
     assert run("--peer", "rig7", "--peer", "[fd00::7]:9").exit_code == 0
     case = examined.case
@@ -121,6 +122,8 @@ def test_settings_and_peers_reach_the_examination(
         9001,
     )
     assert case.peers == (("rig7", 8421), ("fd00::7", 9))
+    assert case.keyed
+    assert "0123456789abcdef" not in repr(case)
     assert case.seeds == (("nas", 8421),)
     assert case.devices == (("cpu", "CPU", 2**30),)
     assert examined.seen is None, "no node runs from this home"

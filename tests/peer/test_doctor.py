@@ -280,6 +280,25 @@ def test_a_way_that_works_has_no_advice() -> None:
         assert [check.advice for check in checks] == [""] * len(LEGS)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "window_open", "verdict", "words"),
+    [
+        (True, True, False, "ok", ""),
+        (True, False, True, "failed", "with the same key"),
+        (False, True, True, "ok", ""),
+        (False, True, False, "failed", "with its join key"),
+    ],
+)
+def test_a_join_key_and_the_window(
+    ours: bool, theirs: bool, window_open: bool, verdict: str, words: str
+) -> None:
+    own = dataclasses.replace(OWN, keyed=ours)
+    found = node(Stage.DONE, keyed=theirs, window_open=window_open)
+    check = the_one(node_checks(found, own), "window")
+    assert check.verdict == verdict
+    assert words in check.advice
+
+
 def test_a_second_cluster_of_one_name_is_a_fault_of_another_is_not() -> None:
     same = the_one(node_checks(node(Stage.DONE, source="heard"), MEMBER), "cluster")
     assert same.verdict is Verdict.FAILED
@@ -311,6 +330,12 @@ def test_the_best_of_several_addresses_counts() -> None:
         ({"phase": "waiting"}, "phase", "failed", "`aivailable admit`"),
         ({"phase": "removed"}, "phase", "failed", "aivailable up"),
         ({"phase": "seeking"}, "phase", "warning", "wait"),
+        (
+            {"phase": "seeking", "advice": "it has another key"},
+            "phase",
+            "failed",
+            "another key",
+        ),
         ({"advice": "the disk is full"}, "phase", "warning", "the disk is full"),
         ({"quorum": False}, "quorum", "failed", "until 2 are up"),
         ({}, "silent nodes", "warning", "--peer ADDRESS"),
@@ -391,6 +416,7 @@ def test_why_interfaces_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
         ("wlan0", False, "no address"),
     ]
     assert found[0].addresses == ("192.168.1.5/24",)
+    assert {"fe80::1", "fe80::2", "172.17.0.1"} < network.own_addresses()
     named = network.look_at_interfaces(("127.0.0.1",), carrier=lambda name: True)
     assert (named[0].name, named[0].used) == ("lo", True)
 

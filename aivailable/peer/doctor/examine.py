@@ -59,6 +59,8 @@ class Case:
     seeds: tuple[Address, ...] = ()
     peers: tuple[Address, ...] = ()
     """--peer: nodes to try whatever mDNS says."""
+    keyed: bool = False
+    """A join key is set on this machine."""
     running_version: str = ""
     listen_s: float = LISTEN_S
 
@@ -206,6 +208,7 @@ def _own(
         or case.cluster_name,
         networks=tuple(address for one in interfaces if one.used for address in one.addresses),
         seeds=case.seeds,
+        keyed=case.keyed,
         version=__version__,
         running_version=case.running_version if status is not None else "",
         status=status,

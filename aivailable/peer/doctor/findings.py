@@ -178,6 +178,8 @@ class Own:
     networks: tuple[str, ...] = ()
     """Ours, like 192.168.1.5/24."""
     seeds: tuple[tuple[str, int], ...] = ()
+    keyed: bool = False
+    """A join key is set here."""
     version: str = ""
     running_version: str = ""
     status: ClusterStatus | None = None

@@ -99,6 +99,16 @@ def look_at_interfaces(
     return tuple(ranked[:INTERFACES_MAX])
 
 
+def own_addresses() -> frozenset[str]:
+    """All of this machine, those that are of no use to others too: none of them is another's.
+    Raises OSError."""
+    return frozenset(
+        (entry.ip if isinstance(entry.ip, str) else entry.ip[0]).partition("%")[0]
+        for adapter in ifaddr.get_adapters()
+        for entry in adapter.ips
+    )
+
+
 def _why_left_out(name: str, has_address: bool, named: bool) -> str:
     if name == LOOPBACK:
         return "this machine itself" if not named else "not among --interfaces"
@@ -135,7 +145,7 @@ async def hear(only: tuple[str, ...], seconds: float) -> HearingFinding:
 async def try_groups(only: tuple[str, ...], seconds: float) -> tuple[MulticastFinding, ...]:
     """Send to the mDNS group on each interface and listen there for `seconds`."""
     try:
-        interfaces = usable_interfaces(only)
+        interfaces, ours = usable_interfaces(only), own_addresses()
     except OSError as error:
         return (MulticastFinding("network", "", f"{error.strerror or error}"),)
     chosen: dict[int, Interface] = {}

@@ -194,12 +194,21 @@ def _protocol(offer: JoinOffer) -> Leg:
 def _window(offer: JoinOffer, own: Own) -> Leg:
     if offer.cluster_id == own.cluster_id:
         return Verdict.OK, "not needed: we belong to it", ""
+    if own.keyed and not offer.keyed:
+        return (
+            Verdict.FAILED,
+            "it has no join key, and with a key this machine joins only nodes that have it",
+            "start it with the same key, or this machine without",
+        )
+    if own.keyed:
+        return Verdict.OK, "both sides have a join key; joining shows whether it is the same", ""
     if offer.window_open:
         return Verdict.OK, "open: `aivailable up` here joins", ""
+    key = ", or start this machine with its join key" if offer.keyed else ""
     return (
         Verdict.FAILED,
         "closed: it admits nobody now",
-        "type `aivailable admit` on one of its members, and `aivailable up` here",
+        f"type `aivailable admit` on one of its members, and `aivailable up` here{key}",
     )
 
 
@@ -234,8 +243,10 @@ def _phase(status: ClusterStatus) -> Check:
             advice = status.advice or "type `aivailable admit` on one of the cluster's members"
             return _membership("phase", Verdict.FAILED, "knocks and is not let in", advice)
         case "seeking":
+            # With advice something keeps it from joining, another join key for one.
+            verdict = Verdict.FAILED if status.advice else Verdict.WARNING
             advice = status.advice or "wait some seconds; it founds one when nobody is there"
-            return _membership("phase", Verdict.WARNING, "looks for a cluster", advice)
+            return _membership("phase", verdict, "looks for a cluster", advice)
     advice = status.advice or "start it again with `aivailable up` to join anew"
     return _membership("phase", Verdict.FAILED, f"{status.phase}: out of its cluster", advice)
 
