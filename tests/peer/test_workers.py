@@ -118,25 +118,34 @@ async def test_what_cannot_be_started_is_a_worker_error(tmp_path: Path) -> None:
         await SubprocessLauncher(tmp_path / "logs").launch(fake_load())
 
 
-async def test_a_launch_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
-    mark = tmp_path / "pid"
-    script = f"import os, sys, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\n"
-    script += "sys.stdin.read()\ntime.sleep(60)"
-    launcher = SubprocessLauncher(None, interpreter(tmp_path, script))
-    for turns in range(6):
-        launching = asyncio.ensure_future(launcher.launch(fake_load()))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        launching.cancel()
-        ended = (await asyncio.gather(launching, return_exceptions=True))[0]
-        if isinstance(ended, WorkerProcess):
-            ended.kill()
-            await ended.exit_reason()
-        # Its pipe ends in the turns after its process.
-        for _ in range(10):
-            await asyncio.sleep(0)
-    if mark.exists() and (pid := mark.read_text()):
-        assert gone(int(pid))
+async def test_a_launch_that_is_cancelled_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in does not heed the end of its socket: it has to be killed."""
+    started: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
+    start = asyncio.create_subprocess_exec
+
+    async def remember(*command: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*command, **options)
+        started.put_nowait(process)
+        return process
+
+    async def never(**_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", remember)
+    monkeypatch.setattr(asyncio, "open_connection", never)
+    launcher = SubprocessLauncher(None, interpreter(tmp_path, "import time\ntime.sleep(60)"))
+    launching = asyncio.ensure_future(launcher.launch(fake_load()))
+    process = await started.get()
+    await asyncio.sleep(0)
+    launching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launching
+    assert process.returncode == -signal.SIGKILL
+    assert gone(process.pid)
+    assert process.stderr is not None
+    await process.stderr.read()
 
 
 async def test_a_large_log_is_set_aside_and_names_are_safe(tmp_path: Path) -> None:
