@@ -421,6 +421,23 @@ def test_why_interfaces_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (named[0].name, named[0].used) == ("lo", True)
 
 
+async def test_none_of_our_own_addresses_is_another_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even one that is of no use to the LAN: packets come from it all the same."""
+    machine = [adapter("eth0", 3, "192.168.1.5", "fe80::1")]
+    monkeypatch.setattr(network.ifaddr, "get_adapters", lambda: machine)
+    given: list[frozenset[str]] = []
+
+    async def remember(one: Any, ours: frozenset[str], seconds: float) -> MulticastFinding:
+        given.append(ours)
+        return GROUP
+
+    monkeypatch.setattr(network, "_try_group", remember)
+    assert await network.try_groups((), 0.0) == (GROUP,)
+    assert given == [frozenset({"192.168.1.5", "fe80::1"})]
+
+
 def test_a_question_is_well_formed_dns() -> None:
     from zeroconf import DNSIncoming
 

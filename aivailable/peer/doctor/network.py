@@ -151,7 +151,6 @@ async def try_groups(only: tuple[str, ...], seconds: float) -> tuple[MulticastFi
     chosen: dict[int, Interface] = {}
     for one in sorted(interfaces, key=lambda entry: ":" in entry.address):
         chosen.setdefault(one.number, one)
-    ours = frozenset(one.address for one in interfaces)
     return tuple(await asyncio.gather(*(_try_group(one, ours, seconds) for one in chosen.values())))
 
 
