@@ -21,7 +21,7 @@ from aivailable.core.founding import (
     decide,
     gives_up,
 )
-from aivailable.core.ids import NodeId, cluster_id, short
+from aivailable.core.ids import NodeId, cluster_id, key_hash, short
 from aivailable.core.records import ApiKey, Member, Role, Scope
 from aivailable.core.status import WaitingStatus
 from aivailable.errors import AivailableError, LinkError, ProposalError
@@ -54,7 +54,7 @@ class Membership:
         self,
         config: PeerConfig,
         ports: Ports,
-        key_hash: str,
+        admin_key: str,
         open_session: Callable[[ClusterFile], Awaitable[Session]],
         close_session: Callable[[], Awaitable[None]],
         tell: Callable[[str], None],
@@ -62,7 +62,8 @@ class Membership:
         self._config = config
         self._ports = ports
         self._node = ports.identity.node
-        self._key_hash = key_hash
+        self._admin_key = admin_key
+        self._key_hash = key_hash(admin_key)
         self._open_session = open_session
         self._close_session = close_session
         self._tell = tell
@@ -171,6 +172,7 @@ class Membership:
         session = await self._enter(file)
         await self._ensure_founded(session)
         self._tell(f"founded cluster {name!r} ({short(file.cluster_id)})")
+        self._tell(f"admin key, shown once and kept in home: {self._admin_key}")
         await self.announce()
 
     async def _ensure_founded(self, session: Session) -> None:

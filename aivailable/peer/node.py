@@ -70,7 +70,7 @@ class Peer:
         self.membership = Membership(
             config,
             ports,
-            key_hash(self.admin_key),
+            self.admin_key,
             self._open_session,
             self._close_session,
             tell,
