@@ -169,9 +169,12 @@ class SimLinks:
 
     def _knock(self, target: SimLinks) -> None:
         """The handshake, on the acceptor's side. Both must list each other."""
-        if not target.process.alive or not self.process.alive or self._alive(target.node):
+        if not target.process.alive or not self.process.alive:
             return
-        if target.listener is None or self.listener is None or target._alive(self.node):
+        if target.listener is None or self.listener is None:
+            return
+        target._make_way(self.node, self.process)
+        if self._alive(target.node) or target._alive(self.node):
             return
         if target.cluster_id != self.cluster_id:
             self._refused(target, "other_cluster", "it belongs to another cluster")
@@ -200,7 +203,15 @@ class SimLinks:
             self._network.trace.add(self.process.name, f"refused by {short(node)}: {code}")
             self.listener.refused(node, code, message)
 
+    def _make_way(self, node: NodeId, process: Process) -> None:
+        """A link to an earlier life of the node ends now, before a new one begins."""
+        old = self._links.get(node)
+        if old is not None and (old.broken or old.other(self.process) is not process):
+            old.break_now("replaced")
+            self._down(node, old, "replaced")
+
     def _up(self, other: SimLinks, connection: Connection) -> None:
+        self._make_way(other.node, other.process)
         if self.listener is None or other.node not in self.contacts or self._alive(other.node):
             connection.break_now("not wanted")
             return

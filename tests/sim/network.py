@@ -94,14 +94,14 @@ class Connection:
         """`call` runs on behalf of `process` when the connection breaks."""
         self._on_break.append((process, call))
 
-    def break_now(self, reason: str, delay_s: float = 0.0) -> None:
-        """Nothing arrives any more; each end that lives learns of it after `delay_s` and a bit."""
+    def break_now(self, reason: str) -> None:
+        """Nothing arrives any more; each end that lives learns of it a little later."""
         if self.broken:
             return
         self.broken = True
         for process, call in self._on_break:
             if process.alive:
-                after_s = delay_s + self.network.damage.latency_s()
+                after_s = self.network.damage.latency_s()
                 self.network.loop.call_later(after_s, call, reason, context=process.context)
         self._on_break.clear()
 
@@ -127,7 +127,10 @@ class Network:
         """The kernel resets the connections of a killed process; a dead machine says nothing."""
         for connection in self.connections:
             if process in (connection.opener, connection.acceptor):
-                connection.break_now("reset", LINK_DEAD_S if power else 0.0)
+                if power:
+                    self.loop.call_later(LINK_DEAD_S, connection.break_now, "silent")
+                else:
+                    connection.break_now("reset")
         self.connections = [entry for entry in self.connections if not entry.broken]
 
     def _watch(self) -> None:

@@ -83,7 +83,7 @@ def run_seed(seed: int, *, mutation: str = "", faults_s: float = FAULTS_S) -> Re
     world = World(seed, nodes, loop)
     stats: dict[str, Any] = {}
     try:
-        with MUTATIONS[mutation](), _overheard(world.checker):
+        with MUTATIONS[mutation](), overheard(world.checker):
             loop.run(_phases(world, stats, faults_s), limit_s=RUN_LIMIT_S)
     except VirtualTimeError as error:
         world.checker.problem(f"{type(error).__name__}: {error}")
@@ -214,7 +214,7 @@ async def _ask_everyone(world: World, workload: Workload) -> None:
 
 
 @contextmanager
-def _overheard(checker: Checker) -> Iterator[None]:
+def overheard(checker: Checker) -> Iterator[None]:
     """Hear every apply, every restore and every logged error while the run lasts."""
     apply_bytes, restore = vars(replicated)["apply_bytes"], ReplicatedState.restore
 

@@ -1,0 +1,191 @@
+"""Clusters that end in others, on virtual time: recovery from a survivor, and who was away."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from fixtures.virtual_time import elapse
+from sim.loop import SimLoop
+from sim.workload import fake_deployment, make_key
+from sim.world import World
+
+from aivailable.core.commands import PutDeployment, PutKey
+from aivailable.core.merging import Recovered
+from aivailable.core.records import Role
+from aivailable.core.state import state_digest
+from aivailable.errors import RequestError
+
+FORM_LIMIT_S = 60.0
+FIND_LIMIT_S = 90.0
+POLL_S = 0.25
+
+
+def run(seed: int, count: int, scenario: Callable[[World], Awaitable[None]]) -> World:
+    loop = SimLoop()
+    try:
+        world = World(seed, count, loop)
+        loop.run(scenario(world), limit_s=600.0)
+    finally:
+        loop.close()
+    assert world.checker.problems == []
+    return world
+
+
+async def until(world: World, done: Callable[[], bool], limit_s: float = FIND_LIMIT_S) -> None:
+    end = world.loop.time() + limit_s
+    while not done():
+        assert world.loop.time() < end, f"not in {limit_s} s:\n{world.picture()}"
+        await elapse(POLL_S)
+
+
+def cluster_of(world: World, name: str) -> str:
+    state = world.state_of(name)
+    return "" if state is None or state.cluster is None else state.cluster.cluster_id
+
+
+def together(world: World, names: list[str]) -> bool:
+    """These, and nobody else, are members of one cluster, and all say the same."""
+    states = [world.state_of(name) for name in names]
+    nodes = {world.machine(name).node for name in names}
+    return all(state is not None and set(state.members) == nodes for state in states) and (
+        len({state_digest(state) for state in states if state is not None}) == 1
+    )
+
+
+async def formed(world: World, names: list[str]) -> None:
+    for name in names:
+        world.boot(name)
+    await until(world, lambda: together(world, names), FORM_LIMIT_S)
+
+
+async def recover(world: World, name: str) -> Recovered:
+    task = world.on_behalf(name, lambda run: run.peer.recover(actor="operator:test"))
+    assert task is not None
+    result = await task
+    assert isinstance(result, Recovered)
+    return result
+
+
+async def change(world: World, name: str, label: str) -> None:
+    """One acknowledged command through this node."""
+    key = PutKey(make_key(label))
+    task = world.on_behalf(
+        name, lambda run: run.peer.propose(key, actor="operator:test", reason=label)
+    )
+    assert task is not None
+    await task
+
+
+def labels(world: World, name: str) -> set[str]:
+    state = world.state_of(name)
+    assert state is not None
+    return {event.reason for event in state.events}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recover_founds_anew_and_the_others_find_their_way(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        names = world.names
+        await formed(world, names)
+        await until(world, lambda: voters(world, "n1") == 3)
+        await change(world, "n1", "kept")
+        await until(world, lambda: all("kept" in labels(world, name) for name in names))
+        with pytest.raises(RequestError, match="has a leader"):
+            await recover(world, "n2")
+        old = cluster_of(world, "n2")
+        for name in ("n1", "n3"):
+            world.kill(name)
+        await elapse(3.0)
+        with pytest.raises(RequestError, match="s only"):
+            await recover(world, "n2")
+        await elapse(12.0)
+        result = await recover(world, "n2")
+        assert sorted(result.gone) == ["n1", "n3"]
+        await until(world, lambda: world.leader() == "n2")
+        fresh = cluster_of(world, "n2")
+        assert fresh != old
+        await change(world, "n2", "after")
+        assert labels(world, "n2") >= {"kept", "after"}
+        world.kill("n2", power=True)
+        world.boot("n2")
+        await until(world, lambda: world.leader() == "n2")
+        assert labels(world, "n2") >= {"kept", "after"}
+        world.boot("n3")
+        await until(world, lambda: together(world, ["n2", "n3"]))
+        world.boot("n1")
+        await until(world, lambda: together(world, names))
+        assert {cluster_of(world, name) for name in names} == {fresh}
+        await until(world, lambda: voters(world, "n2") == 3)
+        await change(world, "n1", "again")
+
+    run(seed, 3, scenario)
+
+
+def voters(world: World, name: str) -> int:
+    state = world.state_of(name)
+    return 0 if state is None else sum(m.role is Role.VOTER for m in state.members.values())
+
+
+def test_a_majority_that_was_only_cut_off_is_not_taken_over() -> None:
+    """The survivor was wrong: the others live. They stay what they are."""
+
+    async def scenario(world: World) -> None:
+        await formed(world, world.names)
+        await until(world, lambda: voters(world, "n1") == 3)
+        old = cluster_of(world, "n1")
+        pairs = [(a, b) for a in ("n1", "n2") for b in ("n3",)]
+        both = [*pairs, *((b, a) for a, b in pairs)]
+        for source, target in both:
+            world.damage.cut(source, target, world.loop.time())
+        await elapse(15.0)
+        await recover(world, "n3")
+        world.damage.mend(both)
+        await elapse(40.0)
+        assert {cluster_of(world, name) for name in ("n1", "n2")} == {old}
+        assert cluster_of(world, "n3") != old
+        await change(world, "n1", "alive")
+
+    run(5, 3, scenario)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.002, 0.005, 0.01, 0.02, 0.05])
+def test_a_death_in_the_middle_leaves_the_old_cluster_or_the_new(after_s: float) -> None:
+    async def scenario(world: World) -> None:
+        survivor, other = "n1", "n2"
+        await formed(world, world.names)
+        await until(world, lambda: voters(world, survivor) == 3)
+        task = world.on_behalf(
+            survivor,
+            lambda run: run.peer.propose(
+                PutDeployment(fake_deployment("model", 1 << 20, 1)), actor="operator:t", reason="d"
+            ),
+        )
+        assert task is not None
+        await task
+        await elapse(2.0)
+        old = cluster_of(world, survivor)
+        world.kill(other)
+        world.kill("n3")
+        await elapse(15.0)
+        attempt = world.on_behalf(survivor, lambda run: run.peer.recover(actor="operator:t"))
+        assert attempt is not None
+        await elapse(after_s)
+        world.kill(survivor, power=True)
+        world.boot(survivor)
+        await elapse(20.0)
+        state = world.state_of(survivor)
+        assert state is not None
+        if state.cluster is not None and state.cluster.cluster_id != old:
+            assert world.leader() == survivor
+        else:
+            await recover(world, survivor)
+            await until(world, lambda: world.leader() == survivor)
+        state = world.state_of(survivor)
+        assert state is not None
+        assert list(state.deployments) == ["model"]
+        await change(world, survivor, "alive")
+        world.boot(other)
+        await until(world, lambda: together(world, ["n1", "n2"]))
+
+    run(11, 3, scenario)
