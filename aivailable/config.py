@@ -237,7 +237,7 @@ def _key(value: Any) -> str | None:
     if key_bits(text) < KEY_BITS_MIN:
         raise ValueError(
             f"a join key needs at least {KEY_BITS_MIN} random bits; this one has at most "
-            f"{key_bits(text):.0f} (python -c 'import secrets; print(secrets.token_hex(16))')"
+            f"{key_bits(text):.0f} (`aivailable invite` prints a good one)"
         )
     return text
 

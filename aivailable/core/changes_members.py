@@ -93,7 +93,8 @@ def admit(state: State, command: Command, body: Admit) -> Change | Reject:
             not state.window.open or body.window_serial != state.window.serial
         ):
             return Reject("window_closed", "the join window is closed; type `aivailable admit`")
-    keys = _with_keys(state.keys, body.keys)
+    brought = tuple(replace(key, node=body.member.node) for key in body.keys)
+    keys = _with_keys(state.keys, brought)
     if isinstance(keys, Reject):
         return keys
     role = Role.OBSERVER if known is None else known.role
@@ -118,6 +119,10 @@ def remove(state: State, command: Command, body: Remove) -> Change | Reject:
     after = without_replicas(state, body.node)
     after = replace(
         after,
+        keys={
+            key: replace(entry, revoked=entry.revoked or _expelled(entry, body))
+            for key, entry in after.keys.items()
+        },
         members={key: entry for key, entry in after.members.items() if key != body.node},
         inventories={k: v for k, v in after.inventories.items() if k != body.node},
         copies=_copies_without(after.copies, body.node),
@@ -125,6 +130,10 @@ def remove(state: State, command: Command, body: Remove) -> Change | Reject:
         outcomes={k: v for k, v in after.outcomes.items() if k != body.node},
     )
     return Change(after, "left", body.node, f"{member.name} left the cluster")
+
+
+def _expelled(key: ApiKey, body: Remove) -> bool:
+    return body.revoke_keys and key.node == body.node
 
 
 def set_role(state: State, command: Command, body: SetRole) -> Change | Reject:

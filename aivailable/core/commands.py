@@ -62,6 +62,9 @@ class Remove:
     """A member leaves or is expelled: its membership, claims and copies end."""
 
     node: NodeId
+    revoke_keys: bool = False
+    """Expelled: the keys that it brought end as well. One that leaves by itself keeps them: the
+    key printed at founding is the operator's, wherever the founder goes."""
 
 
 @dataclass(frozen=True, slots=True)

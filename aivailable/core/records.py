@@ -225,6 +225,8 @@ class ApiKey:
     label: str
     created_at_ms: int = 0
     revoked: bool = False
+    node: NodeId = ""
+    """The member that brought it; "" = made by an operator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class ReadyReplica:
 
 
 def ready_replicas(view: View, deployment: str) -> tuple[ReadyReplica, ...]:
-    """Replicas that the state and their host agree to be ready, island replicas included.
+    """Placed replicas that their host says are ready, island replicas included.
 
     The state alone is not enough: after a restart it still says ready while the worker loads.
     Sorted by replica id.
@@ -81,14 +81,15 @@ def obstacle(view: View, replica: Replica) -> str:
     """Why a replica takes no new request; "" when it does."""
     if replica.drain or replica.status is Status.DRAINING:
         return "draining"
-    if replica.status is not Status.READY:
-        return f"{replica.status.value}{_percent(_load(view.state, view.liveness, replica))}"
+    load = _load(view.state, view.liveness, replica)
+    if replica.status is not Status.READY and (load is None or load.status != Status.READY):
+        return f"{replica.status.value}{_percent(load)}"
+    # Ready in fact but not yet in the log: without a quorum the log may not hear of it for hours.
     after_ms = view.state.settings.down_after_ms
     if not is_alive(view.liveness, replica.node, after_ms):
         return f"its node has been silent for {silent_ms(view.liveness, replica.node) / 1000:.0f} s"
     if replica.node != view.liveness.here and replica.node not in view.liveness.linked:
         return "no link to its node"
-    load = _load(view.state, view.liveness, replica)
     if load is None:
         return "its node does not run it yet"
     if load.status != Status.READY:

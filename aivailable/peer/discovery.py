@@ -58,12 +58,13 @@ class Interface(NamedTuple):
 
 def usable_interfaces(only: tuple[str, ...] = ()) -> tuple[Interface, ...]:
     """Our addresses, best first: IPv4, then IPv6, self-assigned ones last. `only` names
-    addresses to take whatever interface has them (the demo's loopback). Raises OSError."""
+    addresses or interfaces to take, whatever they are (the demo's loopback). Raises OSError."""
     found = []
     for adapter in ifaddr.get_adapters():
         for entry in adapter.ips:
             address = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
-            wanted = address in only if only else _wanted(adapter.name, address)
+            named = address in only or adapter.name in only
+            wanted = named if only else _wanted(adapter.name, address)
             if wanted:
                 found.append(Interface(adapter.name, adapter.index or 0, address))
     return tuple(sorted(found, key=_rank))

@@ -66,7 +66,7 @@ class Leaving:
         if self._node in self._raft.voters:
             await self._give_up_vote(calls, self._node)
         try:
-            await self._propose_removal(self._node, f"node:{short(self._node)}", "left")
+            await self._propose_removal(Remove(self._node), f"node:{short(self._node)}", "left")
         except ProposalError as error:
             # The others cut us off as soon as they have applied it: often no answer comes back.
             log.info("leaving: %s", error)
@@ -82,11 +82,12 @@ class Leaving:
             await self._until(lambda: self._raft.leader not in (None, node))
         if node in self._raft.voters:
             await self._give_up_vote(calls, node)
-        await self._propose_removal(node, actor, "removed by an operator")
+        expelled = Remove(node, revoke_keys=True)
+        await self._propose_removal(expelled, actor, "removed by an operator")
 
-    async def _propose_removal(self, node: NodeId, actor: str, reason: str) -> None:
+    async def _propose_removal(self, removal: Remove, actor: str, reason: str) -> None:
         await self._proposer.propose(
-            Remove(node), actor=actor, reason=reason, deadline_s=LEAVE_DEADLINE_S
+            removal, actor=actor, reason=reason, deadline_s=LEAVE_DEADLINE_S
         )
 
     async def _give_up_vote(self, calls: Calls, node: NodeId) -> None:

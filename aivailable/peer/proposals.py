@@ -88,11 +88,18 @@ class Proposer:
             proposed_at_ms=self._clock.wall_ms(),
             control=control,
         )
-        await self._raft.propose(
-            encode_command(command),
-            applied=lambda: self._replicated.applied(command.command_id),
-            deadline_s=deadline_s,
-        )
+        try:
+            await self._raft.propose(
+                encode_command(command),
+                applied=lambda: self._replicated.applied(command.command_id),
+                deadline_s=deadline_s,
+            )
+        except ProposalUnknown as error:
+            if self._raft.leader is not None:
+                raise
+            raise ProposalUnknown(
+                "no majority of the voters is up, so nothing can be changed now (serving goes on)"
+            ) from error
         outcome = self._replicated.outcome(command)
         if outcome is None:
             # A snapshot replaced the state and its table no longer holds us: rare, and unknown.
