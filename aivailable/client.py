@@ -60,6 +60,17 @@ class KeyInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """A cluster founded anew, and what was given up for it."""
+
+    cluster_id: str
+    gone: tuple[str, ...] = ()
+    """Names of the members that are none any more."""
+    lost_models: tuple[str, ...] = ()
+    """Catalogue entries without a verified copy now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -203,6 +214,11 @@ class Client:
     async def leave(self) -> None:
         """The node at the first URL leaves its cluster: never sent to another."""
         await self._change("POST", "/cluster/v1/leave", here_only=True)
+
+    async def recover(self) -> Recovery:
+        """The node at the first URL founds its cluster anew: never sent to another."""
+        answer = await self._change("POST", "/cluster/v1/recover", here_only=True)
+        return _decoded(Recovery, answer)
 
     def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **params: Any) -> ChatStream:
         """Stream an answer; `params` are OpenAI's (temperature, max_tokens, seed, …)."""

@@ -229,6 +229,8 @@ class TlsJoinClient:
         our own of a server that does not prove the key that we have."""
         async with self._visit(address) as visit:
             offer = visit.offer
+            if request.to not in ("", offer.node):
+                raise LinkError(f"{_at(address)} is {short(offer.node)}, not whom we asked")
             if self._key is not None and not offer.keyed:
                 return JoinAnswer("no_key", NO_KEY)
             prints = fingerprint_of(visit.certificate), self._identity.fingerprint

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from typing import TypeVar
 
 from aivailable.core.commands import Admit
 from aivailable.core.founding import (
@@ -22,16 +22,21 @@ from aivailable.core.founding import (
     gives_up,
 )
 from aivailable.core.ids import NodeId, cluster_id, key_hash, short
-from aivailable.core.records import ApiKey, Member, Role, Scope
+from aivailable.core.merging import listing
+from aivailable.core.records import ApiKey, Role, Scope
 from aivailable.core.status import WaitingStatus
-from aivailable.errors import AivailableError, LinkError, ProposalError
+from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile, seats_of
+from aivailable.peer.door import file_of, keys_of, member_of, why
 from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.knocks import Knocks
 from aivailable.peer.ports import PeerConfig, Ports, Sighting
 from aivailable.peer.session import Session
+from aivailable.peer.straying import Straying
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 from aivailable.wire.limits import PROTO_MAX, PROTO_MIN
+
+T = TypeVar("T")
 
 log = logging.getLogger("aivailable.membership")
 
@@ -73,6 +78,7 @@ class Membership:
         """Short ids of nodes with another join key than ours, until all of our name have."""
         self._told: set[str] = set()
         self._knocks = Knocks(ports.clock, tell)
+        self._straying = Straying(ports, self._request)
         self._giving_up = False
         self._admitting = 0
         self.phase = "seeking"
@@ -93,6 +99,8 @@ class Membership:
             if self._session is not None:
                 self._session.addresses_changed()
                 await self._consider_giving_up(self._session)
+            if self._session is not None:
+                await self._find_our_way(self._session)
 
     # --- seeking
 
@@ -197,7 +205,7 @@ class Membership:
                 log.info("join at %s: %s", address, error)
                 continue
             if answer.code == "":
-                await self._enter(self._file_of(answer))
+                await self._enter(file_of(answer, self._node))
                 self._tell(f"joined cluster {answer.cluster_name!r} ({short(answer.cluster_id)})")
                 return True
             self._refused(sighting, answer)
@@ -240,15 +248,6 @@ class Membership:
             feature_max=self._config.feature_max,
             instance_id=self._ports.identity.instance_id,
             key_hashes=(self._key_hash,),
-        )
-
-    def _file_of(self, answer: JoinAnswer) -> ClusterFile:
-        return ClusterFile(
-            cluster_id=answer.cluster_id,
-            name=answer.cluster_name,
-            role=Role.OBSERVER,
-            voters=tuple(seat.node for seat in answer.seats if seat.voter),
-            seats=tuple(seat for seat in answer.seats if seat.node != self._node),
         )
 
     async def _enter(self, file: ClusterFile) -> Session:
@@ -316,14 +315,47 @@ class Membership:
                     short(offer.node),
                 )
             return False
-        old = session.file.cluster_id
-        self._tell(f"giving up cluster {short(old)} for {short(answer.cluster_id)}")
-        self._session = None
-        await self._close_session()
-        await self._enter(self._file_of(answer))
-        self._ports.drop_raft_store(old)
-        self._tell(f"joined cluster {answer.cluster_name!r} ({short(answer.cluster_id)})")
+        self._tell(f"giving up cluster {short(mine.cluster_id)}")
+        await self._go(answer)
         return True
+
+    # --- from one cluster into another
+
+    async def exclusively(self, change: Callable[[], Awaitable[T]]) -> T:
+        """Run what moves this node; nobody is admitted meanwhile. Raises RequestError 409 while
+        another such change is under way."""
+        if self._giving_up or self._admitting:
+            raise RequestError(409, "not_now", "members come or go just now; try again")
+        self._giving_up = True
+        try:
+            return await change()
+        finally:
+            self._giving_up = False
+
+    async def move(self, file: ClusterFile) -> Session:
+        """Leave our cluster's log behind, set aside, for another cluster. Raises OSError."""
+        old, self._session = self._session, None
+        await self._close_session()
+        try:
+            session = await self._enter(file)
+        except OSError:
+            if old is not None:
+                await self._enter(old.file)  # The disk does not take it: all stays as it was.
+            raise
+        if old is not None:
+            self._ports.drop_raft_store(old.file.cluster_id)
+        return session
+
+    async def _go(self, answer: JoinAnswer) -> None:
+        await self.move(file_of(answer, self._node))
+        self._tell(f"joined cluster {answer.cluster_name!r} ({short(answer.cluster_id)})")
+
+    async def _find_our_way(self, session: Session) -> None:
+        """Our cluster may have ended in another while we were off."""
+        answer = await self._straying.find(session)
+        if answer is not None and self._session is session and not self._giving_up:
+            self._tell(f"cluster {short(session.file.cluster_id)} has ended in another")
+            await self._go(answer)
 
     def _facts(self, session: Session) -> ClusterFacts:
         state = session.state
@@ -384,7 +416,12 @@ class Membership:
         window = session.state.window
         known = node in session.state.members
         by_key = key is KeyCheck.PROVED
-        if not known and not by_key and not session.window.admits(window):
+        listed = listing(session.state, node, request.former)
+        if request.former and not known and listed is None:
+            return JoinAnswer(
+                "other_cluster", f"{short(request.former)} has not ended in this cluster"
+            )
+        if not known and not by_key and listed is None and not session.window.admits(window):
             self._knocks.remember(node, request)
             return JoinAnswer(
                 "window_closed",
@@ -396,12 +433,13 @@ class Membership:
         try:
             await session.proposer.propose(
                 Admit(
-                    member=self._member(request, node),
-                    keys=tuple(self._joiner_key(request, hashed) for hashed in request.key_hashes),
-                    window_serial=None if known or by_key else window.serial,
+                    member=member_of(request, node),
+                    keys=keys_of(request, self._ports.clock.wall_ms()),
+                    window_serial=None if known or by_key or listed else window.serial,
+                    tombstone="" if known or by_key or listed is None else listed.cluster_id,
                 ),
                 actor="key" if by_key else "window",
-                reason=_why(known=known, by_key=by_key, serial=window.serial),
+                reason=why(known=known, by_key=by_key, listed=listed, serial=window.serial),
                 deadline_s=ADMIT_DEADLINE_S,
             )
         except AivailableError as error:
@@ -413,21 +451,6 @@ class Membership:
             "", "", session.file.cluster_id, session.file.name, seats_of(session.state)
         )
 
-    def _member(self, request: JoinRequest, node: NodeId) -> Member:
-        return Member(
-            node=node,
-            name=request.name[:64] or short(node),
-            certificate=request.certificate,
-            addresses=request.addresses,
-            link_port=request.link_port,
-            api_port=request.api_port,
-            version=request.version,
-            proto_min=request.proto_min,
-            proto_max=request.proto_max,
-            feature_max=request.feature_max,
-            instance_id=request.instance_id,
-        )
-
     def _own_key(self, label: str) -> ApiKey:
         return ApiKey(
             self._key_hash[:8],
@@ -435,14 +458,6 @@ class Membership:
             Scope.ADMIN,
             f"{label} {self._config.name}",
             self._ports.clock.wall_ms(),
-        )
-
-    def _joiner_key(self, request: JoinRequest, hashed: str) -> ApiKey:
-        return replace(
-            self._own_key("member"),
-            key_id=hashed[:8],
-            hashed=hashed,
-            label=f"member {request.name[:64]}",
         )
 
     def waiting(self) -> tuple[WaitingStatus, ...]:
@@ -471,9 +486,3 @@ class Membership:
                 addresses=(),
             )
         )
-
-
-def _why(*, known: bool, by_key: bool, serial: int) -> str:
-    if known:
-        return "known member"
-    return "join key" if by_key else f"join window {serial}"

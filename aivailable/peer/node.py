@@ -14,6 +14,7 @@ from typing import Any
 
 from aivailable.core.commands import Body, PutKey
 from aivailable.core.ids import NodeId, key_hash, key_id, short
+from aivailable.core.merging import Recovered
 from aivailable.core.planner import explanations
 from aivailable.core.records import ApiKey, Deployment, Event, Model, Scope
 from aivailable.core.state import State
@@ -32,6 +33,7 @@ from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.membership import Membership
 from aivailable.peer.ports import PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Sequence
+from aivailable.peer.recovery import recover
 from aivailable.peer.service import DeployRequest, Routing
 from aivailable.peer.session import Session
 from aivailable.peer.tasks import Tasks
@@ -280,6 +282,12 @@ class Peer:
         await _possible(session.leave())
         await self.membership.forget()
         self.left.set()
+
+    async def recover(self, *, actor: str) -> Recovered:
+        session = self._member()
+        return await self.membership.exclusively(
+            lambda: recover(session, self._ports, actor=actor, move=self.membership.move)
+        )
 
     async def remove(self, node: NodeId, *, actor: str) -> None:
         await _possible(self._member().remove(node, actor))

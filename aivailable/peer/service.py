@@ -11,6 +11,7 @@ from typing import Protocol
 
 from aivailable.core.commands import Body
 from aivailable.core.ids import NodeId
+from aivailable.core.merging import Recovered
 from aivailable.core.records import ApiKey, Deployment, Event, Model
 from aivailable.core.status import ClusterStatus
 from aivailable.wire.generation import Generate, GenerationEvent
@@ -106,6 +107,11 @@ class Service(Protocol):
 
     async def leave(self) -> None:
         """Give up vote and membership, drain, and stop the process afterwards."""
+        ...
+
+    async def recover(self, *, actor: str) -> Recovered:
+        """Found the cluster anew from this node's copy. Raises RequestError 409 while a leader is
+        known, or was until a moment ago; OSError."""
         ...
 
     async def remove(self, node: NodeId, *, actor: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from aivailable.core.codec import decode_command
 from aivailable.core.commands import Found, SayAway, UpdateMember
 from aivailable.core.ids import NodeId, short
 from aivailable.core.liveness import Liveness
@@ -78,7 +79,7 @@ class Session:
             self.proposer,
             lambda: self.state,
             self.liveness,
-            self._leaderless_ms,
+            self.leaderless_ms,
             self._agent_changed,
         )
         self.heartbeats = Heartbeats(
@@ -136,7 +137,7 @@ class Session:
 
     async def start(self) -> None:
         """Open the log, link to the members known so far, and take part."""
-        self._ports.links.set_contacts(self.file.cluster_id, self._contacts())
+        self._ports.links.set_contacts(self.file.cluster_id, self.contacts())
         await self.raft.start()
         for node in self._ports.links.connected():
             self.raft.link_up(node)
@@ -308,8 +309,6 @@ class Session:
 
     def _authorize(self, node: NodeId, payload: bytes) -> bool:
         """The leader passes a forwarded command on only if the link's node proposed it."""
-        from aivailable.core.codec import decode_command
-
         try:
             return decode_command(payload).command_id.proposer == node
         except AivailableError:
@@ -337,14 +336,14 @@ class Session:
         if seats != self.file.seats:
             self.file = replace(self.file, seats=seats)
             self.file.save(self._ports.home)
-        self._ports.links.set_contacts(self.file.cluster_id, self._contacts())
+        self._ports.links.set_contacts(self.file.cluster_id, self.contacts())
 
     @property
     def expelled(self) -> bool:
         """We were a member, and are no more."""
         return self._was_member and self._node not in self.state.members
 
-    def _contacts(self) -> tuple[Contact, ...]:
+    def contacts(self) -> tuple[Contact, ...]:
         """Members to link to; where mDNS knows a newer address, that one first."""
         seen = {entry.short_node: entry for entry in self._ports.discovery.sightings()}
         contacts = []
@@ -357,13 +356,13 @@ class Session:
 
     def addresses_changed(self) -> None:
         """mDNS has news: where members are may have changed."""
-        self._ports.links.set_contacts(self.file.cluster_id, self._contacts())
+        self._ports.links.set_contacts(self.file.cluster_id, self.contacts())
 
     def _raft_changed(self) -> None:
         self.controller.nudge()
         self._on_change(self.state, self.state)
 
-    def _leaderless_ms(self) -> int:
+    def leaderless_ms(self) -> int:
         """How long no leader has been known; 0 while there is one."""
         now_s = self._ports.clock.monotonic()
         if self.raft.leader is not None:

@@ -68,6 +68,10 @@ class JoinRequest:
     """NONCE_BYTES fresh bytes when `key_proof` is there."""
     key_proof: bytes = b""
     """That the joiner holds the join key, over key_transcript(...); "" = it has none."""
+    former: str = ""
+    """The cluster that the joiner is a member of: it asks whether that one has ended here."""
+    to: str = ""
+    """The node that is asked, when no other will do: the asker's end checks its certificate."""
 
 
 @dataclass(frozen=True, slots=True)

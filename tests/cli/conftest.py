@@ -11,7 +11,7 @@ import pytest
 from fixtures.cluster_status import lab
 
 from aivailable.cli import target
-from aivailable.client import ChatDelta, KeyInfo
+from aivailable.client import ChatDelta, KeyInfo, Recovery
 from aivailable.core.records import Deployment
 from aivailable.core.status import ClusterStatus, EventStatus
 
@@ -87,6 +87,10 @@ class FakeClient:
 
     async def leave(self) -> None:
         self._called("leave")
+
+    async def recover(self) -> Recovery:
+        self._called("recover")
+        return Recovery("new" + "c" * 23, ("host-b",), ("tiny",))
 
     def chat(self, model: str, messages: list[dict[str, str]], **params: Any) -> FakeStream:
         self._called("chat", model, [dict(message) for message in messages], params)

@@ -89,6 +89,20 @@ def test_a_damaged_address_file_is_named(client: Any, tmp_path: Path) -> None:
     assert "api.json is damaged; restart the node, or give --url" in result.stderr
 
 
+def test_recover_warns_asks_and_says_what_was_given_up(client: Any) -> None:
+    refused = run("recover")
+    assert refused.exit_code == 1
+    assert "this gives up the cluster" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert ("recover",) not in client.calls
+    done = run("recover", "--yes")
+    assert done.exit_code == 0
+    assert client.calls[-1] == ("recover",)
+    assert "newccccc" in done.stdout
+    assert "host-b" in done.stderr
+    assert "tiny" in done.stderr
+
+
 def test_nobody_listens(client: Any) -> None:
     client.error = ClientError("no member answers", 0, "unreachable")
     result = run("status")

@@ -68,6 +68,7 @@ class ClusterApi:
             web.get(f"{prefix}/events", self.events),
             web.post(f"{prefix}/window", self.window),
             web.post(f"{prefix}/leave", self.leave),
+            web.post(f"{prefix}/recover", self.recover),
         ]
 
     async def stop(self, _: web.Application) -> None:
@@ -190,6 +191,19 @@ class ClusterApi:
         require_admin(request)
         await self._service.leave()
         return web.json_response({"left": self._service.node})
+
+    async def recover(self, request: web.Request) -> web.Response:
+        """Found the cluster anew from this node's copy; says what was given up."""
+        call = require_admin(request)
+        result = await self._service.recover(actor=call.actor)
+        cluster = result.state.cluster
+        return web.json_response(
+            {
+                "cluster_id": "" if cluster is None else cluster.cluster_id,
+                "gone": list(result.gone),
+                "lost_models": list(result.lost_models),
+            }
+        )
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """History after a version: what there is as JSON, or followed as server-sent events."""

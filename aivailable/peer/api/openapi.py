@@ -34,6 +34,7 @@ _ROUTES: Mapping[str, Mapping[str, str]] = {
     "/cluster/v1/events": {"get": "History after ?after=VERSION: JSON, or followed as SSE"},
     "/cluster/v1/window": {"post": "Open the join window for duration_s, 0 closes (admin)"},
     "/cluster/v1/members/{node}": {"delete": "Take a member out for good (admin)"},
+    "/cluster/v1/recover": {"post": "Found the cluster anew from this node's copy (admin)"},
     "/cluster/v1/leave": {"post": "This node leaves the cluster and stops (admin)"},
 }
 _BODIES: Mapping[str, Mapping[str, Any]] = {

@@ -134,6 +134,7 @@ MUTATIONS = [
     ("DELETE", "/cluster/v1/keys/12345678"),
     ("POST", "/cluster/v1/window"),
     ("POST", "/cluster/v1/leave"),
+    ("POST", "/cluster/v1/recover"),
 ]
 
 

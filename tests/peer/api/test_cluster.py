@@ -143,6 +143,17 @@ async def test_changes_become_commands(admin: aiohttp.ClientSession, service: Fa
     assert service.left
 
 
+async def test_recover_says_what_was_given_up_and_is_refused_while_there_is_a_leader(
+    admin: aiohttp.ClientSession, service: FakeService
+) -> None:
+    status, body = await call(admin, "POST", "recover")
+    assert status == 200
+    assert body == {"cluster_id": "new" + "c" * 23, "gone": ["host-b"], "lost_models": ["tiny"]}
+    service.leader_known = True
+    status, body = await call(admin, "POST", "recover")
+    assert (status, body["error"]["code"]) == (409, "has_leader")
+
+
 async def test_a_consistent_state_waits_for_a_majority(
     admin: aiohttp.ClientSession, service: FakeService
 ) -> None:

@@ -1,0 +1,60 @@
+"""What an admission is made of: a request as member and keys, an answer as cluster file.
+
+Pure rewriting between wire and records; who is let in is membership's to decide.
+"""
+
+from __future__ import annotations
+
+from aivailable.core.ids import NodeId, key_id, short
+from aivailable.core.records import ApiKey, Member, Role, Scope, Tombstone
+from aivailable.peer.cluster_file import ClusterFile
+from aivailable.wire.join import JoinAnswer, JoinRequest
+
+NAME_MAX_CHARS = 64
+
+
+def member_of(request: JoinRequest, node: NodeId) -> Member:
+    """The verified newcomer as the state will know it."""
+    return Member(
+        node=node,
+        name=request.name[:NAME_MAX_CHARS] or short(node),
+        certificate=request.certificate,
+        addresses=request.addresses,
+        link_port=request.link_port,
+        api_port=request.api_port,
+        version=request.version,
+        proto_min=request.proto_min,
+        proto_max=request.proto_max,
+        feature_max=request.feature_max,
+        instance_id=request.instance_id,
+    )
+
+
+def keys_of(request: JoinRequest, at_ms: int) -> tuple[ApiKey, ...]:
+    """The newcomer's own admin keys."""
+    label = f"member {request.name[:NAME_MAX_CHARS]}"
+    return tuple(
+        ApiKey(key_id(hashed), hashed, Scope.ADMIN, label, at_ms) for hashed in request.key_hashes
+    )
+
+
+def file_of(answer: JoinAnswer, node: NodeId) -> ClusterFile:
+    """How `node`, admitted as an observer, begins in the cluster."""
+    return ClusterFile(
+        cluster_id=answer.cluster_id,
+        name=answer.cluster_name,
+        role=Role.OBSERVER,
+        voters=tuple(seat.node for seat in answer.seats if seat.voter),
+        seats=tuple(seat for seat in answer.seats if seat.node != node),
+    )
+
+
+def why(*, known: bool, by_key: bool, listed: Tombstone | None, serial: int) -> str:
+    """The reason that the log keeps of an admission."""
+    if known:
+        return "known member"
+    if by_key:
+        return "join key"
+    if listed is not None:
+        return f"its cluster {short(listed.cluster_id)} has ended in this one"
+    return f"join window {serial}"
