@@ -132,9 +132,9 @@ def page(report: Report) -> Iterator[Text | Table]:
 
 
 def _legs(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:
-    """A node's legs: those that work in one line, then the one that does not."""
+    """A node's legs: those that work in one line, then the first that does not."""
     works = [check for check in checks if check.verdict == "ok"]
-    rest = [check for check in checks if check.verdict in ("warning", "failed")]
+    rest = [check for check in checks if check.verdict != "ok"][:1]
     found = "; ".join(check.found for check in works)
     lines = [("ok", "works", found, "")] if works else []
     return lines + [(check.verdict, check.name, check.found, check.advice) for check in rest]

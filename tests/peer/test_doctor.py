@@ -304,7 +304,9 @@ def test_a_second_cluster_of_one_name_is_a_fault_of_another_is_not() -> None:
     assert same.verdict is Verdict.FAILED
     assert "aivailable leave" in same.advice
     other = node(Stage.DONE, source="heard", cluster_name="other")
-    assert the_one(node_checks(other, MEMBER), "cluster").verdict is Verdict.WARNING
+    beside = the_one(node_checks(other, MEMBER), "cluster")
+    assert (beside.verdict, beside.advice) == (Verdict.SKIPPED, "")
+    assert the_one(node_checks(other, OWN), "cluster").verdict is Verdict.WARNING
 
 
 def test_a_member_that_is_off_and_a_seeker_are_no_faults() -> None:

@@ -29,17 +29,15 @@ LEGS: Final = ("connection", "TLS", "answer", "cluster", "protocol", "window")
 def node_checks(found: NodeFinding, own: Own) -> Iterator[Check]:
     """Leg by leg until one fails. A member that is off is a warning: machines sleep at night."""
     worst = Verdict.WARNING if found.target.source == "member" else Verdict.FAILED
-    broken = False
+    label = found.target.label
+    reached = 0
     for name, (verdict, text, advice) in zip(LEGS, _legs(found, own, worst), strict=False):
-        broken = broken or verdict in (Verdict.FAILED, Verdict.WARNING)
-        yield Check("node", name, verdict, text, advice, found.target.label)
-        if broken:
+        yield Check("node", name, verdict, text, advice, label)
+        reached += 1
+        if verdict is not Verdict.OK:
             break
-    if broken:
-        for rest in LEGS[LEGS.index(name) + 1 :]:
-            yield Check(
-                "node", rest, Verdict.SKIPPED, "not come so far", subject=found.target.label
-            )
+    for name in LEGS[reached:]:
+        yield Check("node", name, Verdict.SKIPPED, "not come so far", subject=label)
 
 
 Leg = tuple[Verdict, str, str]
@@ -160,7 +158,8 @@ def _cluster(found: NodeFinding, offer: JoinOffer, own: Own) -> Leg:
     if offer.cluster_id == own.cluster_id:
         return Verdict.OK, f"{named}, ours", ""
     if offer.cluster_name != own.cluster_name:
-        # A second cluster beside ours is fine, unless the user asked about this very node.
+        if own.cluster_id and found.target.source == "heard":
+            return Verdict.SKIPPED, f"{named}, another beside ours ({own.cluster_name!r})", ""
         verdict = Verdict.WARNING if found.target.source == "heard" else Verdict.FAILED
         return (
             verdict,
