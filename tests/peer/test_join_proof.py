@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from pathlib import Path
@@ -13,7 +14,6 @@ from fixtures.mesh import CLUSTER, make_node
 from aivailable.peer.join import NO_KEY, UNPROVED, TlsJoinClient
 from aivailable.peer.join_key import JoinKey, KeyCheck, make_join_key
 from aivailable.wire import frames
-from aivailable.wire.frames import FrameDecoder
 from aivailable.wire.join import (
     JOIN,
     JoinAnswer,
@@ -240,14 +240,28 @@ async def test_a_request_of_the_old_format_comes_in_through_an_open_window(tmp_p
 
 @pytest.mark.parametrize("key", [KEY, None], ids=["keyed", "without-key"])
 async def test_at_a_server_of_the_old_format(tmp_path: Path, key: JoinKey | None) -> None:
-    """It is one without a key; a joiner without one, too, gets in as ever."""
+    """It would admit whoever asks and ignore the proof: one with a key does not even ask."""
     async with join_house(tmp_path) as house:
-        new = house.server.offer(b"n" * 32)
-        assert new is not None
-        (frame,) = FrameDecoder().feed(of_old_format(dataclasses.replace(new, keyed=True)))
-        assert JOIN.decode(frame.payload) == new
-        answer = await house.client_with(key).join(house.address, REQUEST)
-        assert answer.code == ("no_key" if key else "")
+        asked: list[object] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            offer = house.server.offer(b"n" * 32)
+            assert offer is not None
+            writer.write(of_old_format(offer))
+            asked.append(await read_message(reader))
+            writer.write(of_old_format(JoinAnswer("", "", CLUSTER, "lab", (SEAT,))))
+            writer.close()
+
+        old = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=house.node.trust.server_context)
+        address = old.sockets[0].getsockname()[:2]
+        answer = await house.client_with(key).join(address, REQUEST)
+        old.close()
+        await old.wait_closed()
+        if key is None:
+            assert (answer.code, answer.seats) == ("", (SEAT,))
+        else:
+            assert (answer.code, answer.seats) == ("no_key", ())
+            assert not [request for request in asked if request is not None]
 
 
 async def test_what_a_stranger_says_is_fit_for_a_terminal(tmp_path: Path) -> None:
