@@ -51,7 +51,7 @@ def found(state: State, command: Command, body: Found) -> Change | Reject:
     problem = _member_problem(body.founder)
     if problem:
         return Reject("invalid_member", problem)
-    keys = _with_keys({}, (body.key,))
+    keys = _with_keys({}, (replace(body.key, node=body.founder.node),))
     if isinstance(keys, Reject):
         return keys
     founder = replace(body.founder, role=Role.VOTER, joined_at_ms=command.proposed_at_ms)

@@ -59,8 +59,9 @@ class Peer:
     """Implements ports.LinkListener, ports.JoinServer and service.Service."""
 
     def __init__(
-        self, config: PeerConfig, ports: Ports, tell: Callable[[str], None] = log.info
+        self, config: PeerConfig, ports: Ports, tell: Callable[[str], None] = lambda text: None
     ) -> None:
+        """`tell` shows a person what happens; it is told secrets (the admin key, once)."""
         self._config = config
         self._ports = ports
         self._tasks = Tasks("peer")
@@ -275,6 +276,8 @@ class Peer:
         session = self._member()
         if session.expelled or self.membership.phase == "removed":
             await self.membership.forget()
+            # Its key was revoked with the membership; the next start makes a new one.
+            self._ports.home.remove(ADMIN_KEY_FILE)
             self.left.set()
             return
         if len(session.state.members) <= 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fixtures.states import (
     api_key,
@@ -57,7 +59,7 @@ def test_founding_makes_a_voter_a_key_and_an_open_window() -> None:
     assert state.cluster is not None
     assert state.cluster.founded_by == "n1"
     assert state.members["n1"].role is Role.VOTER
-    assert state.find_key(api_key().hashed) == api_key()
+    assert state.find_key(api_key().hashed) == replace(api_key(), node="n1")
     assert state.window.open
     assert state.control == Control("n1", 1)
     assert state.pristine
@@ -75,6 +77,15 @@ def test_admission_by_window_makes_an_observer_with_its_key() -> None:
     assert state.members["n2"].role is Role.OBSERVER
     assert state.find_key(api_key("key2").hashed) is not None
     assert not state.pristine
+
+
+def test_an_expelled_members_keys_end_and_a_leavers_stay() -> None:
+    cluster = founded(3)
+    cluster.must(Remove("n2", revoke_keys=True))
+    cluster.must(Remove("n3"))
+    assert cluster.state.find_key(api_key("key2").hashed) is None
+    assert cluster.state.find_key(api_key("key3").hashed) is not None
+    assert cluster.state.find_key(api_key().hashed) is not None
 
 
 def test_admission_by_proof_needs_no_window() -> None:

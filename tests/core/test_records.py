@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from fixtures.states import api_key, deployment, equipped, founded
@@ -76,7 +77,7 @@ def test_names_win_over_aliases() -> None:
 
 def test_keys_are_found_by_their_whole_hash_while_valid() -> None:
     cluster = founded()
-    key = api_key()
+    key = replace(api_key(), node="n1")
     assert cluster.state.find_key(key.hashed) == key
     assert cluster.state.find_key(key.hashed[:8] + "0" * 56) is None
     assert cluster.state.find_key("") is None

@@ -160,6 +160,15 @@ def test_island_replicas_serve() -> None:
     assert isinstance(choose("chat", loading), Wait)
 
 
+def test_what_is_ready_serves_though_the_log_has_not_heard() -> None:
+    """Without a quorum `ready` cannot be committed; the claim is, and the worker decodes."""
+    state = running(state_with(), replica("chat#1.1", "b", Status.LOADING))
+    told = View(state, liveness("ab", loads={"b": (load("chat#1.1"),)}))
+    assert choose("chat", told) == Forward("chat#1.1", "b")
+    still = View(state, liveness("ab", loads={"b": (load("chat#1.1", "loading"),)}))
+    assert isinstance(choose("chat", still), Wait)
+
+
 rows = st.lists(
     st.tuples(
         st.sampled_from(list(Status)[:5]),
@@ -189,7 +198,8 @@ def test_never_chooses_what_is_excluded_dead_or_not_ready(
     if isinstance(choice, Local | Forward):
         chosen = state.replicas[choice.replica]
         assert choice.replica not in excluded
-        assert chosen.status is Status.READY
+        assert chosen.status is not Status.DRAINING
+        assert loads[chosen.node][0].status == "ready"
         assert not chosen.drain
         assert is_alive(picture.liveness, chosen.node, 3000)
         assert isinstance(choice, Local) == (chosen.node == "a")

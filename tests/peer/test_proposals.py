@@ -81,6 +81,7 @@ class FakeRaft:
         self.error: Exception | None = None
         self.payloads: list[bytes] = []
         self.loses_outcome = False
+        self.leader: str | None = "leader"
 
     async def propose(self, payload: bytes, *, applied: Any, deadline_s: float) -> None:
         self.payloads.append(payload)
@@ -138,5 +139,15 @@ def test_unknown_stays_unknown() -> None:
             await made.propose(SetWindow(0), actor="operator:k", reason="")
         first, second = (decode_command(data).command_id.seq for data in raft.payloads)
         assert second == first + 1
+
+    run(scenario())
+
+
+def test_without_a_leader_the_reason_is_named() -> None:
+    async def scenario() -> None:
+        made, raft = proposer()
+        raft.error, raft.leader = ProposalUnknown("deadline"), None
+        with pytest.raises(ProposalUnknown, match="no majority"):
+            await made.propose(SetWindow(0), actor="operator:k", reason="")
 
     run(scenario())
