@@ -317,7 +317,7 @@ def _replica(state: State, replica: Replica, load: ReplicaLoad | None) -> Replic
         node=replica.node,
         node_name=_name(state, replica.node),
         status=status,
-        reason=replica.reason,
+        reason=replica.reason or (load.reason if load is not None else ""),
         progress=load.progress if load is not None else 0.0,
         slots=replica.slots,
         slots_busy=load.slots_busy if load is not None else 0,

@@ -238,10 +238,9 @@ def _remove_api_file(config: Config) -> None:
 
 
 def _greeting(config: Config, port: int) -> str:
-    return (
-        f"API on {_api_url(config, port)}/v1 (and on this machine's other addresses)\n"
-        f"key in {config.home / ADMIN_KEY_FILE}"
-    )
+    everywhere = any(one in ("0.0.0.0", "::") for one in config.bind)
+    others = " (and on this machine's other addresses)" if everywhere else ""
+    return f"API on {_api_url(config, port)}/v1{others}\nkey in {config.home / ADMIN_KEY_FILE}"
 
 
 async def _first(*events: asyncio.Event) -> None:

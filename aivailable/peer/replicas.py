@@ -31,6 +31,7 @@ from aivailable.wire.worker import Counters, Load, LoadFailed, Progress, Ready, 
 log = logging.getLogger("aivailable.replica")
 
 RATE_WINDOW_S = 2.0
+REASON_MAX_CHARS = 300
 EXIT_GRACE_S = 5.0
 """A worker that has closed its socket may take so long to be gone (a core dump, a driver)."""
 TOKENS_UNKNOWN = 256
@@ -95,6 +96,7 @@ class LocalReplica:
             tokens_per_s=round(self._rate, 1),
             progress=round(self.progress, 3),
             phase=self.phase,
+            reason=self._entry.reason[:REASON_MAX_CHARS],
             finished=self.counters.finished,
             cancelled=self.counters.cancelled,
             failed=self.counters.failed,

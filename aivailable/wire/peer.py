@@ -56,6 +56,8 @@ class ReplicaLoad:
     tokens_per_s: float = 0.0
     progress: float = 0.0
     phase: str = ""
+    reason: str = ""
+    """Why the last attempt failed, while the next one waits or runs."""
     island: bool = False
     finished: int = 0
     cancelled: int = 0

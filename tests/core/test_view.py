@@ -71,6 +71,14 @@ def test_shows_claims_and_live_bytes_of_each_device() -> None:
     assert (silent.total_bytes, silent.free_bytes) == (8 * GIB, None)
 
 
+def test_why_a_replica_still_loads_is_told_by_its_host() -> None:
+    """The log says `loading` from the first attempt to the last; the heartbeat says why."""
+    state = running(serving(), replica("chat#1.1", "b", Status.LOADING))
+    told = load("chat#1.1", "failed", reason="out_of_memory: 9 GiB")
+    shown = status(state, liveness("ab", loads={"b": (told,)}))
+    assert shown.replicas[0].reason == "out_of_memory: 9 GiB"
+
+
 def test_joins_replicas_with_their_load() -> None:
     busy = load("chat#1.1", slots_busy=2, waiting=1, tokens_per_s=9.0)
     island = load("chat#0.1", island=True)
