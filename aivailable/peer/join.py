@@ -226,12 +226,14 @@ class TlsJoinClient:
 
     async def join(self, address: tuple[str, int], request: JoinRequest) -> JoinAnswer:
         """Fills in certificate, signature and proof. The answer may be a refusal (`code`): also
-        our own of a server that does not prove the key that we have."""
+        our own of a server that does not prove the key that we have. The key plays no part when
+        `request.to` names the one node that is meant: its certificate says more."""
+        key = None if request.to else self._key
         async with self._visit(address) as visit:
             offer = visit.offer
             if request.to not in ("", offer.node):
                 raise LinkError(f"{_at(address)} is {short(offer.node)}, not whom we asked")
-            if self._key is not None and not offer.keyed:
+            if key is not None and not offer.keyed:
                 return JoinAnswer("no_key", NO_KEY)
             prints = fingerprint_of(visit.certificate), self._identity.fingerprint
             signed = dataclasses.replace(
@@ -242,11 +244,11 @@ class TlsJoinClient:
                 ),
             )
             shown = b""
-            if self._key is not None:
+            if key is not None:
                 nonce = self._token_bytes(NONCE_BYTES)
                 shown = key_transcript(offer.nonce, nonce, *prints, offer.cluster_id)
                 signed = dataclasses.replace(
-                    signed, client_nonce=nonce, key_proof=self._key.client_proof(shown)
+                    signed, client_nonce=nonce, key_proof=key.client_proof(shown)
                 )
             visit.writer.write(encode_join(signed))
             answer = _decode(await visit.next_frame(), JoinAnswer)
@@ -254,7 +256,7 @@ class TlsJoinClient:
             return JoinAnswer(_printable(answer.code), _printable(answer.message))
         if answer.cluster_id != offer.cluster_id:
             raise LinkError(f"{_at(address)} admitted us to another cluster than it offered")
-        if self._key is not None and not self._key.is_server_proof(answer.key_proof, shown):
+        if key is not None and not key.is_server_proof(answer.key_proof, shown):
             log.warning("%s let us in without the join key: not believed", _at(address))
             return JoinAnswer("bad_proof", UNPROVED)
         return answer

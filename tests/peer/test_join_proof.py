@@ -11,6 +11,7 @@ import pytest
 from fixtures.join_house import REQUEST, House, join_house, read_message
 from fixtures.mesh import CLUSTER, make_node
 
+from aivailable.errors import LinkError
 from aivailable.peer.join import NO_KEY, UNPROVED, TlsJoinClient
 from aivailable.peer.join_key import JoinKey, KeyCheck, make_join_key
 from aivailable.wire import frames
@@ -160,6 +161,22 @@ async def test_a_server_without_a_key_gives_a_keyed_joiner_no_seat(tmp_path: Pat
         answer = await house.client_with(KEY).join(house.address, REQUEST)
         assert (answer.code, answer.message, answer.seats) == ("no_key", NO_KEY, ())
         assert house.server.admitted == [], "it did not even learn who asks"
+
+
+@pytest.mark.parametrize("theirs", [None, OTHER], ids=["without-key", "another-key"])
+async def test_a_former_member_is_known_by_its_certificate_not_by_a_key(
+    tmp_path: Path, theirs: JoinKey | None
+) -> None:
+    """One that finds its way to where its cluster has ended asks a node that it knows."""
+    async with join_house(tmp_path, key=theirs) as house:
+        house.server.seats = (SEAT,)
+        client = house.client_with(KEY)
+        asked = dataclasses.replace(REQUEST, to=house.node.id)
+        answer = await client.join(house.address, asked)
+        assert (answer.code, answer.seats) == ("", (SEAT,))
+        assert house.server.checks == [KeyCheck.NONE]
+        with pytest.raises(LinkError, match="not whom we asked"):
+            await client.join(house.address, dataclasses.replace(REQUEST, to="x" * 52))
 
 
 async def test_a_server_that_only_claims_the_key_is_not_believed(tmp_path: Path) -> None:
