@@ -10,11 +10,16 @@ from collections.abc import Mapping
 
 from aivailable.core.change import Change, Handler, Reject
 from aivailable.core.changes_members import MEMBER_HANDLERS
+from aivailable.core.changes_merging import MERGING_HANDLERS
 from aivailable.core.changes_models import MODEL_HANDLERS
 from aivailable.core.commands import Command
 from aivailable.core.state import State
 
-HANDLERS: Mapping[type, Handler] = {**MEMBER_HANDLERS, **MODEL_HANDLERS}
+HANDLERS: Mapping[type, Handler] = {
+    **MEMBER_HANDLERS,
+    **MERGING_HANDLERS,
+    **MODEL_HANDLERS,
+}
 """Every kind of `commands.KINDS` has a handler (a test checks it)."""
 
 __all__ = ["HANDLERS", "Change", "Reject", "change"]

@@ -21,6 +21,7 @@ from aivailable.core.records import (
     Inventory,
     Member,
     Model,
+    Refuge,
     Role,
     Status,
 )
@@ -218,6 +219,28 @@ class RevokeKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Another cluster will end in this one: its members may come with no window.
+
+    `window_serial` names the open window that allows it; None = by proof of the join key."""
+
+    cluster_id: ClusterId
+    name: str
+    members: tuple[NodeId, ...]
+    window_serial: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dissolve:
+    """This cluster ends in `into`, which has adopted exactly `members`."""
+
+    into: ClusterId
+    name: str
+    members: tuple[NodeId, ...]
+    refuges: tuple[Refuge, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PutSettings:
     settings: ClusterSettings
 
@@ -253,6 +276,8 @@ Body = (
     | AdoptReplica
     | PutKey
     | RevokeKey
+    | Adopt
+    | Dissolve
     | PutSettings
     | RaiseFeatureLevel
 )
@@ -281,6 +306,8 @@ KINDS: Mapping[str, type[Any]] = {
     "adopt_replica": AdoptReplica,
     "put_key": PutKey,
     "revoke_key": RevokeKey,
+    "adopt": Adopt,
+    "dissolve": Dissolve,
     "put_settings": PutSettings,
     "raise_feature_level": RaiseFeatureLevel,
 }

@@ -11,6 +11,7 @@ from dataclasses import replace
 from aivailable.core.changes import Change, Reject, change
 from aivailable.core.codec import decode_command
 from aivailable.core.commands import PLANNER_KINDS, Command, Found
+from aivailable.core.ids import short
 from aivailable.core.records import Event, Outcome, OutcomeTable
 from aivailable.core.state import EVENTS_MAX, OUTCOMES_PER_PROPOSER_MAX, State
 from aivailable.errors import SchemaError
@@ -73,6 +74,8 @@ def _admissible(state: State, command: Command) -> Reject | None:
         return None
     if isinstance(command.body, Found):
         return Reject("founded", f"the cluster {state.cluster.name!r} is founded already")
+    if state.dissolved is not None:
+        return Reject("dissolved", f"this cluster has ended in {short(state.dissolved.into)}")
     if proposer not in state.members:
         return Reject("not_member", "only members may change the cluster")
     if type(command.body) in PLANNER_KINDS and (

@@ -1,7 +1,24 @@
-"""When clusters end in others: who still finds the way, and a cluster founded anew from a copy.
+"""When clusters end in others: which of two does, who finds the way, and founding from a copy.
 
-Owns the rules around tombstones, and what stays of a state when its majority is gone for good.
-Called by core.changes_* (who may come in) and by peer.recovery.
+Owns the rules around merging and tombstones, and what stays of a state when its majority is gone
+for good. Called by core.changes_* (what is allowed when applied), peer.merging, peer.recovery.
+
+Two clusters of one name that meet. The winner commits `Adopt`, which lists the other's members;
+only then the loser commits `Dissolve` through its own quorum, and its members go. Of the two at
+most one dissolves, whatever either believed of the other's size, since `apply` refuses `Dissolve`
+* while members of an adopted cluster are still on their way: they would arrive at a dead one;
+  but of two that have adopted each other the one with the greater id may (`may_end_in`);
+* into a cluster that has ended here;
+* for other members than those that were adopted: who came meanwhile would be left behind.
+
+Why a stranger takes over nothing. Members, pristine or not, even the id: all that the other side
+says of itself is its own word, and a hostile program says "a hundred members". So what it says
+only decides which side may *ask*. Ours ends by itself only when it has nothing to lose and its door
+is open anyhow: our own window open, nothing deployed, no operator's hand in it yet. Whoever could
+abuse that could as well have walked in through the window. In every other case only our own
+operator ends it, by naming the other cluster's id (`aivailable merge ID`), as seen over there.
+The winner's risk is smaller: it lets in the listed nodes, so it adopts only when its own window is
+open, or the join key was proved (then it lets in whoever has the key at any time).
 """
 
 from __future__ import annotations
@@ -9,12 +26,100 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from aivailable.core.ids import ClusterId, NodeId
+from aivailable.core.founding import ClusterFacts
+from aivailable.core.ids import ClusterId, NodeId, short
 from aivailable.core.records import Event, JoinWindow, Role, Tombstone
 from aivailable.core.state import EVENTS_MAX, State
 
 TOMBSTONES_MAX = 8
 """Ended clusters remembered; the oldest that awaits nobody goes first."""
+
+
+ADOPTED_MAX = 48
+"""Members of a cluster that can end in another: their ids fit one frame of the join channel."""
+
+
+def wins(one: ClusterFacts, other: ClusterFacts) -> bool:
+    """Whether `one` stays: more members, then not pristine, then the smaller id."""
+    return _rank(one) < _rank(other)
+
+
+def _rank(facts: ClusterFacts) -> tuple[int, bool, ClusterId]:
+    return -facts.members, facts.pristine, facts.cluster_id
+
+
+def facts_of(state: State, cluster: ClusterId) -> ClusterFacts:
+    """What we tell others of ourselves."""
+    return ClusterFacts(cluster, max(1, len(state.members)), state.pristine)
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Two clusters of one name, as one of them sees it."""
+
+    mine: ClusterFacts
+    other: ClusterFacts
+    """By its own word."""
+    window_open: bool
+    """Ours."""
+    other_open: bool
+    unused: bool
+    """Ours: nothing deployed, no operator's hand in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """The two stay apart; what a person could do."""
+
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndInOther:
+    """Ask the other to adopt us, then dissolve."""
+
+
+def meet(meeting: Meeting, ordered: bool = False) -> Apart | EndInOther:
+    """What to do about the other cluster. `ordered`: our operator has named its id."""
+    mine, other = meeting.mine, meeting.other
+    seen = f"another cluster of this name ({short(other.cluster_id)}, {other.members} node(s))"
+    if wins(mine, other):
+        return Apart(
+            f"{seen} is here. To let it end in this one: `aivailable admit` here, then"
+            f" `aivailable merge {mine.cluster_id}` there"
+        )
+    if ordered or (meeting.window_open and meeting.other_open and meeting.unused):
+        return EndInOther()
+    return Apart(
+        f"{seen} is here. To let this one end in it: `aivailable admit` there, then"
+        f" `aivailable merge {other.cluster_id}` here"
+    )
+
+
+def is_unused(state: State) -> bool:
+    return not state.deployments and not state.operator_touched
+
+
+def may_end_in(state: State, own: ClusterId, into: ClusterId) -> str:
+    """Why this cluster must not dissolve into that one now; "" = it may."""
+    if into == own:
+        return "a cluster cannot end in itself"
+    for grave in state.tombstones:
+        if not grave.merged:
+            continue
+        if grave.cluster_id == into and not grave.awaited:
+            return f"{short(into)} has ended in this one"
+        if grave.awaited and not (grave.cluster_id == into and into < own):
+            return f"members of {short(grave.cluster_id)} are still on their way here"
+    return ""
+
+
+def adopted(state: State, cluster: ClusterId, members: Sequence[NodeId]) -> bool:
+    """Whether all these of that cluster are in or may come in: it may go on to dissolve."""
+    for grave in state.tombstones:
+        if grave.merged and grave.cluster_id == cluster:
+            return all(node in grave.awaited or node in state.members for node in members)
+    return False
 
 
 def listing(state: State, node: NodeId, cluster: ClusterId = "") -> Tombstone | None:

@@ -261,6 +261,24 @@ class Tombstone:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuge:
+    """A member of the cluster that ours ends in, and where it was."""
+
+    node: NodeId
+    addresses: tuple[str, ...]
+    link_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dissolved:
+    """This cluster has ended in another: its members go there, and nothing changes here."""
+
+    into: ClusterId
+    name: str
+    refuges: tuple[Refuge, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One line of the cluster's history; `version` is the applied index it came from."""
 

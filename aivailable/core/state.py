@@ -18,6 +18,7 @@ from aivailable.core.records import (
     Control,
     Deployment,
     Device,
+    Dissolved,
     Event,
     Failure,
     Inventory,
@@ -78,6 +79,7 @@ class State:
     """An operator has changed something: the cluster is no longer pristine."""
     tombstones: tuple[Tombstone, ...] = ()
     """Clusters that ended in this one, oldest first (core.merging)."""
+    dissolved: Dissolved | None = None
 
     def device(self, node: NodeId, device_id: str) -> Device | None:
         inventory = self.inventories.get(node)
