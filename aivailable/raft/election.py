@@ -20,6 +20,8 @@ LOST_LEADER_JITTER_S = 0.15
 """After the link to the leader broke, the first pre-vote comes within so long."""
 LOST_LEADER_RETRY_S = (0.1, 0.3)
 """Pre-vote rounds cost nothing, so they repeat fast while the link to the leader is down."""
+SILENT_ELECTIONS = 3.0
+"""A leader that was silent for so many of the longest election times leads no more."""
 
 
 class Election:
@@ -126,6 +128,11 @@ class Election:
         if consensus.can_reach_any():
             consensus.set_election_deadline(AT_ONCE)
         return True
+
+    def leader_is_silent(self) -> bool:
+        """Whether who led last has said nothing for long: it may have stepped down, and without a
+        majority nobody follows it, so that no new term tells us."""
+        return self._clock() - self._heard_s > self._settings.election_max_s * SILENT_ELECTIONS
 
     def sticky(self) -> bool:
         """Whether we lead, or have heard from a leader too lately to help depose it."""

@@ -215,7 +215,7 @@ class Journal:
                 del self.log[max(0, index - self.log[0][1]) :]
             case (4,):
                 self.log = []
-            case (5, 1, int(incarnation), voters):
+            case (5, int(written), int(incarnation), voters) if written == _FORMAT:
                 self.incarnation = incarnation
                 self.base_voters = checked(voters)
             case (5, int(written), *_) if written > _FORMAT:
@@ -258,8 +258,8 @@ def _record_end(data: bytes, offset: int) -> int | None:
     magic, length, crc = _HEADER.unpack_from(data, offset)
     start = offset + _HEADER.size
     end = start + length
-    if magic != _MAGIC or length > RECORD_MAX_BYTES or end > len(data):
-        return None
+    if magic != _MAGIC or not 0 < length <= RECORD_MAX_BYTES or end > len(data):
+        return None  # Length 0 and checksum 0 is how a torn header in front of zeros looks.
     return end if zlib.crc32(data[start:end]) == crc else None
 
 

@@ -274,7 +274,7 @@ class MemoryStore:
         self.syncs = 0
         self.set_asides = 0
         self.fail_with: OSError | None = None
-        self._latency_s = latency_s
+        self.latency_s = latency_s
         self._durable_bytes = 0
         self._queue: list[Operation] = []
 
@@ -291,15 +291,18 @@ class MemoryStore:
         work, self._queue = self._queue, []
         if not work:
             return
-        for operation in work:
-            if operation.kind != "seal":
-                self._write(operation)
-        reached = len(self.journal)
-        if self._latency_s > 0:
-            await asyncio.sleep(self._latency_s)
-        self._durable_bytes = min(reached, len(self.journal))
-        if work[-1].kind == "seal":
-            self.journal += work[-1].data
+        while work:
+            # Each takes its time, so that a kill can fall between two.
+            appends = list(takewhile(lambda operation: operation.kind == "append", work))
+            for operation in appends:
+                self.journal += operation.data
+            if work[0].kind != "seal" and self.latency_s > 0:
+                await asyncio.sleep(self.latency_s)
+            if appends:
+                self._durable_bytes = len(self.journal)
+            else:
+                self._write(work[0])
+            del work[: len(appends) or 1]
         self.syncs += 1
 
     async def set_aside(self) -> None:
@@ -322,7 +325,7 @@ class MemoryStore:
         self._durable_bytes = len(self.journal)
 
     def _write(self, operation: Operation) -> None:
-        if operation.kind == "append":
+        if operation.kind == "seal":
             self.journal += operation.data
         elif operation.kind == "snapshot":
             self.snapshot = operation.data

@@ -165,7 +165,7 @@ def test_promises_wait_for_the_disk(closed: bool) -> None:
         store = MemoryStore(latency_s=0.0)
         guards = Guards(synced_promises=closed)
         async with Alone(guards, store) as alone:
-            store._latency_s = 1.0
+            store.latency_s = 1.0
             alone.append("B", 1, (1, 0), 1)
             await elapse(0.9)
             assert len(alone.mail.of_kind("next_node_idx")) == (0 if closed else 1)
@@ -182,7 +182,7 @@ def test_a_leader_counts_its_own_copy_when_it_is_on_disk(closed: bool) -> None:
         async with Cluster("A", guards=Guards(synced_commit=closed)) as cluster:
             store = cluster.stores["A"]
             node = await cluster.leader()
-            store._latency_s = 1.0
+            store.latency_s = 1.0
             if closed:
                 with pytest.raises(ProposalUnknown):
                     await node.propose(b"x", deadline_s=0.9)
