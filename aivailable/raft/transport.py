@@ -126,9 +126,12 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         fed = linked and node in self._observers and consensus.voter_id() is not None
         if fed and not consensus.is_fed_observer(node):
             self._onReadonlyNodeConnected(peer)
-        elif not fed and consensus.is_fed_observer(node):
+        elif fed:
+            # Known already, but perhaps held back a moment ago: without this it stays cut off.
+            self._onNodeConnected(peer)
+        elif consensus.is_fed_observer(node):
             self._onReadonlyNodeDisconnected(peer)
-        elif not fed:
+        else:
             self._onNodeDisconnected(peer)
 
     def classify_all(self) -> None:
@@ -141,8 +144,6 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         for node, until_s in list(self._held_until_s.items()):
             if until_s <= now:
                 self.classify(node)
-                if self.consensus.is_fed_observer(node):
-                    self._onNodeConnected(StableNode(node))
 
     # Called by the library.
 
