@@ -21,6 +21,7 @@ class WindowClock:
         self._clock = clock
         self._serial = -1
         self._ends_s: float | None = None
+        self._told_s: float | None = None
         self._seen_s = 0.0
         self._duration_s = 0
 
@@ -31,14 +32,23 @@ class WindowClock:
         self._serial = window.serial
         self._seen_s = self._clock.monotonic()
         self._duration_s = window.duration_s
-        known = window.open and live
-        self._ends_s = self._seen_s + window.duration_s if known else None
+        ends_s = self._seen_s + window.duration_s
+        if not window.open:
+            self._ends_s = None
+        elif live:
+            self._ends_s = ends_s
+        else:
+            self._ends_s = None if self._told_s is None else min(self._told_s, ends_s)
 
     def hear(self, left_s: int) -> None:
         """Another member knows that the window has `left_s` seconds left.
 
         One that lags may speak of an earlier, longer window: never more than the operator said.
         """
+        if self._serial < 0 and left_s > 0:
+            # A newcomer hears its first heartbeat before its first state.
+            self._told_s = self._clock.monotonic() + left_s
+            return
         left_s = min(left_s, self._duration_s)
         if self._ends_s is None and left_s > 0:
             self._ends_s = self._clock.monotonic() + left_s

@@ -46,6 +46,27 @@ def test_seeing_the_same_window_again_does_not_restart_it() -> None:
     assert window.left_s(OPEN) == 20
 
 
+def test_a_newcomer_keeps_what_it_heard_before_its_first_state() -> None:
+    clock = Clock()
+    window = WindowClock(clock)
+    window.hear(30)
+    clock.now_s += 10
+    window.see(OPEN, live=False)
+    assert window.left_s(OPEN) == 20
+    clock.now_s += INHERIT_GRACE_S
+    assert not window.expired(OPEN)
+
+
+def test_what_was_heard_early_never_lengthens_a_window() -> None:
+    clock = Clock()
+    window = WindowClock(clock)
+    window.hear(10_000)
+    window.see(OPEN, live=False)
+    assert window.left_s(OPEN) == OPEN.duration_s
+    window.see(SHUT, live=False)
+    assert window.left_s(SHUT) == 0
+
+
 def test_after_a_restart_nobody_is_admitted_and_the_window_expires() -> None:
     clock = Clock()
     window = WindowClock(clock)
