@@ -264,9 +264,7 @@ class RaftNode:
     @property
     def leader(self) -> NodeId | None:
         """Who leads as far as this node knows; None when it hears nothing from the leader."""
-        if not self._running:
-            return None
-        leader = self._consensus.leader_id()
+        leader = self._consensus.leader_id() if self._running else None
         if leader is None or leader == self._node_id:
             return leader if self.is_leader else None
         lost = self._election.leader_is_silent() or not self._link.connected(leader)
