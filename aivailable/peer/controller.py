@@ -105,6 +105,8 @@ class Controller:
         """At most one membership step a round; the record follows Raft, never leads it."""
         state = self._state()
         leaving = self._retiring()
+        if self._node in leaving:
+            return  # Whoever takes over decides; we would demote the heir as one voter too many.
         caught_up = tuple(
             node
             for node in sorted(state.members)

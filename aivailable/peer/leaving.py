@@ -61,10 +61,15 @@ class Leaving:
         over."""
         if len(self._state().members) <= 1:
             return
-        if self._raft.is_leader:
-            await self._make_way()
-        if self._node in self._raft.voters:
-            await self._give_up_vote(calls, self._node)
+        self._retiring[self._node] = True
+        try:
+            if self._raft.is_leader:
+                await self._make_way()
+            if self._node in self._raft.voters:
+                await self._give_up_vote(calls, self._node)
+        except AivailableError:
+            del self._retiring[self._node]
+            raise
         try:
             await self._propose_removal(Remove(self._node), f"node:{short(self._node)}", "left")
         except ProposalError as error:
