@@ -73,6 +73,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         self._guards = guards
         self._on_applied = on_applied
         self._counting = False
+        self._compact_bytes = settings.compact_bytes
         self._applied_voters = journal.base_voters
         self._in_force = in_force(journal.base_voters, journal.log)
         super().__init__(
@@ -87,6 +88,8 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
 
     def _onTick(self, timeToWait: float = 0.0) -> None:  # noqa: N802, N803
         self._counting = self._guards.synced_commit
+        if self._journal.added_bytes > self._compact_bytes and not self._SyncObj__serializer.busy():
+            self.forceLogCompaction()
         super()._onTick(timeToWait)
 
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802

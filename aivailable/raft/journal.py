@@ -51,6 +51,8 @@ class Journal:
         self.incarnation = incarnation
         """Which life of this node wrote the log; see membership."""
         self.members_changed = False
+        self.added_bytes = 0
+        """Of commands, since the log was last replaced; a cut end still counts."""
         self.synced_index = 0
         self.term_position = 0
         self._disk = disk
@@ -104,6 +106,7 @@ class Journal:
 
     def add(self, command: bytes, idx: int, term: int) -> None:
         self.log.append((command, idx, term))
+        self.added_bytes += len(command)
         self._put([_ENTRY, idx, term, command])
         self.members_changed |= command[:1] == b"\x02"
 
@@ -165,6 +168,7 @@ class Journal:
         self._disk.put(Operation("append", _pack(record)))
 
     def _rewrite(self) -> None:
+        self.added_bytes = sum(len(command) for command, _, _ in self.log)
         records: list[list[Any]] = [
             [_BASE, _FORMAT, self.incarnation, self.base_voters],
             [_TERM, self._term, self._vote],

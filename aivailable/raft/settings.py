@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aivailable.wire.limits import KIB
+from aivailable.wire.limits import KIB, MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class RaftSettings:
     """A submission that is not applied by then is sent again, the same bytes."""
     compact_entries: int = 2_000
     """The log is compacted beyond so many entries ..."""
+    compact_bytes: int = 4 * MIB
+    """... or bytes of commands, twice what a snapshot may have ..."""
     compact_s: float = 600.0
     """... or so long after the last time."""
     caught_up_entries: int = 16

@@ -97,6 +97,10 @@ class Snapshots:
         if not durable:
             self._disk.put(Operation("snapshot", sealed))
 
+    def busy(self) -> bool:
+        """Whether a snapshot is on its way to the disk."""
+        return self._next is not None
+
     def checkSerializing(self) -> tuple[int, int | None]:  # noqa: N802
         if self._next is None:
             return library.IDLE, None

@@ -31,7 +31,7 @@ from aivailable.raft.settings import RaftSettings
 FAULTS = (
     *("split", "leader cut", "one way", "delay", "crash", "crash leader", "crash most"),
     *("kill", "slow disk", "full disk", "lost log"),
-    *("deposed", "two changes", "forgetful vote"),
+    *("deposed", "two changes", "power cut", "forgetful vote"),
 )
 CLIENTS = 5
 PAUSE_S = 0.15
@@ -352,6 +352,25 @@ async def two_changes(storm: Storm) -> None:
     await elapse(1.0)
 
 
+async def power_cut(storm: Storm) -> None:
+    """D5: the power fails everywhere a moment after commands came, before the disks have them."""
+    cluster = storm.cluster
+    leading, names = cluster.leading(), list(cluster.nodes)
+    if leading is None:
+        return
+    for name in names:
+        cluster.stores[name].latency_s = 0.2
+    saying = asyncio.create_task(storm.say(leading, 5))
+    await elapse(storm.rng.uniform(0.02, 0.15))
+    for name in names:
+        cluster.crash(name, torn_bytes=storm.rng.randrange(60))
+        cluster.stores[name].latency_s = SYNC_S
+    await saying
+    for name in names:
+        await cluster.start(name)
+    await elapse(1.5)
+
+
 async def forgetful_vote(storm: Storm) -> None:
     """A voter acknowledges, loses its log, and is asked to elect one that never heard of it."""
     cluster, cast = storm.cluster, storm.cast(2)
@@ -373,7 +392,12 @@ async def forgetful_vote(storm: Storm) -> None:
     await elapse(1.5)
 
 
-PLOTS = {"deposed": deposed, "two changes": two_changes, "forgetful vote": forgetful_vote}
+PLOTS = {
+    "deposed": deposed,
+    "two changes": two_changes,
+    "power cut": power_cut,
+    "forgetful vote": forgetful_vote,
+}
 """Faults with a plot: what chance would need thousands of seeds for."""
 
 

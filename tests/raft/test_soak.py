@@ -13,8 +13,6 @@ from aivailable.raft.guards import Guards
 SEEDS = 50
 GROUP = 10
 FAULTS_EACH = 6
-SOONEST = {"D1": 10, "D4": 1, "D5": 9, "D10": 0, "forgotten": 36}
-"""Where to begin, so that the defect is found soon; any other begin finds it, too, later."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +40,14 @@ def test_storms_break_no_promise(first: int) -> None:
 @pytest.mark.parametrize("defect", OFF)
 def test_the_same_storms_find_an_open_defect(defect: str) -> None:
     guards = Guards(**OFF[defect])
-    seeds = range(SOONEST[defect], SOONEST[defect] + SEEDS)
-    found = (found_by(seed, faults=FAULTS_EACH, guards=guards) for seed in seeds)
-    assert any(problem is not None for problem in found), f"{SEEDS} storms without {defect}"
+    for seed in range(SEEDS):
+        problem = found_by(seed, faults=FAULTS_EACH, guards=guards)
+        if problem is not None:
+            break
+    else:
+        pytest.fail(f"{SEEDS} storms without {defect}, and nothing was found")
+    # D10 stops a node; the others break a promise.
+    assert problem.startswith("AssertionError" if defect == "D10" else "Violation"), problem
 
 
 def test_the_same_seed_is_the_same_storm() -> None:
