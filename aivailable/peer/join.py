@@ -48,6 +48,8 @@ from aivailable.wire.limits import JOIN_CONNECTIONS_MAX, JOIN_DEADLINE_S, JOIN_F
 READ_BYTES: Final = JOIN_FRAME_MAX_BYTES
 MESSAGE_SHOWN_MAX_CHARS: Final = 300
 """Of a refusal's words: they come from whoever answered, and end on a terminal."""
+TOLD_MAX: Final = 64
+"""Names remembered of which the log was told that they could not be proved."""
 
 NO_KEY: Final = (
     "that cluster's node has no join key: start its nodes with the same --key, or this one without"
@@ -96,6 +98,7 @@ class JoinDoor:
         self.token_bytes = token_bytes
         self.server: JoinServer | None = None
         self.visits: dict[_Visit, None] = {}
+        self._told: dict[NodeId, None] = {}
 
     def open(self, server: JoinServer) -> None:
         self.server = server
@@ -103,6 +106,14 @@ class JoinDoor:
     def protocol(self) -> asyncio.Protocol:
         """For one connection that asked for the join channel (links' `stranger`)."""
         return _Visit(self)
+
+    def tell_once(self, node: NodeId) -> None:
+        """Of one who tries again and again to pass for `node`."""
+        if node not in self._told:
+            if len(self._told) >= TOLD_MAX:
+                del self._told[next(iter(self._told))]
+            self._told[node] = None
+            log.warning("a stranger that names itself %s could not prove it", short(node))
 
     async def close(self) -> None:
         """Ends all visits; the port itself belongs to links."""
@@ -182,7 +193,7 @@ class _Visit(asyncio.Protocol):
         prints = self._door.identity.fingerprint, fingerprint_of(request.certificate)
         transcript = join_transcript(offer.nonce, *prints, offer.cluster_id)
         if not verify(request.certificate, request.signature, transcript):
-            log.warning("a stranger that names itself %s could not prove it", short(node))
+            self._door.tell_once(node)
             return JoinAnswer("bad_proof", "the signature does not prove the certificate's key")
         key, proof = self._door.key, request.key_proof
         if not proof:

@@ -328,7 +328,10 @@ class Session:
         self._on_change(before, after)
 
     def _members_changed(self, state: State) -> None:
-        self._was_member = self._was_member or self._node in state.members
+        own = state.members.get(self._node)
+        if own is not None and own.instance_id == self._ports.identity.instance_id:
+            # Of this life: one who comes back after a removal replays that removal, too.
+            self._was_member = True
         seats = tuple(seat for seat in seats_of(state) if seat.node != self._node)
         # Every other member: whoever votes is known to the log, and a voter that is demoted goes
         # on receiving it.

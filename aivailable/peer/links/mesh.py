@@ -40,6 +40,10 @@ DIAL_DEADLINE_S: Final = 2.0
 SHUTDOWN_DEADLINE_S: Final = 1.0
 CONTEST_S: Final = 2.5 * LINK_PING_S
 WORDLESS_MIN: Final = 2
+TOLD_AGAIN_S: Final = 3600.0
+"""Who is refused tries again every few seconds; the log is told once in so long."""
+TOLD_MAX: Final = 64
+STRANGER: Final = "stranger"
 """A process that dies between TLS and hello looks like a refusal once, not twice."""
 ANY_HOST: Final = ("0.0.0.0", "::")
 
@@ -96,6 +100,8 @@ class TlsLinks:
         self._problems: dict[NodeId, str] = {}
         self._wordless: dict[NodeId, int] = {}
         """Calls in a row that ended after TLS and before any answer."""
+        self._told: dict[str, float] = {}
+        """When the log was told of a refusal, by whom it was."""
 
     # ports.Links
 
@@ -193,6 +199,8 @@ class TlsLinks:
         node = self._trust.peer_node(transport)
         if node is None or node not in self._contacts or not self._started:
             connection.close("not a member")
+            if not connection.dialled:
+                self._turned_away()
             return
         connection.node = node
         self._open[connection] = None
@@ -307,7 +315,10 @@ class TlsLinks:
         elif old.instance_id == hello.instance_id:
             newcomer.refuse("busy", "the link that we have is alive")
         else:
-            log.warning("a second machine with the identity of %s", short(newcomer.node))
+            self._tell_once(
+                f"{newcomer.node} {hello.instance_id}",
+                f"a second machine with the identity of {short(newcomer.node)} was refused",
+            )
             newcomer.refuse(
                 "cloned_identity",
                 f"another running machine has the identity of {short(newcomer.node)}: if this "
@@ -352,7 +363,7 @@ class TlsLinks:
 
     async def _serve(self, opened: socket.socket) -> asyncio.Server:
         return await self._loop.create_server(
-            lambda: _Arrival(self._greet),
+            lambda: _Arrival(self._greet, self._turned_away),
             sock=opened,
             ssl=self._trust.server_context,
             ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
@@ -364,6 +375,24 @@ class TlsLinks:
         if not self._trust.is_join(transport):
             return Connection(self, dialled=False)
         return None if self._stranger is None else self._stranger()
+
+    def _turned_away(self) -> None:
+        """A connection did not pass TLS in time. The library does not tell us whose it was."""
+        if self._started:
+            self._tell_once(
+                STRANGER,
+                "a stranger at the link port was refused: it showed no member's certificate, or"
+                " spoke no TLS",
+            )
+
+    def _tell_once(self, key: str, text: str) -> None:
+        now_s = self._loop.time()
+        if now_s - self._told.get(key, -TOLD_AGAIN_S) < TOLD_AGAIN_S:
+            return
+        if len(self._told) >= TOLD_MAX:
+            del self._told[min(self._told, key=lambda known: self._told[known])]
+        self._told[key] = now_s
+        log.warning("%s", text)
 
     def _update_diallers(self) -> None:
         if not self._started:
@@ -439,12 +468,20 @@ class TlsLinks:
 
 
 class _Arrival(asyncio.Protocol):
-    """A fresh connection until TLS has told what it is for."""
+    """A fresh connection until TLS has told what it is for; `missed` is called when it never does:
+    a failed handshake is silent in asyncio."""
 
-    def __init__(self, greet: Callable[[asyncio.BaseTransport], asyncio.Protocol | None]) -> None:
+    def __init__(
+        self,
+        greet: Callable[[asyncio.BaseTransport], asyncio.Protocol | None],
+        missed: Callable[[], None],
+    ) -> None:
         self._greet = greet
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(HANDSHAKE_DEADLINE_S, missed)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._deadline.cancel()
         assert isinstance(transport, asyncio.Transport)
         protocol = self._greet(transport)
         if protocol is None:
