@@ -26,6 +26,8 @@ SNAPSHOT_FILE = "snapshot"
 ASIDE_MAX_FILES = 1_000
 ASIDE_SUFFIX = ".damaged-"
 FILE_MODE = 0o600
+FOLDERS_MADE = 2
+"""Folders above ours that may be new, too: home and home/raft."""
 
 
 class StoreDamaged(AivailableError):
@@ -180,6 +182,8 @@ class FileStore:
         self._close()
         self._fd = self._open()
         os.fdatasync(self._fd)  # What a killed process wrote may not be on disk yet.
+        for folder in (self._folder, *self._folder.parents[:FOLDERS_MADE]):
+            _sync_folder(folder)  # Nor that the file and its folders exist.
         snapshot = self._folder / SNAPSHOT_FILE
         journal = (self._folder / JOURNAL_FILE).read_bytes()
         self._length, self._torn = len(journal), False
@@ -232,14 +236,7 @@ class FileStore:
             beside.unlink(missing_ok=True)  # It may be what fills the disk.
             raise
         beside.replace(self._folder / name)
-        self._sync_folder()
-
-    def _sync_folder(self) -> None:
-        fd = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync_folder(self._folder)
 
     def _set_aside(self) -> None:
         self._close()
@@ -247,7 +244,7 @@ class FileStore:
             source = self._folder / name
             if source.exists():
                 source.rename(self._free_name(name))
-        self._sync_folder()
+        _sync_folder(self._folder)
 
     def _free_name(self, name: str) -> Path:
         for number in range(ASIDE_MAX_FILES):
@@ -332,6 +329,14 @@ class MemoryStore:
         else:
             self.journal = bytearray(operation.data)
             self._durable_bytes = len(self.journal)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_file(path: Path, data: bytes) -> None:
