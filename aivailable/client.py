@@ -215,6 +215,10 @@ class Client:
         """The node at the first URL leaves its cluster: never sent to another."""
         await self._change("POST", "/cluster/v1/leave", here_only=True)
 
+    async def merge(self, into: str) -> None:
+        """End the cluster in the one with this id."""
+        await self._change("POST", "/cluster/v1/merge", {"into": into})
+
     async def recover(self) -> Recovery:
         """The node at the first URL founds its cluster anew: never sent to another."""
         answer = await self._change("POST", "/cluster/v1/recover", here_only=True)

@@ -14,7 +14,19 @@ import typer
 from typer.core import TyperGroup
 
 from aivailable import __version__
-from aivailable.cli import chat, cluster, demo, doctor, invite, keys, models, recover, render, up
+from aivailable.cli import (
+    chat,
+    cluster,
+    demo,
+    doctor,
+    invite,
+    keys,
+    merge,
+    models,
+    recover,
+    render,
+    up,
+)
 from aivailable.errors import AivailableError, ConfigError
 
 EXIT_FAILED = 1
@@ -85,6 +97,7 @@ app.command(rich_help_panel=CLUSTER_PANEL)(cluster.admit)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.lock)
 app.command(rich_help_panel=CLUSTER_PANEL)(invite.invite)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.remove)
+app.command(rich_help_panel=CLUSTER_PANEL)(merge.merge)
 app.command(rich_help_panel=CLUSTER_PANEL)(recover.recover)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.events)
 app.add_typer(keys.app, name="key", rich_help_panel=CLUSTER_PANEL)

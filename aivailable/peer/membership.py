@@ -21,7 +21,7 @@ from aivailable.core.founding import (
     decide,
     gives_up,
 )
-from aivailable.core.ids import NodeId, cluster_id, key_hash, short
+from aivailable.core.ids import ClusterId, NodeId, cluster_id, key_hash, short
 from aivailable.core.merging import listing
 from aivailable.core.records import ApiKey, Role, Scope
 from aivailable.core.status import WaitingStatus
@@ -30,7 +30,9 @@ from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile, seats_of
 from aivailable.peer.door import file_of, keys_of, member_of, why
 from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.knocks import Knocks
+from aivailable.peer.merging import Merging
 from aivailable.peer.ports import PeerConfig, Ports, Sighting
+from aivailable.peer.seeds import heard
 from aivailable.peer.session import Session
 from aivailable.peer.straying import Straying
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
@@ -79,6 +81,7 @@ class Membership:
         self._told: set[str] = set()
         self._knocks = Knocks(ports.clock, tell)
         self._straying = Straying(ports, self._request)
+        self.merging = Merging(ports, self._request, tell)
         self._giving_up = False
         self._admitting = 0
         self.phase = "seeking"
@@ -101,6 +104,8 @@ class Membership:
                 await self._consider_giving_up(self._session)
             if self._session is not None:
                 await self._find_our_way(self._session)
+            if self._session is not None:
+                await self._meet_others(self._session)
 
     # --- seeking
 
@@ -112,7 +117,7 @@ class Membership:
         look_s = self._config.look_s + rng.random() * LOOK_JITTER_S
         await self.announce()
         while self._session is None:
-            sightings = (*self._ports.discovery.sightings(), *await self._seeded())
+            sightings = await self._heard()
             now_s = clock.monotonic()
             gone = tuple(k for k in sorted(self._unreachable) if self._unreachable[k] > now_s)
             seek = Seeking(
@@ -147,27 +152,8 @@ class Membership:
         )
         return rest if founded else ()
 
-    async def _seeded(self) -> tuple[Sighting, ...]:
-        """Clusters at the configured seeds, as if mDNS had brought them."""
-        found = []
-        for address in self._config.seeds:
-            try:
-                offer = await self._ports.join_client.look(address)
-            except LinkError as error:
-                log.info("seed %s:%d: %s", *address, error)
-                continue
-            found.append(
-                Sighting(
-                    short_node=short(offer.node),
-                    instance="",
-                    cluster_prefix=short(offer.cluster_id),
-                    cluster_name=offer.cluster_name,
-                    window_open=offer.window_open,
-                    api_port=0,
-                    addresses=(address,),
-                )
-            )
-        return tuple(found)
+    async def _heard(self) -> tuple[Sighting, ...]:
+        return await heard(self._ports, self._config.seeds)
 
     async def _found(self) -> None:
         name = self._config.cluster_name
@@ -270,7 +256,7 @@ class Membership:
         """A pristine cluster of one dissolves into another of its name (DESIGN §5)."""
         if not self._may_give_up(session):
             return
-        for sighting in (*self._ports.discovery.sightings(), *await self._seeded()):
+        for sighting in await self._heard():
             same = session.file.cluster_id.startswith(sighting.cluster_prefix or "-")
             if sighting.cluster_name != self._config.cluster_name or same:
                 continue
@@ -289,7 +275,8 @@ class Membership:
 
     def _may_give_up(self, session: Session) -> bool:
         state = session.state
-        return state.pristine and state.cluster is not None and not self._admitting
+        lives = state.cluster is not None and state.dissolved is None
+        return lives and state.pristine and not self._admitting
 
     async def _gave_up_for(self, session: Session, address: tuple[str, int]) -> bool:
         try:
@@ -350,9 +337,26 @@ class Membership:
         await self.move(file_of(answer, self._node))
         self._tell(f"joined cluster {answer.cluster_name!r} ({short(answer.cluster_id)})")
 
+    async def _meet_others(self, session: Session) -> None:
+        await self.merging.bring(session)
+        if not self._giving_up:
+            await self.merging.look(session, self._heard)
+
+    async def merge(self, into: ClusterId, actor: str) -> None:
+        """End our cluster in another one. Raises RequestError, ProposalError."""
+        session = self._session
+        if session is None:
+            raise RequestError(409, "not_a_member", "this node has no cluster to merge")
+        sightings = await self._heard()
+        await self.exclusively(lambda: self.merging.order(session, into, actor, sightings))
+
+    def what_to_do(self) -> str:
+        """What needs a person, the most pressing first; "" when nothing does."""
+        return self.advice or self.merging.advice or self.knock_advice()
+
     async def _find_our_way(self, session: Session) -> None:
         """Our cluster may have ended in another while we were off."""
-        answer = await self._straying.find(session)
+        answer = await self.merging.follow(session) or await self._straying.find(session)
         if answer is not None and self._session is session and not self._giving_up:
             self._tell(f"cluster {short(session.file.cluster_id)} has ended in another")
             await self._go(answer)
@@ -413,6 +417,12 @@ class Membership:
                 " that cluster's key, without one while its join window is open, or with a"
                 " --cluster name of its own",
             )
+        if session.state.dissolved is not None:
+            into = session.state.dissolved.into
+            return JoinAnswer("merged_into", f"this cluster has ended in {short(into)}", into)
+        if request.merge is not None:
+            by_key = key is KeyCheck.PROVED
+            return await self.merging.adopt(session, request.merge, node, by_key=by_key)
         window = session.state.window
         known = node in session.state.members
         by_key = key is KeyCheck.PROVED

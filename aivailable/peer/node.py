@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from aivailable.core.commands import Body, PutKey
-from aivailable.core.ids import NodeId, key_hash, key_id, short
+from aivailable.core.ids import ClusterId, NodeId, key_hash, key_id, short
 from aivailable.core.merging import Recovered
 from aivailable.core.planner import explanations
 from aivailable.core.records import ApiKey, Deployment, Event, Model, Scope
@@ -207,7 +207,7 @@ class Peer:
             state,
             liveness,
             phase=self.membership.phase,
-            advice=session.trouble or self.membership.advice or self.membership.knock_advice(),
+            advice=session.trouble or self.membership.what_to_do(),
             leader=leader,
             term=session.raft.term,
             quorum=leader is not None,
@@ -291,6 +291,9 @@ class Peer:
         return await self.membership.exclusively(
             lambda: recover(session, self._ports, actor=actor, move=self.membership.move)
         )
+
+    async def merge(self, into: ClusterId, *, actor: str) -> None:
+        await self.membership.merge(into, actor)
 
     async def remove(self, node: NodeId, *, actor: str) -> None:
         await _possible(self._member().remove(node, actor))

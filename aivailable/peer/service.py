@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aivailable.core.commands import Body
-from aivailable.core.ids import NodeId
+from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.merging import Recovered
 from aivailable.core.records import ApiKey, Deployment, Event, Model
 from aivailable.core.status import ClusterStatus
@@ -112,6 +112,11 @@ class Service(Protocol):
     async def recover(self, *, actor: str) -> Recovered:
         """Found the cluster anew from this node's copy. Raises RequestError 409 while a leader is
         known, or was until a moment ago; OSError."""
+        ...
+
+    async def merge(self, into: ClusterId, *, actor: str) -> None:
+        """End this cluster in another of its name. Returns when that is committed; the members
+        move afterwards. Raises RequestError, ProposalError."""
         ...
 
     async def remove(self, node: NodeId, *, actor: str) -> None:

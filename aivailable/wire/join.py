@@ -48,6 +48,17 @@ class JoinOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class MergeWish:
+    """The cluster of the asker wants to end in the one asked: not the asker alone comes in, its
+    `members` may come once they have dissolved (core.merging). The answer's seats are where to."""
+
+    cluster_id: str
+    name: str
+    members: tuple[str, ...]
+    pristine: bool
+
+
+@dataclass(frozen=True, slots=True)
 class JoinRequest:
     """`signature` by the joiner's key over join_transcript(...)."""
 
@@ -72,6 +83,8 @@ class JoinRequest:
     """The cluster that the joiner is a member of: it asks whether that one has ended here."""
     to: str = ""
     """The node that is asked, when no other will do: the asker's end checks its certificate."""
+    merge: MergeWish | None = None
+    """Asks for a whole cluster; with it nobody is admitted yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,9 @@ class FakeClient:
     async def leave(self) -> None:
         self._called("leave")
 
+    async def merge(self, into: str) -> None:
+        self._called("merge", into)
+
     async def recover(self) -> Recovery:
         self._called("recover")
         return Recovery("new" + "c" * 23, ("host-b",), ("tiny",))

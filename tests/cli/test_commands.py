@@ -128,6 +128,7 @@ def test_a_missing_key_is_explained(client: Any) -> None:
         (("admit", "--for", "1h"), ("window", 3600)),
         (("lock",), ("window", 0)),
         (("leave", "--yes"), ("leave",)),
+        (("merge", "z" * 26, "--yes"), ("merge", "z" * 26)),
         (("undeploy", "qwen"), ("undeploy", "qwen")),
         (("key", "revoke", "11112222"), ("revoke_key", "11112222")),
     ],

@@ -38,6 +38,7 @@ REPLICAS_MAX = 1024
 PRIORITY_MAX = 1000
 ALIASES_MAX = 16
 OPTIONS_MAX = 32
+CLUSTER_ID_MAX_CHARS = 64
 _DEPLOY_FIELDS = frozenset(DeployRequest.__dataclass_fields__)
 
 log = logging.getLogger("aivailable.api")
@@ -69,6 +70,7 @@ class ClusterApi:
             web.post(f"{prefix}/window", self.window),
             web.post(f"{prefix}/leave", self.leave),
             web.post(f"{prefix}/recover", self.recover),
+            web.post(f"{prefix}/merge", self.merge),
         ]
 
     async def stop(self, _: web.Application) -> None:
@@ -204,6 +206,13 @@ class ClusterApi:
                 "lost_models": list(result.lost_models),
             }
         )
+
+    async def merge(self, request: web.Request) -> web.Response:
+        """End this cluster in the one named by `into`."""
+        call = require_admin(request)
+        into = (await read_body(request)).required_text("into", chars_max=CLUSTER_ID_MAX_CHARS)
+        await self._service.merge(into, actor=call.actor)
+        return web.json_response({"into": into})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """History after a version: what there is as JSON, or followed as server-sent events."""

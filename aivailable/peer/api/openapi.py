@@ -35,6 +35,7 @@ _ROUTES: Mapping[str, Mapping[str, str]] = {
     "/cluster/v1/window": {"post": "Open the join window for duration_s, 0 closes (admin)"},
     "/cluster/v1/members/{node}": {"delete": "Take a member out for good (admin)"},
     "/cluster/v1/recover": {"post": "Found the cluster anew from this node's copy (admin)"},
+    "/cluster/v1/merge": {"post": "End this cluster in the one named by into (admin)"},
     "/cluster/v1/leave": {"post": "This node leaves the cluster and stops (admin)"},
 }
 _BODIES: Mapping[str, Mapping[str, Any]] = {

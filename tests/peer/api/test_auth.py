@@ -135,6 +135,7 @@ MUTATIONS = [
     ("POST", "/cluster/v1/window"),
     ("POST", "/cluster/v1/leave"),
     ("POST", "/cluster/v1/recover"),
+    ("POST", "/cluster/v1/merge"),
 ]
 
 

@@ -154,6 +154,16 @@ async def test_recover_says_what_was_given_up_and_is_refused_while_there_is_a_le
     assert (status, body["error"]["code"]) == (409, "has_leader")
 
 
+async def test_merge_names_the_other_cluster(
+    admin: aiohttp.ClientSession, service: FakeService
+) -> None:
+    assert (await call(admin, "POST", "merge", {}))[0] == 400
+    assert (await call(admin, "POST", "merge", {"into": "x" * 65}))[0] == 400
+    assert service.merged == []
+    assert (await call(admin, "POST", "merge", {"into": "z" * 26}))[0] == 200
+    assert service.merged == [("z" * 26, ACTOR)]
+
+
 async def test_a_consistent_state_waits_for_a_majority(
     admin: aiohttp.ClientSession, service: FakeService
 ) -> None:
