@@ -7,6 +7,7 @@ everyone has heard everyone's heartbeat and devices.
 
 from __future__ import annotations
 
+import statistics
 import time
 
 from bench.peers import Cluster, Peer, members, whole
@@ -15,6 +16,8 @@ from bench.report import Figure, report, wanted
 ROUNDS = 9
 ROUNDS_QUICK = 2
 TOGETHER = 3
+BOUNDS_S = {"alone": 5.0, "three together": 8.0, "into an existing cluster": 3.0}
+"""Medians; issue 3's acceptance."""
 NO_OTHER = "nothing else founds such a cluster without configuration"
 
 
@@ -39,6 +42,10 @@ def main() -> None:
             f"round {number + 1} of {rounds}: alone {alone[-1]:.2f} s, three {together[-1]:.2f} s,"
             f" whole {formed[-1]:.2f} s, into an existing one {into[-1]:.2f} s"
         )
+    for (name, bound_s), values in zip(BOUNDS_S.items(), (alone, together, into), strict=True):
+        median_s = statistics.median(values)
+        verdict = "within" if median_s <= bound_s else "OVER"
+        asked.say(f"{name}: median {median_s:.2f} s, {verdict} the bound of {bound_s:g} s")
     report(
         "founding",
         [
