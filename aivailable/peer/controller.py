@@ -62,7 +62,9 @@ class Controller:
     async def run(self) -> None:
         """Plan and propose for ever; a refused or unknown proposal is planned anew."""
         while True:
-            if self._raft.is_leader and self._state().cluster is not None:
+            state = self._state()
+            lives = state.cluster is not None and state.dissolved is None
+            if self._raft.is_leader and lives:
                 try:
                     await self._step()
                 except ProposalError as error:

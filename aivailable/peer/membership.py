@@ -102,10 +102,10 @@ class Membership:
             if self._session is not None:
                 self._session.addresses_changed()
                 await self._consider_giving_up(self._session)
-            if self._session is not None:
-                await self._find_our_way(self._session)
-            if self._session is not None:
-                await self._meet_others(self._session)
+            try:
+                await self._see_others()
+            except OSError as error:
+                log.error("the disk does not take a change of cluster: %s", error)
 
     # --- seeking
 
@@ -257,10 +257,9 @@ class Membership:
         if not self._may_give_up(session):
             return
         for sighting in await self._heard():
-            same = session.file.cluster_id.startswith(sighting.cluster_prefix or "-")
+            prefix = sighting.cluster_prefix
+            same = not prefix or session.file.cluster_id.startswith(prefix)
             if sighting.cluster_name != self._config.cluster_name or same:
-                continue
-            if not sighting.cluster_prefix:
                 continue
             if not self._may_give_up(session):
                 return
@@ -325,7 +324,7 @@ class Membership:
         await self._close_session()
         try:
             session = await self._enter(file)
-        except OSError:
+        except (OSError, AivailableError):
             if old is not None:
                 await self._enter(old.file)  # The disk does not take it: all stays as it was.
             raise
@@ -337,18 +336,21 @@ class Membership:
         await self.move(file_of(answer, self._node))
         self._tell(f"joined cluster {answer.cluster_name!r} ({short(answer.cluster_id)})")
 
-    async def _meet_others(self, session: Session) -> None:
-        await self.merging.bring(session)
-        if not self._giving_up:
-            await self.merging.look(session, self._heard)
+    async def _see_others(self) -> None:
+        """Go where our cluster has ended; else meet other clusters. Raises OSError."""
+        if self._session is not None:
+            await self._find_our_way(self._session)
+        if self._session is not None:
+            await self.merging.bring(self._session)
+        if self._session is not None and not self._giving_up:
+            await self.merging.look(self._session, self._heard)
 
     async def merge(self, into: ClusterId, actor: str) -> None:
         """End our cluster in another one. Raises RequestError, ProposalError."""
         session = self._session
         if session is None:
             raise RequestError(409, "not_a_member", "this node has no cluster to merge")
-        sightings = await self._heard()
-        await self.exclusively(lambda: self.merging.order(session, into, actor, sightings))
+        await self.exclusively(lambda: self.merging.order(session, into, actor, self._heard))
 
     def what_to_do(self) -> str:
         """What needs a person, the most pressing first; "" when nothing does."""

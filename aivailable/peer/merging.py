@@ -49,6 +49,7 @@ LINGER_S = 3.0
 """The leader of an ended cluster stays so long, for the others to learn that it has ended."""
 REFUGES_MAX = 8
 Address = tuple[str, int]
+Hearing = Callable[[], Awaitable[Sequence[Sighting]]]
 
 
 class Merging:
@@ -67,16 +68,14 @@ class Merging:
 
     # --- the loser's side
 
-    async def look(
-        self, session: Session, heard: Callable[[], Awaitable[Sequence[Sighting]]]
-    ) -> None:
+    async def look(self, session: Session, heard: Hearing) -> None:
         """Meet the clusters of our name, and end in one where that happens by itself."""
         now_s, state = self._ports.clock.monotonic(), session.state
-        if now_s - self._looked_s < LOOK_PERIOD_S:
+        if now_s - self._looked_s < LOOK_PERIOD_S or state.dissolved is not None:
             return
         self._looked_s = now_s
         advice = ""
-        if not state.pristine and state.dissolved is None:
+        if not state.pristine:
             for address, offer in await self._others(session, await heard()):
                 met = meet(self._meeting(session, offer))
                 if isinstance(met, Apart):
@@ -84,18 +83,16 @@ class Merging:
                 elif session.raft.is_leader:
                     try:
                         await self._end_in(session, address, offer, "merge")
-                    except AivailableError as error:
+                    except (AivailableError, OSError) as error:
                         log.info("not merged into %s: %s", short(offer.cluster_id), error)
         self.advice = advice
 
-    async def order(
-        self, session: Session, into: ClusterId, actor: str, sightings: Sequence[Sighting]
-    ) -> None:
+    async def order(self, session: Session, into: ClusterId, actor: str, heard: Hearing) -> None:
         """An operator ends this cluster in the one that it names. Raises RequestError,
         ProposalError."""
         if len(into) < SHORT_CHARS:
             raise RequestError(400, "invalid_value", "name the other cluster by its whole id")
-        for address, offer in await self._others(session, sightings, into):
+        for address, offer in await self._others(session, await heard(), into):
             met = meet(self._meeting(session, offer), ordered=True)
             if isinstance(met, Apart):
                 raise RequestError(409, "other_side", met.advice)
@@ -193,6 +190,7 @@ class Merging:
         if session.raft.is_leader and now_s - self._ended_s < LINGER_S:
             return None
         self._bringing.pack(session, ended)
+        self.advice = f"this cluster has ended in {short(ended.into)}: no node of that one answers"
         for node, addresses in self._places(session, ended):
             for address in addresses:
                 try:
@@ -201,6 +199,7 @@ class Merging:
                     log.debug("going to %s: %s", short(node), error)
                     continue
                 if answer is not None:
+                    self.advice = ""
                     return answer
         return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from aivailable.core.codec import encode_command
 from aivailable.core.commands import Body, Command
-from aivailable.core.ids import CommandId, NodeId
+from aivailable.core.ids import CommandId, NodeId, short
 from aivailable.core.records import Control
 from aivailable.errors import ConfigError, ProposalRejected, ProposalUnknown
 from aivailable.peer.ports import Clock, Home
@@ -80,6 +80,10 @@ class Proposer:
         Raises ProposalRejected (applied and refused), ProposalUnknown (deadline), SchemaError
         (larger than COMMAND_MAX_BYTES).
         """
+        ended = self._replicated.state.dissolved
+        if ended is not None:
+            # `apply` would refuse it; an ended cluster's log shall not grow by refusals.
+            raise ProposalRejected("dissolved", f"this cluster has ended in {short(ended.into)}")
         command = Command(
             command_id=CommandId(self._node, self._sequence.take()),
             body=body,

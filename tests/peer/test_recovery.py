@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.join_house import REQUEST, join_house
 from fixtures.peer_ports import FakeIdentity, World
 from fixtures.virtual_time import elapse, run
 
+from aivailable.core.merging import ADOPTED_MAX
 from aivailable.core.records import Cluster, Member, Role
 from aivailable.core.state import State, encode_state
-from aivailable.errors import RequestError
+from aivailable.errors import LinkError, RequestError
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import Contact, PeerConfig
@@ -22,7 +25,7 @@ from aivailable.peer.straying import STRAY_AFTER_S, Straying
 from aivailable.raft.seeding import seed
 from aivailable.raft.snapshot import unseal
 from aivailable.raft.store import MemoryStore
-from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, Seat
+from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, MergeWish, Seat
 
 OLD = "q" * 26
 NEW = "z" * 26
@@ -188,3 +191,23 @@ async def test_a_stray_that_is_refused_stays_and_asks_again_later() -> None:
     assert await stray.find(lost) is None, "not at once"  # type: ignore[arg-type]
     await elapse(STRAY_AFTER_S)
     assert await stray.find(lost) == admitted  # type: ignore[arg-type]
+
+
+async def test_whom_a_stray_means_is_held_to_its_certificate(tmp_path: Path) -> None:
+    """Over real TLS: the connection that admits us must end at that very node."""
+    async with join_house(tmp_path) as house:
+        with pytest.raises(LinkError, match="not whom we asked"):
+            await house.client.join(house.address, replace(REQUEST, former=OLD, to="x" * 52))
+        assert house.server.admitted == []
+        meant = replace(REQUEST, former=OLD, to=house.node.id)
+        assert (await house.client.join(house.address, meant)).code == ""
+
+
+async def test_a_merge_of_as_many_members_as_allowed_fits_the_join_channel(
+    tmp_path: Path,
+) -> None:
+    async with join_house(tmp_path) as house:
+        wish = MergeWish(OLD, "n" * 64, tuple(f"{n:052}" for n in range(ADOPTED_MAX)), False)
+        asked = replace(REQUEST, merge=wish, to=house.node.id, addresses=("10.255.255.255",) * 8)
+        assert (await house.client.join(house.address, asked)).code == ""
+        assert house.server.admitted[0][1].merge == wish
