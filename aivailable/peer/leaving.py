@@ -46,7 +46,8 @@ class Leaving:
         self._links = links
         self._state = state
         self._reopen = reopen
-        self._retiring: dict[NodeId, bool] = {}
+        self._retiring: dict[NodeId, int] = {}
+        """Node → when it had joined: one that comes back later is another member."""
 
     def methods(self) -> Mapping[str, Method]:
         """What other members may call here."""
@@ -54,21 +55,27 @@ class Leaving:
 
     def retiring(self) -> tuple[NodeId, ...]:
         """Who is on the way out: never promoted again."""
-        return tuple(sorted(self._retiring))
+        return tuple(
+            node for node in sorted(self._retiring) if self._joined(node) == self._retiring[node]
+        )
+
+    def _joined(self, node: NodeId) -> int | None:
+        member = self._state().members.get(node)
+        return None if member is None else member.joined_at_ms
 
     async def leave(self, calls: Calls) -> None:
         """This node gives up vote and membership. Raises AivailableError when nobody can take
         over."""
         if len(self._state().members) <= 1:
             return
-        self._retiring[self._node] = True
+        self._retire_for_good(self._node)
         try:
             if self._raft.is_leader:
                 await self._make_way()
             if self._node in self._raft.voters:
                 await self._give_up_vote(calls, self._node)
         except AivailableError:
-            del self._retiring[self._node]
+            self._retiring.pop(self._node, None)
             raise
         try:
             await self._propose_removal(Remove(self._node), f"node:{short(self._node)}", "left")
@@ -129,8 +136,13 @@ class Leaving:
             await asyncio.sleep(POLL_S)
         raise AivailableError("no new leader came in time; try again")
 
+    def _retire_for_good(self, node: NodeId) -> None:
+        joined_at_ms = self._joined(node)
+        if joined_at_ms is not None:
+            self._retiring[node] = joined_at_ms
+
     async def _take_vote(self, node: NodeId) -> None:
-        self._retiring[node] = True
+        self._retire_for_good(node)
         await self._raft.remove_voter(node)
 
     async def _retire(self, caller: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:

@@ -393,3 +393,25 @@ def test_a_node_alone_goes_off_and_comes_back() -> None:
             assert await scene.answered(HERE)
 
     play(1, story)
+
+
+@pytest.mark.parametrize("nodes", [3, 5])
+def test_a_removed_voter_comes_back_and_votes_again(nodes: int) -> None:
+    """By hand: `leave` there, then a start; the cluster's leader is the same all the time."""
+
+    async def story(scene: Scene) -> None:
+        leader, voter = scene.leader(), scene.followers()[0]
+        node = scene.world.machine(voter).node
+        task = scene.world.on_behalf(leader, lambda r: r.peer.remove(node, actor="operator:sim"))
+        assert task is not None
+        await task
+        await elapse(STEP_S)
+        task = scene.world.on_behalf(voter, lambda run: run.peer.leave())
+        assert task is not None
+        await task
+        await scene.stop(voter)
+        scene.world.boot(voter)
+        await scene.whole(MORNING_LIMIT_S)
+        assert scene.leader() == leader
+
+    play(nodes, story)
