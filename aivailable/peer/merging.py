@@ -176,7 +176,8 @@ class Merging:
                 deadline_s=DISSOLVE_DEADLINE_S,
             )
         except ProposalRejected:
-            Belongings.forget(self._ports.home)
+            if session.state.dissolved is None:  # Else another has done it, with the same words.
+                Belongings.forget(self._ports.home)
             raise
 
     async def follow(self, session: Session) -> JoinAnswer | None:
