@@ -138,6 +138,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
                 log.exception("the machine raised; the entry is skipped, as on every other node")
         elif kind == library.MEMBERSHIP and (change := parse_change(command)) is not None:
             self._applied_voters = after(self._applied_voters, change)
+            self._journal.members_changed = True  # Who was being removed may be fed from now on.
         self._on_applied(command)
 
     # What node, transport and election ask. Plain methods over private state.
@@ -189,6 +190,10 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
     def is_voter(self, voter: Voter) -> bool:
         """Whether the configuration in force counts this node in this incarnation."""
         return voter in self._in_force
+
+    def is_being_removed(self, node: NodeId) -> bool:
+        """Whether the log takes this voter's vote away, but not for certain yet."""
+        return node in names(self._applied_voters) and node not in self.voters()
 
     def voter_id(self) -> NodeId | None:
         """Our id if we are willing to vote, else None."""

@@ -124,6 +124,9 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
             (self._onNodeConnected if linked else self._onNodeDisconnected)(peer)
             return
         fed = linked and node in self._observers and consensus.voter_id() is not None
+        # Who hears of its removal before that is committed may hold the longest log and yet
+        # neither stand nor vote: if the leader is lost then, nobody could be elected.
+        fed = fed and not consensus.is_being_removed(node)
         if fed and not consensus.is_fed_observer(node):
             self._onReadonlyNodeConnected(peer)
         elif fed:

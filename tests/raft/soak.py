@@ -437,7 +437,8 @@ def main() -> int:
         problem = found_by(seed, faults=asked.faults, guards=guards)
         if problem is not None:
             print(f"seed {seed} FAILED: {problem}")
-            again = f" --without {asked.without}" if asked.without else ""
+            again = f" --faults {asked.faults}"
+            again += f" --without {asked.without}" if asked.without else ""
             print(f"rerun: python -m raft.soak --first {seed} --seeds 1{again}")
             return 0 if asked.without else 1
     print(f"all {asked.seeds} seeds held, {time.process_time() - began_s:.0f} s of processor time")
