@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aivailable.core.records import Role
-from aivailable.errors import ProposalRejected
+from aivailable.errors import ProposalError, ProposalRejected
 from aivailable.raft.library import NO_OP
 from aivailable.raft.membership import (
     after,
@@ -86,6 +86,31 @@ def test_a_removed_voter_goes_on_as_an_observer() -> None:
             assert await cluster.converge() == [b"x"]
             assert cluster.nodes[gone].role is Role.OBSERVER
             assert (await cluster.leader()).term == term
+
+    run(scenario(), limit_s=60)
+
+
+def test_a_removal_that_the_leader_forgets_stops_nobody() -> None:
+    """Else the removed voter alone has the entry, and can neither stand nor vote (a long storm)."""
+
+    async def scenario() -> None:
+        async with Cluster("AB") as cluster:
+            leader = await cluster.leader()
+            other = "B" if leader.node_id == "A" else "A"
+            await leader.propose(b"x", deadline_s=1.0)
+            cluster.stores[leader.node_id].latency_s = 0.2
+            removing = asyncio.create_task(leader.remove_voter(other))
+            await cluster.until(lambda: other not in leader.voters)
+            await elapse(0.05)
+            cluster.crash(leader.node_id)
+            with pytest.raises(ProposalError):
+                await removing
+            with pytest.raises(ProposalRejected, match="through the leader"):
+                await cluster.nodes[other].become_observer()
+            cluster.stores[leader.node_id].latency_s = 0.0
+            await cluster.start(leader.node_id)
+            await (await cluster.leader()).propose(b"y", deadline_s=2.0)
+            assert await cluster.converge() == [b"x", b"y"]
 
     run(scenario(), limit_s=60)
 

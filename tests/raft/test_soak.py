@@ -55,8 +55,3 @@ def test_the_same_seed_is_the_same_storm() -> None:
     assert one.history.applied == two.history.applied
     assert list(one.acknowledged) == list(two.acknowledged)
     assert len(FAULTS) == len(dict.fromkeys(FAULTS))
-
-
-def test_a_removal_that_is_not_committed_stops_nobody() -> None:
-    """Found by a long run: the removed voter alone had the entry, and could not stand."""
-    storm(10227, faults=12)
