@@ -110,8 +110,13 @@ class Election:
             return
         _, last_index, last_term = consensus.last_entry()
         theirs = (message["last_log_term"], message["last_log_index"])
-        if message["term"] > consensus.current_term() and theirs >= (last_term, last_index):
+        if theirs < (last_term, last_index):
+            return
+        if message["term"] > consensus.current_term():
             self._send(node, {"type": "pre_vote_granted", "round": message["round"]})
+        else:
+            # It has the longer log and we the later term: untold, neither could ever be elected.
+            self._send(node, {"type": "newer_term"})
 
     def pre_vote_granted(self, node: NodeId, message: Message) -> bool:
         """Another voter would vote for us. True: that made a majority, tick now."""
