@@ -93,6 +93,8 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
             _write_api_file(config, api.port)
             announce(_greeting(config, api.port))
             await _first(stop, peer.left)
+            if peer.failure:
+                raise ConfigError(peer.failure)
             announce("stopping: handing over, ending workers …")
         finally:
             await _within(STOP_DEADLINE_S, api.stop())

@@ -37,7 +37,7 @@ from aivailable.peer.recovery import recover
 from aivailable.peer.service import DeployRequest, Routing
 from aivailable.peer.session import Session
 from aivailable.peer.tasks import Tasks
-from aivailable.raft.store import StoreDamaged
+from aivailable.raft.store import StoreDamaged, StoreTooNew, StoreUnusable
 from aivailable.wire.generation import Generate, GenerationEvent
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 
@@ -69,7 +69,9 @@ class Peer:
         self.admin_key = self._load_admin_key()
         self.session: Session | None = None
         self.left = asyncio.Event()
-        """Set once this node has left its cluster for good: the process should end."""
+        """Set once this node has left its cluster for good, or cannot take part (`failure` says
+        why): the process should end."""
+        self.failure = ""
         self.membership = Membership(
             config,
             ports,
@@ -99,7 +101,16 @@ class Peer:
         await self._ports.links.start(self)
         self._ports.endpoints.link_port = self._ports.links.port
         await self._ports.discovery.start()
-        self._tasks.spawn(self.membership.run(), "membership")
+        self._tasks.spawn(self._belong(), "membership")
+
+    async def _belong(self) -> None:
+        """Be a member for ever. What only a person can mend ends the process, with its reason."""
+        try:
+            await self.membership.run()
+        except (ConfigError, StoreTooNew, StoreUnusable) as error:
+            log.error("this node cannot take part: %s", error)
+            self.failure = str(error)
+            self.left.set()
 
     async def stop(self) -> None:
         """Hand over what we lead, then end everything in reverse order."""

@@ -165,7 +165,9 @@ class Session:
     def trouble(self) -> str:
         """What an operator must mend on this node; "" when nothing."""
         if self.raft.failure is not None:
-            return f"this node's disk failed ({self.raft.failure}): mend it and start again"
+            return (
+                f"this node's disk failed ({self.raft.failure}); it takes part again when it works"
+            )
         return ""
 
     async def stop(self) -> None:

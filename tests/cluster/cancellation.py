@@ -72,10 +72,9 @@ async def prepare_real(peers: Peers) -> tuple[PeerProcess, PeerProcess, float]:
     took_s = time.monotonic() - begun_s
     assert answer.status == 200, answer.body
     steps = answer.body["usage"]["prompt_tokens"] / PREFILL_CHUNK_TOKENS
-    print(
-        f"prefill of {MEASURED_TOKENS} tokens: {took_s:.1f} s, {took_s / steps * 1000:.0f} ms a step"
-    )
-    return ingress, host, took_s / steps
+    step_s = took_s / steps
+    print(f"prefill of {MEASURED_TOKENS} tokens: {took_s:.1f} s, {step_s * 1000:.0f} ms a step")
+    return ingress, host, step_s
 
 
 async def trial(

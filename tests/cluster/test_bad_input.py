@@ -82,6 +82,16 @@ async def alone(peers: Peers, folder: Path) -> PeerProcess:
     return peer
 
 
+async def test_a_damaged_home_ends_the_start_with_the_reason(peers: Peers, tmp_path: Path) -> None:
+    peer = await alone(peers, tmp_path)
+    peer.kill()
+    (peer.home / "cluster").write_bytes(b"garbage")
+    code, said = ended(peer)
+    assert code in (1, 2)
+    assert "'cluster' in home is damaged" in said
+    assert "Traceback" not in said
+
+
 async def test_deployments_that_cannot_be_are_explained(peers: Peers, tmp_path: Path) -> None:
     """Damaged and truncated files, unknown models, too much context, no room: 4xx with the name of
     the thing, and the peer goes on."""
