@@ -25,6 +25,8 @@ class ClusterFile:
     role: Role
     voters: tuple[str, ...]
     seats: tuple[Seat, ...] = ()
+    seats_version: int = 0
+    """The version of the state that the seats are from (peer.roster)."""
 
     @staticmethod
     def load(home: Home) -> ClusterFile | None:

@@ -5,9 +5,10 @@ Pure rewriting between wire and records; who is let in is membership's to decide
 
 from __future__ import annotations
 
-from aivailable.core.ids import NodeId, key_id, short
+from aivailable.core.ids import ClusterId, NodeId, key_id, short
 from aivailable.core.records import ApiKey, Member, Role, Scope, Tombstone
-from aivailable.peer.cluster_file import ClusterFile
+from aivailable.core.state import State
+from aivailable.peer.cluster_file import ClusterFile, seats_of
 from aivailable.wire.join import JoinAnswer, JoinRequest
 
 NAME_MAX_CHARS = 64
@@ -38,6 +39,11 @@ def keys_of(request: JoinRequest, at_ms: int) -> tuple[ApiKey, ...]:
     )
 
 
+def welcome(cluster_id: ClusterId, name: str, state: State) -> JoinAnswer:
+    """Admitted: the cluster, and whom to link to."""
+    return JoinAnswer("", "", cluster_id, name, seats_of(state), version=state.version)
+
+
 def file_of(answer: JoinAnswer, node: NodeId) -> ClusterFile:
     """How `node`, admitted as an observer, begins in the cluster."""
     return ClusterFile(
@@ -46,6 +52,7 @@ def file_of(answer: JoinAnswer, node: NodeId) -> ClusterFile:
         role=Role.OBSERVER,
         voters=tuple(seat.node for seat in answer.seats if seat.voter),
         seats=tuple(seat for seat in answer.seats if seat.node != node),
+        seats_version=answer.version,
     )
 
 

@@ -26,8 +26,8 @@ from aivailable.core.merging import listing
 from aivailable.core.records import ApiKey, Role, Scope
 from aivailable.core.status import WaitingStatus
 from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
-from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile, seats_of
-from aivailable.peer.door import file_of, keys_of, member_of, why
+from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile
+from aivailable.peer.door import file_of, keys_of, member_of, welcome, why
 from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.knocks import Knocks
 from aivailable.peer.merging import Merging
@@ -459,9 +459,7 @@ class Membership:
         finally:
             self._admitting -= 1
         self._tell(f"{request.name} ({short(node)}) joined")
-        return JoinAnswer(
-            "", "", session.file.cluster_id, session.file.name, seats_of(session.state)
-        )
+        return welcome(session.file.cluster_id, session.file.name, session.state)
 
     def _own_key(self, label: str) -> ApiKey:
         return ApiKey(

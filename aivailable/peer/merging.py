@@ -33,7 +33,7 @@ from aivailable.core.merging import (
 from aivailable.core.records import Dissolved, Refuge
 from aivailable.errors import AivailableError, LinkError, ProposalRejected, RequestError
 from aivailable.peer.belongings import Belongings, Bringing
-from aivailable.peer.cluster_file import seats_of
+from aivailable.peer.door import welcome
 from aivailable.peer.ports import Ports, Sighting
 from aivailable.peer.session import Session
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, MergeWish
@@ -267,4 +267,4 @@ class Merging:
                 )
             except AivailableError as error:
                 return JoinAnswer("busy", f"not taken in: {error}")
-        return JoinAnswer("", "", own, session.file.name, seats_of(session.state))
+        return welcome(own, session.file.name, session.state)

@@ -233,8 +233,8 @@ class Peer:
 
     def find_key(self, api_key: str) -> ApiKey | None:
         hashed = key_hash(api_key)
-        if self.session is None:
-            # Before we belong to a cluster, this node's own key is the only one.
+        if self.session is None or self.session.state.cluster is None:
+            # Before we know the cluster's keys, this node's own is the only one.
             own = key_hash(self.admin_key)
             return ApiKey(own[:8], own, Scope.ADMIN, "this node") if hashed == own else None
         return self.session.state.find_key(hashed)
@@ -293,7 +293,10 @@ class Peer:
             return
         if len(session.state.members) <= 1:
             raise ProposalRejected("last_member", "the last member cannot leave its cluster")
-        await _possible(session.leave())
+        # Who links to nobody and hears no leader asks nobody: it was taken out while it was off,
+        # or all others are gone. Its log is set aside, not lost.
+        if self._ports.links.connected() or session.raft.leader is not None:
+            await _possible(session.leave())
         await self.membership.forget()
         self.left.set()
 

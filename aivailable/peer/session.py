@@ -21,13 +21,14 @@ from aivailable.core.state import State
 from aivailable.errors import AivailableError, ConfigError, ProposalError
 from aivailable.peer.agent import Agent
 from aivailable.peer.calls import Calls
-from aivailable.peer.cluster_file import ClusterFile, seats_of
+from aivailable.peer.cluster_file import ClusterFile
 from aivailable.peer.controller import Controller
 from aivailable.peer.heartbeat import Heartbeats
 from aivailable.peer.leaving import Leaving
 from aivailable.peer.ports import Contact, PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Proposer, Sequence
 from aivailable.peer.replicated import ReplicatedState
+from aivailable.peer.roster import keep_asking, methods, seen, told
 from aivailable.peer.router import Router
 from aivailable.peer.tasks import Tasks
 from aivailable.peer.window import WindowClock
@@ -97,7 +98,13 @@ class Session:
             self._node, self.raft, self.proposer, ports.links, lambda: self.state, self._reopen
         )
         self.calls = Calls(
-            ports.links, self._tasks, {"reopen": self._reopened, **self._leaving.methods()}
+            ports.links,
+            self._tasks,
+            {
+                "reopen": self._reopened,
+                **self._leaving.methods(),
+                **methods(lambda: self.state),
+            },
         )
         self.controller = Controller(
             self._node,
@@ -145,6 +152,15 @@ class Session:
         self._tasks.spawn(self.controller.run(), "controller")
         self._tasks.spawn(self.agent.run(), "agent")
         self._tasks.spawn(self._tell_news(), "news")
+        self._tasks.spawn(
+            keep_asking(
+                self.calls,
+                self._ports.links,
+                self.leaderless_ms,
+                lambda news: self._know(told(self.file, news, self._node)),
+            ),
+            "roster",
+        )
 
     async def set_aside_log(self) -> ClusterFile:
         """After StoreDamaged: move the log out of the way, and come back as an observer.
@@ -321,7 +337,8 @@ class Session:
         settled = self._ports.clock.monotonic() - self._started_s > SETTLE_S
         live = self._founding or settled
         self.window.see(after.window, live=live)
-        if after.members != before.members:
+        caught_up = before.version < self.file.seats_version <= after.version
+        if after.members != before.members or caught_up:
             self._members_changed(after)
         self.heartbeats.know(after.members)
         self.controller.nudge()
@@ -334,14 +351,17 @@ class Session:
         if own is not None and own.instance_id == self._ports.identity.instance_id:
             # Of this life: one who comes back after a removal replays that removal, too.
             self._was_member = True
-        seats = tuple(seat for seat in seats_of(state) if seat.node != self._node)
+        self._know(seen(self.file, state, self._node))
+
+    def _know(self, file: ClusterFile) -> None:
+        """The list of members may have changed: keep it, and link to them."""
+        changed, self.file = file.seats != self.file.seats, file
+        if changed:
+            file.save(self._ports.home)
         # Every other member: whoever votes is known to the log, and a voter that is demoted goes
         # on receiving it.
-        self.raft.set_observers(tuple(n for n in sorted(state.members) if n != self._node))
-        if seats != self.file.seats:
-            self.file = replace(self.file, seats=seats)
-            self.file.save(self._ports.home)
-        self._ports.links.set_contacts(self.file.cluster_id, self.contacts())
+        self.raft.set_observers(tuple(seat.node for seat in file.seats))
+        self._ports.links.set_contacts(file.cluster_id, self.contacts())
 
     @property
     def expelled(self) -> bool:

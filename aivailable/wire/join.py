@@ -112,6 +112,8 @@ class JoinAnswer:
     seats: tuple[Seat, ...] = ()
     key_proof: bytes = b""
     """That the server holds the join key; only for a joiner that proved it."""
+    version: int = 0
+    """Of the state that the seats are from: what the joiner replays before is older."""
 
 
 JOIN = Registry(offer=JoinOffer, request=JoinRequest, answer=JoinAnswer)
