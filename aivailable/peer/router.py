@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from aivailable.core.backoff import delay_s
 from aivailable.core.ids import NodeId, ReplicaId
 from aivailable.core.liveness import Liveness
 from aivailable.core.router import Forward, Local, Refuse, Wait, choose
@@ -35,12 +36,21 @@ from aivailable.wire.generation import (
 log = logging.getLogger("aivailable.router")
 
 ATTEMPTS_MAX = 8
-ELSEWHERE = frozenset({"not_hosting", "draining", "queue_full", "worker_lost", "busy"})
+TURNED_AWAY = frozenset({"not_hosting", "draining", "queue_full", "busy", "duplicate_request"})
+"""Refusals before anything was done for the request: they cost no attempt, only patience."""
+ELSEWHERE = TURNED_AWAY | {"worker_lost"}
 """Ends of one attempt after which another replica may do better."""
+AGAIN_BASE_S = 0.1
+AGAIN_CAP_S = 2.0
+"""Pause before a replica that failed or turned the request away is asked again."""
 
 
 class _TryElsewhere(Exception):
     """This attempt is over; the request is not."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
 
 
 @dataclass(slots=True)
@@ -53,6 +63,11 @@ class _Progress:
     generated: list[int] = field(default_factory=list)
     excluded: list[ReplicaId] = field(default_factory=list)
     last_failure: str = ""
+    last_code: str = ""
+    failures: int = 0
+    """Attempts that ended badly after a replica had taken the request."""
+    rounds: int = 0
+    """How often every replica had been tried."""
     waited_s: float = 0.0
     """Spent waiting for a replica, all attempts together."""
 
@@ -131,9 +146,10 @@ class Router:
                             return
             except _TryElsewhere as reason:
                 log.info("%s: %s on %s", request.request_id, reason, choice.replica)
-                progress.last_failure = str(reason)
+                progress.last_failure, progress.last_code = str(reason), reason.code
+                progress.failures += reason.code not in TURNED_AWAY
                 progress.excluded.append(choice.replica)
-            if routing.attempts >= ATTEMPTS_MAX:
+            if progress.failures >= ATTEMPTS_MAX:
                 raise RequestError(502, "attempts_exhausted", progress.last_failure)
             if progress.generated and not progress.prompt_ids:
                 # Without the prompt's ids another replica would begin again, not go on.
@@ -151,7 +167,7 @@ class Router:
                 progress.generated.extend(ids)
             case Failed(code=code, message=message, status=status):
                 if code in ELSEWHERE:
-                    raise _TryElsewhere(f"{code}: {message}")
+                    raise _TryElsewhere(code, message)
                 raise RequestError(status, code, message)
             case _:
                 return event
@@ -186,18 +202,36 @@ class Router:
                             retry_after_s=choice.retry_after_s,
                         )
                     case Wait():
-                        patience_s = self._patience_s(choice, routing, progress.waited_s)
+                        patience_s = self._patience_s(choice, routing, progress)
                         since_s = loop.time()
-                        await pulse.wait(min(choice.retry_s, patience_s, _left_s(ends_s)))
+                        most_s = min(patience_s, _left_s(ends_s))
+                        if progress.excluded:
+                            await asyncio.sleep(min(self._pause_s(progress), most_s))
+                        else:
+                            await pulse.wait(min(choice.retry_s, most_s))
                         progress.waited_s += loop.time() - since_s
                         # What failed a moment ago may be the only one, and well again.
                         progress.excluded.clear()
         finally:
             del self._waiters[number]
 
-    def _patience_s(self, choice: Wait, routing: Routing, waited_s: float) -> float:
+    def _pause_s(self, progress: _Progress) -> float:
+        """Every replica was tried: news must not drive this request round at once."""
+        progress.rounds += 1
+        jitter = self._ports.randomness.random.random()
+        return delay_s(progress.rounds, base_s=AGAIN_BASE_S, cap_s=AGAIN_CAP_S, jitter=jitter)
+
+    def _patience_s(self, choice: Wait, routing: Routing, progress: _Progress) -> float:
         """How much longer this request may wait. Raises RequestError when it is over."""
+        waited_s = progress.waited_s
         left_s = routing.wait_s - waited_s
+        if left_s <= 0 and progress.last_code == "queue_full":
+            raise RequestError(
+                429,
+                "queue_full",
+                f"{progress.last_failure} (waited {waited_s:.0f} s)",
+                retry_after_s=max(1, round(choice.retry_s)),
+            )
         if left_s <= 0:
             raise RequestError(
                 503,
@@ -218,13 +252,13 @@ class Router:
             return
         local = self._agent.find(choice.replica)
         if local is None:
-            raise _TryElsewhere("not_hosting: the worker has just gone")
+            raise _TryElsewhere("not_hosting", "the worker has just gone")
         try:
             async with aclosing(local.generate(request)) as events:
                 async for event in events:
                     yield event
         except RequestError as error:
-            raise _TryElsewhere(f"{error.code}: {error}") from error
+            raise _TryElsewhere(error.code, str(error)) from error
 
     async def _forward(
         self, node: NodeId, request: Generate
@@ -233,13 +267,13 @@ class Router:
         try:
             stream = await self._ports.links.open_stream(node, request)
         except LinkError as error:
-            raise _TryElsewhere(f"link_lost: {error}") from error
+            raise _TryElsewhere("link_lost", str(error)) from error
         ended = False
         try:
             while True:
                 event = await stream.receive()
                 if event is None:
-                    raise _TryElsewhere("the host ended the stream early")
+                    raise _TryElsewhere("link_lost", "the host ended the stream early")
                 if isinstance(event, Finished | Failed):
                     # Before it is passed on: whoever reads it closes this iterator.
                     ended = True
@@ -249,10 +283,10 @@ class Router:
                     return
         except StreamReset as error:
             ended = True
-            raise _TryElsewhere(str(error)) from error
+            raise _TryElsewhere(error.code, error.message) from error
         except LinkError as error:
             ended = True
-            raise _TryElsewhere(f"link_lost: {error}") from error
+            raise _TryElsewhere("link_lost", str(error)) from error
         finally:
             if not ended:
                 stream.reset("cancelled", "the client is gone")
@@ -317,4 +351,4 @@ async def _next_before(
     except TimeoutError as error:
         raise RequestError(504, "deadline_exceeded", "the request's time is over") from error
     except StopAsyncIteration as error:
-        raise _TryElsewhere("the events ended early") from error
+        raise _TryElsewhere("link_lost", "the events ended early") from error

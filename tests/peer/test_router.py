@@ -307,6 +307,33 @@ def test_failing_hosts_are_not_tried_for_ever() -> None:
     run(scenario())
 
 
+def test_full_queues_are_waited_for_and_not_hammered() -> None:
+    """Requests that waited for a load all come at once: turning them away ends none of them."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        turned_away = 3 * ATTEMPTS_MAX
+        stage.routing.wait_s = 60.0
+        stage.hosts(*[says(then="queue_full")] * turned_away, says(started(), finished()))
+        assert await stage.ask(replace(REQUEST, deadline_s=100.0)) == [started(), finished()]
+        assert len(stage.asked) == turned_away + 1
+
+    run(scenario())
+
+
+def test_a_queue_that_stays_full_is_told_as_such() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.hosts(says(then="queue_full"))
+        with pytest.raises(RequestError, match="waited") as caught:
+            await stage.ask()
+        assert (caught.value.status, caught.value.code) == (429, "queue_full")
+        assert caught.value.retry_after_s is not None
+        assert len(stage.asked) < 30, "the pauses grow"
+
+    run(scenario())
+
+
 def test_a_client_that_leaves_resets_the_stream() -> None:
     async def scenario() -> None:
         stage = Stage()
