@@ -71,7 +71,7 @@ class Result:
         shown = "\n  ".join(self.problems)
         return (
             f"seed {self.seed} ({self.nodes} nodes):\n  {shown}\n"
-            f"rerun: PYTHONPATH=.:tests python -m sim.run {self.seed} --trace /tmp/trace"
+            f"rerun: PYTHONPATH=.:tests python -m sim.run {self.seed} --trace trace.txt"
         )
 
 
