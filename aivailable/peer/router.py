@@ -78,7 +78,7 @@ class _Progress:
         return replace(
             self.request,
             replica=replica,
-            messages=None,
+            # The messages stay: they tell the worker how the answer is to be read.
             prompt=None,
             prompt_ids=self.prompt_ids,
             generated_ids=tuple(self.generated),

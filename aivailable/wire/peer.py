@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aivailable.wire.envelope import Registry
-from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Started, Tokens
+from aivailable.wire.generation import (
+    Cancel,
+    Embedded,
+    Failed,
+    Finished,
+    Generate,
+    Started,
+    Tokens,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,8 @@ class ReplicaLoad:
     failed: int = 0
     generated_tokens: int = 0
     """The worker's own counters since its start: who did the work."""
+    prefixes: tuple[int, ...] = ()
+    """Digests of the prompt prefixes that are warm there (wire.prefixes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +145,7 @@ PEER = Registry(
     cancel=Cancel,
     started=Started,
     tokens=Tokens,
+    embedded=Embedded,
     finished=Finished,
     failed=Failed,
     fetch_file=FetchFile,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aivailable.wire.envelope import Registry
-from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Started, Tokens
+from aivailable.wire.generation import Cancel, Embedded, Failed, Finished, Generate, Started, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,11 @@ class Ready:
     kv_bytes: int
     compute_bytes: int
     load_ms: int
+    notes: tuple[str, ...] = ()
+    """What was chosen where the deployment left it open, as "threads=7": shown to the operator."""
+    tasks: tuple[str, ...] = ("generate",)
+    """wire.generation.Task values that this model can do."""
+    vision: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +88,14 @@ class Step:
 
     started: tuple[Started, ...] = ()
     tokens: tuple[Tokens, ...] = ()
+    embedded: tuple[Embedded, ...] = ()
     finished: tuple[Finished, ...] = ()
     failed: tuple[Failed, ...] = ()
     slots_busy: int = 0
     waiting: int = 0
     counters: Counters | None = None
+    prefixes: tuple[int, ...] | None = None
+    """Digests of the prompt prefixes that are warm (wire.prefixes), when they changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,11 @@ class Counters:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     steps: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that were not computed, thanks to a shared prefix."""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    """Of speculative decoding."""
 
 
 @dataclass(frozen=True, slots=True)

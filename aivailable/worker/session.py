@@ -181,11 +181,11 @@ class Session:
             raise RequestError(503, "queue_full", "too many requests wait for this replica")
 
     def _check(self, request: Generate) -> None:
-        given = sum(
-            value is not None for value in (request.messages, request.prompt, request.prompt_ids)
-        )
+        given = [request.messages, request.prompt, request.prompt_ids]
+        if request.generated_ids and request.prompt_ids is not None:
+            given.remove(request.messages)
         problem = ""
-        if given != 1:
+        if sum(value is not None for value in given) != 1:
             problem = "exactly one of messages, prompt and prompt_ids must be given"
         elif request.max_tokens is not None and request.max_tokens < 0:
             problem = "max_tokens must not be negative"

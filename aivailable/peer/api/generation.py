@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call
 from aivailable.peer.service import Routing, Service
-from aivailable.wire.generation import Failed, Finished, Generate, GenerationEvent, Tokens
+from aivailable.wire.generation import Failed, Finished, Generate, GenerationEvent, Started, Tokens
 
 WAIT_S = 60.0
 """How long a client that does not stream waits for a model to be loaded (DESIGN §7)."""
@@ -90,5 +90,5 @@ class Generation:
         elif isinstance(event, Finished):
             call.completion_tokens = event.completion_tokens or call.completion_tokens
             call.prompt_tokens = event.prompt_tokens or call.prompt_tokens
-        elif not isinstance(event, Failed):
+        elif isinstance(event, Started):
             call.prompt_tokens = event.prompt_tokens
