@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from aivailable.errors import WorkerError
 from aivailable.wire.generation import Generate
+from aivailable.worker.answer import Prepared
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 """One row, a number for every token of the vocabulary. Valid until the next decode."""
@@ -72,8 +73,12 @@ class Engine(Protocol):
     """Most prefill tokens in one step, over all slots. At least `chunk_tokens`."""
     footprint: Footprint
 
-    def prompt_ids(self, request: Generate) -> tuple[int, ...]:
-        """Render and tokenize the prompt. Raises RequestError (template_error, …)."""
+    def prepare(self, request: Generate) -> Prepared:
+        """Render and tokenize the prompt, and say how the answer is to be read and bound.
+
+        A request with `prompt_ids` keeps them as its prompt: messages and tools beside them
+        choose parser and grammar only. Raises RequestError (template_error, …).
+        """
 
     def decode(self, parts: Sequence[Part]) -> list[Logits]:
         """Run one step; a row for every part that wants logits, in order.

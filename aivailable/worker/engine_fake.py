@@ -23,6 +23,7 @@ import numpy as np
 from aivailable.errors import RequestError
 from aivailable.wire.generation import Generate
 from aivailable.wire.worker import Load
+from aivailable.worker.answer import Prepared
 from aivailable.worker.engine import (
     DecodeFailed,
     Footprint,
@@ -76,10 +77,10 @@ class FakeEngine:
             raise LoadRefused(failure, "the fake engine was told to fail its load")
         self.footprint = Footprint("fake", _used(load, options), 0, 0, 0)
 
-    def prompt_ids(self, request: Generate) -> tuple[int, ...]:
+    def prepare(self, request: Generate) -> Prepared:
         """Every word is one token. Raises RequestError when there is no prompt."""
         if request.prompt_ids is not None:
-            return request.prompt_ids
+            return Prepared(request.prompt_ids)
         if request.prompt is not None:
             text = request.prompt
         elif request.messages is not None:
@@ -88,7 +89,9 @@ class FakeEngine:
             )
         else:
             raise RequestError(400, "invalid_request", "neither messages nor a prompt were given")
-        return tuple(zlib.crc32(word.encode()) % VOCABULARY_TOKENS for word in text.split())
+        return Prepared(
+            tuple(zlib.crc32(word.encode()) % VOCABULARY_TOKENS for word in text.split())
+        )
 
     def decode(self, parts: Sequence[Part]) -> list[Logits]:
         """One step at the chosen pace; checks that positions continue the caches."""

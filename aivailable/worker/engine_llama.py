@@ -20,6 +20,7 @@ from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import Header, read_header
 from aivailable.wire.generation import Generate
 from aivailable.wire.worker import Load
+from aivailable.worker.answer import Prepared
 from aivailable.worker.chat import ChatTemplate, no_template
 from aivailable.worker.engine import (
     DecodeFailed,
@@ -91,15 +92,16 @@ class LlamaEngine:
         progress("warming", 0.0)
         self._smoke()
 
-    def prompt_ids(self, request: Generate) -> tuple[int, ...]:
+    def prepare(self, request: Generate) -> Prepared:
         """Render and tokenize. Raises RequestError."""
         if request.prompt_ids is not None:
-            return request.prompt_ids
+            return Prepared(request.prompt_ids)
         if request.prompt is not None:
-            return self._tokenize(request.prompt, add_special=True)
+            return Prepared(self._tokenize(request.prompt, add_special=True))
         text = self._chat().render(request.messages or (), request.tools)
         # A template that writes the begin token itself must not get a second one.
-        return self._tokenize(text, add_special=not (self._bos and text.startswith(self._bos)))
+        special = not (self._bos and text.startswith(self._bos))
+        return Prepared(self._tokenize(text, add_special=special))
 
     def decode(self, parts: Sequence[Part]) -> list[Logits]:
         """One llama_decode. Raises DecodeFailed with llama.cpp's return code."""

@@ -151,7 +151,7 @@ class Session:
         if self._batcher.find(request.request_id) is not None:
             raise RequestError(409, "invalid_request", "a request of this id is running already")
         self._check(request)
-        prompt = self._engine.prompt_ids(request)
+        prompt = self._engine.prepare(request).prompt
         self._check_ids(prompt, "the prompt")
         self._check_ids(request.generated_ids, "generated_ids")
         context = self._engine.context
