@@ -19,7 +19,6 @@ from aivailable.core.founding import (
     Seeking,
     WaitFor,
     decide,
-    gives_up,
 )
 from aivailable.core.ids import ClusterId, NodeId, cluster_id, key_hash, short
 from aivailable.core.merging import listing
@@ -35,6 +34,7 @@ from aivailable.peer.ports import PeerConfig, Ports, Sighting
 from aivailable.peer.seeds import heard
 from aivailable.peer.session import Session
 from aivailable.peer.straying import Straying
+from aivailable.peer.yielding import KEY_REFUSALS, Yielding
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 from aivailable.wire.limits import PROTO_MAX, PROTO_MIN
 
@@ -50,7 +50,6 @@ FOUND_LOOK_S = 10.0
 """For the log of a cluster of one to be read and led by us."""
 PRISTINE_PERIOD_S = 2.0
 ADMIT_DEADLINE_S = 8.0
-KEY_REFUSALS = ("bad_proof", "no_key")
 TOLD_MAX = 64
 
 
@@ -81,6 +80,7 @@ class Membership:
         self._told: set[str] = set()
         self._knocks = Knocks(ports.clock, tell)
         self._straying = Straying(ports, self._request)
+        self._yielding = Yielding(ports, self._request, self._tell_once)
         self.merging = Merging(ports, self._request, tell)
         self._giving_up = False
         self._admitting = 0
@@ -267,7 +267,11 @@ class Membership:
             self._giving_up = True
             try:
                 for address in sighting.addresses:
-                    if await self._gave_up_for(session, address):
+                    mine = self._facts(session)
+                    answer = await self._yielding.ask(mine, session.file.name, sighting, address)
+                    if answer is not None:
+                        self._tell(f"giving up cluster {short(mine.cluster_id)}")
+                        await self._go(answer)
                         return
             finally:
                 self._giving_up = False
@@ -276,34 +280,6 @@ class Membership:
         state = session.state
         lives = state.cluster is not None and state.dissolved is None
         return lives and state.pristine and not self._admitting
-
-    async def _gave_up_for(self, session: Session, address: tuple[str, int]) -> bool:
-        try:
-            offer = await self._ports.join_client.look(address)
-        except LinkError as error:
-            log.debug("looking at %s: %s", address, error)
-            return False
-        mine = self._facts(session)
-        other = ClusterFacts(offer.cluster_id, offer.members, offer.pristine)
-        if offer.cluster_name != session.file.name or not gives_up(mine, other):
-            return False
-        try:
-            answer = await self._ports.join_client.join(address, self._request())
-        except LinkError as error:
-            log.info("join at %s: %s", address, error)
-            return False
-        if answer.code != "":
-            log.info("not given up: %s %s", answer.code, answer.message)
-            if answer.code in KEY_REFUSALS:
-                self._tell_once(
-                    f"{offer.cluster_name!r} ({short(offer.cluster_id)}) stays apart:"
-                    f" {answer.message}",
-                    short(offer.node),
-                )
-            return False
-        self._tell(f"giving up cluster {short(mine.cluster_id)}")
-        await self._go(answer)
-        return True
 
     # --- from one cluster into another
 

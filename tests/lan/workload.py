@@ -237,7 +237,7 @@ def host_peer(hosts: Lan, number: int, folder: Path) -> PeerProcess:
         folder / f"host{number}",
         ("--devices", "cpu:64MiB"),
         prefix=hosts.prefix(number),
-        host=hosts.address(number),
+        host=hosts.url_host(number),
         environment={"AIVAILABLE_FAKE_ENGINE": "1"},
     )
 
