@@ -4,6 +4,7 @@ Owns names and messages; imports nothing. Each error says what to do next in its
 
 AivailableError
  ├─ ConfigError            a setting, file or flag is wrong (all problems at once)
+ ├─ CodeTooOld             the cluster works at a feature level that this version cannot do
  ├─ WireError              bytes from outside break the protocol
  │   ├─ FrameError         a frame is malformed or over its limit
  │   └─ SchemaError        a value does not have the declared shape
@@ -32,6 +33,10 @@ class ConfigError(AivailableError):
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class CodeTooOld(AivailableError):
+    """This version cannot follow its cluster: it must end, not guess. The text says what to do."""
 
 
 class WireError(AivailableError):

@@ -27,6 +27,7 @@ from aivailable.core.commands import (
     UpdateMember,
 )
 from aivailable.core.ids import short
+from aivailable.core.levels import newcomer_too_old, why_not_yet
 from aivailable.core.merging import listing, without_awaited
 from aivailable.core.records import (
     ApiKey,
@@ -51,6 +52,8 @@ def found(state: State, command: Command, body: Found) -> Change | Reject:
     problem = _member_problem(body.founder)
     if problem:
         return Reject("invalid_member", problem)
+    if body.founder.feature_max < state.feature_level:
+        return Reject("too_old", newcomer_too_old(body.founder.feature_max, state.feature_level))
     keys = _with_keys({}, (replace(body.key, node=body.founder.node),))
     if isinstance(keys, Reject):
         return keys
@@ -83,6 +86,8 @@ def admit(state: State, command: Command, body: Admit) -> Change | Reject:
     problem = _member_problem(body.member)
     if problem:
         return Reject("invalid_member", problem)
+    if body.member.feature_max < state.feature_level:
+        return Reject("too_old", newcomer_too_old(body.member.feature_max, state.feature_level))
     known = state.members.get(body.member.node)
     if known is None:
         if len(state.members) >= MEMBERS_MAX:
@@ -150,7 +155,14 @@ def update_member(state: State, command: Command, body: UpdateMember) -> Change 
     member = state.members.get(body.node)
     if member is None or command.command_id.proposer != body.node:
         return Reject("not_yours", "a member reports its own addresses only")
-    fresh = replace(
+    if body.feature_max < state.feature_level:
+        return Reject("too_old", newcomer_too_old(body.feature_max, state.feature_level))
+    return Change(_with_member(state, with_news(member, body)))
+
+
+def with_news(member: Member, body: UpdateMember) -> Member:
+    """The member's record once its own news are in it."""
+    return replace(
         member,
         name=body.name[:NAME_MAX_CHARS] or member.name,
         addresses=body.addresses[:ADDRESSES_MAX],
@@ -163,7 +175,6 @@ def update_member(state: State, command: Command, body: UpdateMember) -> Change 
         instance_id=body.instance_id,
         away=False,
     )
-    return Change(_with_member(state, fresh))
 
 
 def say_away(state: State, command: Command, body: SayAway) -> Change | Reject:
@@ -254,9 +265,9 @@ def raise_feature_level(state: State, command: Command, body: RaiseFeatureLevel)
     if body.level <= state.feature_level:
         return Change(state)
     if any(member.feature_max < body.level for member in state.members.values()):
-        return Reject("too_old", f"a member cannot do feature level {body.level} yet")
+        return Reject("too_old", why_not_yet(state.members, body.level, state.feature_level))
     after = replace(state, feature_level=body.level)
-    return Change(after, "feature_level", "", f"feature level {body.level}")
+    return Change(after, "feature_level", "", f"the cluster works at feature level {body.level}")
 
 
 def without_replicas(state: State, node: str) -> State:

@@ -313,6 +313,9 @@ KINDS: Mapping[str, type[Any]] = {
 }
 """Wire name of each kind; a name is never reused."""
 
+KIND_LEVELS: Mapping[type[Any], int] = {}
+"""Feature level of each kind that came after the first release (core.levels)."""
+
 PLANNER_KINDS = frozenset({SetRole, CloseWindow, MarkDown, Place, Drain, RaiseFeatureLevel})
 """Commands that only the committed controller may issue."""
 
@@ -328,3 +331,5 @@ class Command:
     reason: str = ""
     proposed_at_ms: int = 0
     control: Control | None = None
+    level: int = 1
+    """The feature level that it needs: below it every version refuses it, unread."""

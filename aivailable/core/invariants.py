@@ -5,6 +5,7 @@ Independent of the handlers on purpose: it recomputes from the records alone.
 
 from __future__ import annotations
 
+from aivailable.core.levels import LEVEL, needed
 from aivailable.core.state import LIVE_STATUSES, State
 
 
@@ -30,6 +31,13 @@ def violations(state: State) -> tuple[str, ...]:
         found.append("a founded cluster without members")
     if state.control is not None and state.cluster is None:
         found.append("a controller without a cluster")
+    found.extend(
+        f"{node[:8]} is a member and cannot do feature level {state.feature_level}"
+        for node in sorted(state.members)
+        if state.members[node].feature_max < state.feature_level
+    )
+    if state.feature_level < LEVEL and needed(state) > state.feature_level:
+        found.append(f"the state uses feature level {needed(state)} at {state.feature_level}")
     found.extend(
         f"copy of {digest[:8]} without a holder that is a member"
         for digest in sorted(state.copies)

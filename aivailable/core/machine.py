@@ -2,6 +2,10 @@
 
 Refusing is a return value: an exception inside a replicated method would be retried for ever on
 every node (RAFT.md, D10). The handlers, one per command kind, are in `core.changes`.
+
+Versions that share a log decide alike: what needs a higher feature level than the state has is
+refused by its envelope, unread. What the state allows and this code cannot do has the outcome
+CODE_TOO_OLD: nothing is changed, and the node must stop there.
 """
 
 from __future__ import annotations
@@ -9,14 +13,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aivailable.core.changes import Change, Reject, change
-from aivailable.core.codec import decode_command
-from aivailable.core.commands import PLANNER_KINDS, Command, Found
-from aivailable.core.ids import short
+from aivailable.core.codec import Envelope, open_envelope, read_body
+from aivailable.core.commands import KINDS, PLANNER_KINDS, Command, Found
+from aivailable.core.ids import CommandId, short
+from aivailable.core.levels import LEVEL, too_old_for, unknown_kind, why_not_yet
 from aivailable.core.records import Event, Outcome, OutcomeTable
 from aivailable.core.state import EVENTS_MAX, OUTCOMES_PER_PROPOSER_MAX, State
 from aivailable.errors import SchemaError
 
 ACCEPTED = Outcome(accepted=True)
+CODE_TOO_OLD = "code_too_old"
 EVENT_REASON_MAX_CHARS = 300
 EVENT_ACTOR_MAX_CHARS = 64
 OUTCOME_MESSAGE_MAX_CHARS = 300
@@ -26,27 +32,49 @@ OUTCOMES_TOTAL_MAX = 8 * 1024
 
 
 def apply_bytes(state: State, payload: bytes) -> tuple[State, Outcome]:
-    """Apply a log entry. An entry that is no command is counted and refused, never raised."""
+    """Apply a log entry. An entry that is no command is counted and refused, never raised.
+
+    CODE_TOO_OLD: the state is the one given, and no later entry may be applied by this code.
+    """
     try:
-        command = decode_command(payload)
+        envelope = open_envelope(payload)
+        early = _too_early(state, envelope.level)
+        if early is not None:
+            known = _known(state, envelope.command_id)
+            return (_counted(state), known) if known else _refused(state, envelope, early)
+        stop = _beyond_this_code(envelope)
+        if stop:
+            return state, Outcome(False, CODE_TOO_OLD, stop)
+        command = read_body(envelope)
     except SchemaError as error:
         return _counted(state), Outcome(False, "malformed", str(error))
     return apply(state, command)
 
 
+def _beyond_this_code(envelope: Envelope) -> str:
+    """Why this code must stop here; "" = it need not."""
+    if envelope.level > LEVEL:
+        return too_old_for(envelope.level)
+    return "" if envelope.kind in KINDS else unknown_kind(envelope.kind)
+
+
 def apply(state: State, command: Command) -> tuple[State, Outcome]:
-    """The next state and what became of the command. Equal inputs give equal outputs."""
+    """The next state and what became of the command. Equal inputs give equal outputs.
+
+    CODE_TOO_OLD: as `apply_bytes`.
+    """
     repeat = outcome_of(state, command)
     if repeat is not None:
         return _counted(state), repeat
-    result = _admissible(state, command) or change(state, command)
+    result = (
+        _too_early(state, command.level) or _admissible(state, command) or change(state, command)
+    )
     if isinstance(result, Reject):
-        outcome = Outcome(False, result.code, result.message[:OUTCOME_MESSAGE_MAX_CHARS])
-        after = _counted(state)
-    else:
-        outcome = ACCEPTED
-        after = _recorded(state, command, result)
-    return _remembered(after, command, outcome), outcome
+        return _refused(state, command, result)
+    if result.state.feature_level > LEVEL:
+        return state, Outcome(False, CODE_TOO_OLD, too_old_for(result.state.feature_level))
+    after = _recorded(state, command, result)
+    return _remembered(after, command.command_id, ACCEPTED), ACCEPTED
 
 
 def outcome_of(state: State, command: Command) -> Outcome | None:
@@ -54,15 +82,26 @@ def outcome_of(state: State, command: Command) -> Outcome | None:
 
     Ids at or below the table's floor are too old to tell: refused as `expired`.
     """
-    table = state.outcomes.get(command.command_id.proposer)
+    return _known(state, command.command_id)
+
+
+def _known(state: State, command_id: CommandId) -> Outcome | None:
+    table = state.outcomes.get(command_id.proposer)
     if table is None:
         return None
-    if command.command_id.seq <= table.floor:
+    if command_id.seq <= table.floor:
         return Outcome(False, "expired", "this command id is too old to be answered")
     for seq, outcome in table.outcomes:
-        if seq == command.command_id.seq:
+        if seq == command_id.seq:
             return outcome
     return None
+
+
+def _too_early(state: State, level: int) -> Reject | None:
+    """Not every member can apply it yet. Decided by the envelope alone, so by all alike."""
+    if level <= state.feature_level:
+        return None
+    return Reject("feature_level", why_not_yet(state.members, level, state.feature_level))
 
 
 def _admissible(state: State, command: Command) -> Reject | None:
@@ -112,12 +151,17 @@ def _recorded(state: State, command: Command, result: Change) -> State:
     return replace(after, events=(*after.events, event)[-EVENTS_MAX:])
 
 
-def _remembered(state: State, command: Command, outcome: Outcome) -> State:
+def _refused(state: State, asked: Command | Envelope, reject: Reject) -> tuple[State, Outcome]:
+    outcome = Outcome(False, reject.code, reject.message[:OUTCOME_MESSAGE_MAX_CHARS])
+    return _remembered(_counted(state), asked.command_id, outcome), outcome
+
+
+def _remembered(state: State, command_id: CommandId, outcome: Outcome) -> State:
     """Keep the outcome for repeats; forget the oldest beyond the limit.
 
     Only members get a table, so that strangers cannot grow the state.
     """
-    proposer, seq = command.command_id.proposer, command.command_id.seq
+    proposer, seq = command_id.proposer, command_id.seq
     if proposer not in state.members:
         return state
     table = state.outcomes.get(proposer, OutcomeTable())

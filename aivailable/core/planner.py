@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from aivailable.core.commands import Body, CloseWindow, Drain, MarkDown, Place, RaiseFeatureLevel
 from aivailable.core.ids import Digest, NodeId, replica_id
+from aivailable.core.levels import lowest
 from aivailable.core.liveness import Liveness, is_alive, missing_by_majority
 from aivailable.core.placement import Placed, Refused, explain, is_current, place
 from aivailable.core.records import Deployment, Replica, Role, Status
@@ -111,8 +112,7 @@ class _Planning:
             self._settle(deployment)
 
     def _raise_feature_level(self) -> None:
-        members = self._state.members.values()
-        level = min((member.feature_max for member in members), default=0)
+        level = lowest(self._state.members.values())
         if level > self._state.feature_level:
             self._bodies.append(RaiseFeatureLevel(level))
 

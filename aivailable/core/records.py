@@ -1,7 +1,8 @@
 """What the cluster remembers: every record of the replicated state, each with one writer.
 
 Pure data. Sizes are bytes, times are ms UTC and for people only (`*_at_ms`), memory is claimed
-in bytes per device. Fields may be added with a default; none is ever renamed or reused.
+in bytes per device. Fields may be added with a default and their feature level (`since`); none is
+ever renamed or reused. A value added to an enum gets its level in VALUE_LEVELS.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Status(enum.StrEnum):
 class Scope(enum.StrEnum):
     ADMIN = "admin"
     USER = "user"
+
+
+VALUE_LEVELS: Mapping[tuple[type[enum.StrEnum], str], int] = {}
+"""(enum, value) → feature level, for each value that came after the first release (core.levels)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class Member:
     proto_min: int = 1
     proto_max: int = 1
     feature_max: int = 1
+    """The feature level of the code that it runs: its last word, also while it is off."""
     instance_id: str = ""
     joined_at_ms: int = 0
     down: bool = False

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aivailable.core.ids import Digest, NodeId
+from aivailable.core.levels import LEVEL, too_old_for
 from aivailable.core.records import (
     ApiKey,
     Cluster,
@@ -31,8 +32,8 @@ from aivailable.core.records import (
     Status,
     Tombstone,
 )
-from aivailable.errors import SchemaError
-from aivailable.wire.schema import pack, unpack
+from aivailable.errors import CodeTooOld, SchemaError
+from aivailable.wire.schema import from_plain, pack, unpack_plain
 
 STATE_FORMAT = 1
 OUTCOMES_PER_PROPOSER_MAX = 1024
@@ -58,6 +59,7 @@ class State:
     control: Control | None = None
     window: JoinWindow = field(default_factory=JoinWindow)
     feature_level: int = 1
+    """What every member's code can do (core.levels); it never goes down."""
     members: Mapping[str, Member] = field(default_factory=dict)
     inventories: Mapping[str, Inventory] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
@@ -164,8 +166,13 @@ def encode_state(state: State) -> bytes:
 
 
 def decode_state(data: bytes) -> State:
-    """Raises SchemaError for anything but a state of a known format."""
-    state = unpack(State, data)
+    """Raises SchemaError for anything but a state of a known format, CodeTooOld for one of a
+    higher feature level than this code has, whatever else is in it."""
+    plain = unpack_plain(data)
+    level = plain.get("feature_level") if isinstance(plain, dict) else None
+    if isinstance(level, int) and level > LEVEL:
+        raise CodeTooOld(too_old_for(level))
+    state = from_plain(State, plain)
     if state.format != STATE_FORMAT:
         raise SchemaError(f"state format {state.format}; this version reads {STATE_FORMAT}")
     return state

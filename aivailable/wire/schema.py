@@ -3,6 +3,8 @@
 Owns: the one rule how a frozen dataclass becomes a map and back, with every value checked
 against its annotation. Unknown fields are ignored (a newer writer), missing fields take their
 default (an older one), anything else is a SchemaError that names the path. It must not do I/O.
+A field that came later (`since`) is left out while it holds its default, so that old and new code
+write equal bytes for as long as nobody uses it.
 
 Supported annotations: bool, int, float, str, bytes, None, Literal, StrEnum, dataclass,
 tuple[X, ...], tuple[X, Y], Mapping[str, X], X | None, and Any (plain values only).
@@ -30,6 +32,29 @@ INT_MAX = 2**63 - 1
 
 _Encode = Callable[[Any], Plain]
 _Decode = Callable[[Plain, str], Any]
+_SINCE = "since"
+
+
+def since(level: int) -> Mapping[str, int]:
+    """The `metadata` of a field, with a default, that came with this feature level (core.levels):
+    `note: str = field(default="", metadata=since(2))`."""
+    return {_SINCE: level}
+
+
+@lru_cache(maxsize=512)
+def late_fields(kind: type) -> Mapping[str, tuple[int, Any]]:
+    """By name of each field of a dataclass that came later: its level and its default."""
+    return {
+        entry.name: (entry.metadata[_SINCE], _default(entry))
+        for entry in dataclasses.fields(kind)
+        if _SINCE in entry.metadata
+    }
+
+
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    if entry.default_factory is not dataclasses.MISSING:
+        return entry.default_factory()
+    return entry.default
 
 
 def to_plain(value: Any) -> Plain:
@@ -39,9 +64,13 @@ def to_plain(value: Any) -> Plain:
     if isinstance(value, str):
         return str(value)
     if dataclasses.is_dataclass(value):
-        return {
+        plain = {
             name: to_plain(getattr(value, name)) for name in _field_names(cast(type, type(value)))
         }
+        for name, (_, default) in late_fields(cast(type, type(value))).items():
+            if getattr(value, name) == default:
+                del plain[name]
+        return plain
     if isinstance(value, Mapping):
         return {key: to_plain(value[key]) for key in sorted(value)}
     if isinstance(value, (tuple, list)):
@@ -49,9 +78,10 @@ def to_plain(value: Any) -> Plain:
     raise TypeError(f"cannot encode {type(value).__name__}")
 
 
-def from_plain(kind: type[T], value: Plain, path: str = "") -> T:
-    """Rebuild a `kind` from plain values. Raises SchemaError naming the first wrong path."""
-    return cast(T, _decoder(cast(Any, kind))(value, path or kind.__name__))
+def from_plain(kind: type[T], value: Plain, path: str = "", level: int = INT_MAX) -> T:
+    """Rebuild a `kind` from plain values. Fields that came after `level` are ignored, as by the
+    code of that time. Raises SchemaError naming the first wrong path."""
+    return cast(T, _decoder(cast(Any, kind), level)(value, path or kind.__name__))
 
 
 def pack(value: Any) -> bytes:
@@ -78,24 +108,24 @@ def _field_names(kind: type) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=2048)
-def _decoder(annotation: Any) -> _Decode:
-    """One checked decoder for an annotation, compiled once."""
+def _decoder(annotation: Any, level: int) -> _Decode:
+    """One checked decoder for an annotation at a level, compiled once."""
     scalar = _scalar_decoder(annotation)
     if scalar is not None:
         return scalar
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return _optional_decoder(annotation, args)
+        return _optional_decoder(annotation, args, level)
     if origin is Literal:
         return _literal_decoder(args)
     if origin is tuple:
-        return _tuple_decoder(args)
+        return _tuple_decoder(args, level)
     if origin in (Mapping, dict):
-        return _mapping_decoder(args)
+        return _mapping_decoder(args, level)
     if isinstance(annotation, type) and issubclass(annotation, enum.StrEnum):
         return _enum_decoder(annotation)
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return _dataclass_decoder(annotation)
+        return _dataclass_decoder(annotation, level)
     raise TypeError(f"unsupported annotation {annotation!r}")
 
 
@@ -142,11 +172,11 @@ def _decode_float(value: Plain, path: str) -> float:
     raise _wrong(path, "a number", value)
 
 
-def _optional_decoder(annotation: Any, args: tuple[Any, ...]) -> _Decode:
+def _optional_decoder(annotation: Any, args: tuple[Any, ...], level: int) -> _Decode:
     inner = [arg for arg in args if arg is not type(None)]
     if len(inner) != 1 or len(inner) == len(args):
         raise TypeError(f"unsupported union {annotation!r}")
-    decode_inner = _decoder(inner[0])
+    decode_inner = _decoder(inner[0], level)
     return lambda value, path: None if value is None else decode_inner(value, path)
 
 
@@ -172,9 +202,9 @@ def _enum_decoder(kind: type[enum.StrEnum]) -> _Decode:
     return decode
 
 
-def _tuple_decoder(args: tuple[Any, ...]) -> _Decode:
+def _tuple_decoder(args: tuple[Any, ...], level: int) -> _Decode:
     if len(args) == 2 and args[1] is Ellipsis:
-        item = _decoder(args[0])
+        item = _decoder(args[0], level)
 
         def decode_many(value: Plain, path: str) -> Any:
             if not isinstance(value, (list, tuple)):
@@ -182,7 +212,7 @@ def _tuple_decoder(args: tuple[Any, ...]) -> _Decode:
             return tuple(item(entry, f"{path}[{index}]") for index, entry in enumerate(value))
 
         return decode_many
-    items = tuple(_decoder(arg) for arg in args)
+    items = tuple(_decoder(arg, level) for arg in args)
 
     def decode_fixed(value: Plain, path: str) -> Any:
         if not isinstance(value, (list, tuple)) or len(value) != len(items):
@@ -195,10 +225,10 @@ def _tuple_decoder(args: tuple[Any, ...]) -> _Decode:
     return decode_fixed
 
 
-def _mapping_decoder(args: tuple[Any, ...]) -> _Decode:
+def _mapping_decoder(args: tuple[Any, ...], level: int) -> _Decode:
     if not args or args[0] is not str:
         raise TypeError("only Mapping[str, X] can be encoded")
-    decode_value = _decoder(args[1])
+    decode_value = _decoder(args[1], level)
 
     def decode(value: Plain, path: str) -> Any:
         if not isinstance(value, dict):
@@ -211,7 +241,7 @@ def _mapping_decoder(args: tuple[Any, ...]) -> _Decode:
     return decode
 
 
-def _dataclass_decoder(kind: type) -> _Decode:
+def _dataclass_decoder(kind: type, level: int) -> _Decode:
     # The plan is compiled at first use, so that dataclasses may refer to themselves.
     @lru_cache(maxsize=1)
     def plan() -> tuple[tuple[str, _Decode, bool], ...]:
@@ -219,11 +249,12 @@ def _dataclass_decoder(kind: type) -> _Decode:
         return tuple(
             (
                 field.name,
-                _decoder(hints[field.name]),
+                _decoder(hints[field.name], level),
                 field.default is dataclasses.MISSING
                 and field.default_factory is dataclasses.MISSING,
             )
             for field in dataclasses.fields(kind)
+            if field.metadata.get(_SINCE, 0) <= level
         )
 
     def decode(value: Plain, path: str) -> Any:

@@ -39,7 +39,8 @@ def test_the_layout_is_pinned() -> None:
 
 
 def test_a_newer_writer_may_add_fields_at_the_end_and_in_bodies() -> None:
-    assert decode_command(entry(body={"duration_s": 9, "later": 1}, extra=["new"])) == COMMAND
+    later = entry(body={"duration_s": 9, "later": 1}, level=1, extra=["new"])
+    assert decode_command(later) == COMMAND
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,9 @@ def test_a_newer_writer_may_add_fields_at_the_end_and_in_bodies() -> None:
         ({"actor": 3}, "actor"),
         ({"reason": b"x"}, "reason"),
         ({"control": {"node": "n1"}}, "term"),
+        ({"level": 0}, "level"),
+        ({"level": "2"}, "level"),
+        ({"level": True}, "level"),
     ],
 )
 def test_what_is_no_command_is_named(changes: dict[str, object], names: str) -> None:

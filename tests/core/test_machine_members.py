@@ -16,6 +16,7 @@ from fixtures.states import (
 )
 
 from aivailable.core import changes_members as limits
+from aivailable.core import machine
 from aivailable.core.commands import (
     Admit,
     Body,
@@ -166,7 +167,8 @@ def test_keys_are_put_and_revoked() -> None:
     assert cluster.state.find_key(key.hashed) is None, "a revoked key came back"
 
 
-def test_settings_and_feature_level() -> None:
+def test_settings_and_feature_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "LEVEL", 2)
     cluster = founded()
     cluster.must(PutSettings(ClusterSettings(margin_bytes=7)))
     assert cluster.state.settings.margin_bytes == 7
