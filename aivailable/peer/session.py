@@ -165,9 +165,10 @@ class Session:
     async def set_aside_log(self) -> ClusterFile:
         """After StoreDamaged: move the log out of the way, and come back as an observer.
 
-        Raises ConfigError when this node was the only voter: nobody else has the log.
+        Raises ConfigError when this node was the only voter: nobody else has the log. The seats
+        say who votes; the file's own voters are those of the day when the log was first opened.
         """
-        others = tuple(node for node in self.file.voters if node != self._node)
+        others = tuple(seat.node for seat in self.file.seats if seat.voter)
         if not others:
             raise ConfigError(
                 "the log of this cluster is damaged and no other voter has it; restore the folder"

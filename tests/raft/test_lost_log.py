@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from fixtures.virtual_time import elapse
 from sim.loop import SimLoop
 from sim.run import unformed
@@ -20,12 +21,19 @@ async def until(world: World, missing: Callable[[], str], limit_s: float) -> Non
         await elapse(0.25)
 
 
-def test_a_peer_with_a_damaged_log_votes_again_under_a_new_number() -> None:
+@pytest.mark.parametrize("victim_is", ["the founder", "a follower"])
+def test_a_peer_with_a_damaged_log_votes_again_under_a_new_number(victim_is: str) -> None:
     async def scenario() -> None:
         for name in world.names:
             world.boot(name)
         await until(world, lambda: unformed(world), FORM_LIMIT_S)
-        victim = next(name for name in world.names if name != world.leader())
+        founder = next(iter(world.states().values())).cluster
+        assert founder is not None
+        victim = next(
+            name
+            for name in world.names
+            if (world.machine(name).node == founder.founded_by) == (victim_is == "the founder")
+        )
         (store,) = world.machine(victim).logs.values()
         before = world.running[victim].peer.session
         assert before is not None
