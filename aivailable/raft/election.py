@@ -2,8 +2,9 @@
 
 Owns: the gate in front of the library's election timer. No term is spent unless a majority of the
 voters says that it would vote and has not heard from a leader for the shortest election time
-(Ongaro, dissertation §9.6 and §4.2.3); so a cut-off or removed node cannot drive terms up. It must
-not touch the log or a link. Called by transport (messages) and node (ticks).
+(Ongaro, dissertation §9.6 and §4.2.3); so a cut-off or removed node cannot drive terms up, and two
+that ask at once do not split the vote. It must not touch the log or a link. Called by transport
+(messages) and node (ticks).
 """
 
 from __future__ import annotations
@@ -18,8 +19,16 @@ from aivailable.raft.settings import RaftSettings
 
 LOST_LEADER_JITTER_S = 0.15
 """After the link to the leader broke, the first pre-vote comes within so long."""
-LOST_LEADER_RETRY_S = (0.1, 0.3)
-"""Pre-vote rounds cost nothing, so they repeat fast while the link to the leader is down."""
+PRE_VOTE_RETRY = (0.2, 0.6)
+"""Of the shortest election time: pre-vote rounds cost no term and no write, so they repeat fast."""
+VOTE_RETRY = (0.5, 1.0)
+"""Of the shortest election time: a candidate that is not elected by then asks again. The library
+would wait a whole election time more after a split vote."""
+CLASH = 0.2
+"""Of the shortest election time: two that ask within so long would split the vote. So who has said
+yes to one says no to others and asks for nothing itself for as long, and of two that ask at once
+the greater goes first. It is a lease, not a vote: who does not make use of it blocks nobody for
+long."""
 SILENT_ELECTIONS = 3.0
 """A leader that was silent for so many of the longest election times leads no more."""
 
@@ -46,7 +55,10 @@ class Election:
         self._guards = guards
         self._send = send
         self._heard_s = AT_ONCE
-        self._leader_lost = False
+        self._campaign_term = -1
+        self._asked_s = AT_ONCE
+        self._favoured: NodeId | None = None
+        self._favoured_s = AT_ONCE
         self._round = 0
         self._granted: dict[NodeId, None] | None = None
         self._counted: dict[NodeId, None] = {}
@@ -72,6 +84,9 @@ class Election:
         if not others:
             consensus.set_election_deadline(AT_ONCE)
             return
+        if self._favours_another(self._node_id):
+            return
+        self._asked_s = now
         self._round += 1
         self._granted = {}
         _, last_index, last_term = consensus.last_entry()
@@ -87,10 +102,18 @@ class Election:
                 },
             )
 
+    def after_tick(self) -> None:
+        """A campaign that has just begun may fail: by a split vote, or a vote that was lost."""
+        consensus = self._consensus
+        if not self._guards.pre_vote or not consensus.is_candidate():
+            return
+        if consensus.current_term() != self._campaign_term:
+            self._campaign_term = consensus.current_term()
+            self._wait(self._clock(), VOTE_RETRY)
+
     def heard_leader(self) -> None:
         """A leader of our term or a later one spoke."""
         self._heard_s = self._clock()
-        self._leader_lost = False
         self._granted = None
 
     def link_lost(self, node: NodeId) -> None:
@@ -98,7 +121,6 @@ class Election:
         if not self._guards.pre_vote or node != self._consensus.leader_id():
             return
         self._heard_s = AT_ONCE
-        self._leader_lost = True
         soon = self._clock() + self._rng.uniform(0.0, LOST_LEADER_JITTER_S)
         if self._consensus.election_deadline_s() > soon:
             self._consensus.set_election_deadline(soon)
@@ -112,11 +134,25 @@ class Election:
         theirs = (message["last_log_term"], message["last_log_index"])
         if theirs < (last_term, last_index):
             return
-        if message["term"] > consensus.current_term():
-            self._send(node, {"type": "pre_vote_granted", "round": message["round"]})
-        else:
+        if message["term"] <= consensus.current_term():
             # It has the longer log and we the later term: untold, neither could ever be elected.
             self._send(node, {"type": "newer_term"})
+            return
+        if self._favours_another(node):
+            return
+        if self._is_recent(self._asked_s):
+            if (*theirs, node) < (last_term, last_index, self._node_id):
+                return
+            self._granted = None
+            self._asked_s = AT_ONCE
+        self._favoured, self._favoured_s = node, self._clock()
+        self._send(node, {"type": "pre_vote_granted", "round": message["round"]})
+
+    def _favours_another(self, node: NodeId) -> bool:
+        return self._favoured != node and self._is_recent(self._favoured_s)
+
+    def _is_recent(self, at_s: float) -> bool:
+        return self._clock() - at_s < CLASH * self._settings.election_min_s
 
     def pre_vote_granted(self, node: NodeId, message: Message) -> bool:
         """Another voter would vote for us. True: that made a majority, tick now."""
@@ -166,7 +202,8 @@ class Election:
         return term == self._transfer_term
 
     def _postpone(self, now_s: float) -> None:
-        shortest, longest = self._settings.election_min_s, self._settings.election_max_s
-        if self._leader_lost:
-            shortest, longest = LOST_LEADER_RETRY_S
-        self._consensus.set_election_deadline(now_s + self._rng.uniform(shortest, longest))
+        self._wait(now_s, PRE_VOTE_RETRY)
+
+    def _wait(self, now_s: float, share: tuple[float, float]) -> None:
+        pause_s = self._rng.uniform(*share) * self._settings.election_min_s
+        self._consensus.set_election_deadline(now_s + pause_s)

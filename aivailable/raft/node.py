@@ -458,6 +458,7 @@ class RaftNode:
             self._transport.release_held()
             self._election.before_tick()
             consensus.doTick(0)
+            self._election.after_tick()
             if consensus.members_changed():
                 consensus.follow_members()
                 self._transport.classify_all()
