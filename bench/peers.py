@@ -50,6 +50,7 @@ class Peer:
     name: str
     home: Path
     cluster: str
+    devices: str = "cpu:64MiB"
     started_s: float = 0.0
     process: subprocess.Popen[bytes] | None = None
 
@@ -60,7 +61,7 @@ class Peer:
         command = [
             *(sys.executable, "-m", "aivailable", "up", "--home", str(self.home)),
             *("--interfaces", "127.0.0.1", "--bind", "127.0.0.1", "--port", "0"),
-            *("--cluster", self.cluster, "--name", self.name, "--devices", "cpu:64MiB"),
+            *("--cluster", self.cluster, "--name", self.name, "--devices", self.devices),
         ]
         with self.home.with_suffix(".out").open("ab") as output:
             self.started_s = time.monotonic()
