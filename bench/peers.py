@@ -1,7 +1,8 @@
-"""Real peers on this machine's loopback, for the benches: start, ask, kill, always end.
+"""Real peers on this machine, for the benches: start, ask, kill, always end.
 
 Owns processes and their folder; must not measure. Time is the caller's. Not the tests' fixtures:
-a bench needs nothing but the package, so that it runs from any checkout.
+a bench needs nothing but the package, so that it runs from any checkout. Peers run on the loopback,
+or wherever `places` puts them (bench.lan: on hosts of their own).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from aivailable.core.voters import target_voters
+
 ROOT = Path(__file__).resolve().parent.parent
 LOOK_EVERY_S = 0.02
 START_LIMIT_S = 60.0
@@ -43,6 +46,21 @@ class Answer:
     body: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a peer runs, and how it is reached from here."""
+
+    prefix: tuple[str, ...] = ()
+    """Goes before the command."""
+    host: str = "127.0.0.1"
+    flags: tuple[str, ...] = ("--interfaces", "127.0.0.1", "--bind", "127.0.0.1", "--port", "0")
+
+
+def on_loopback(number: int) -> Place:
+    """Every peer on this machine itself."""
+    return Place()
+
+
 @dataclass(slots=True)
 class Peer:
     """One `aivailable up`; may be killed and started again."""
@@ -50,6 +68,7 @@ class Peer:
     name: str
     home: Path
     cluster: str
+    place: Place = field(default_factory=Place)
     devices: str = "cpu:64MiB"
     started_s: float = 0.0
     process: subprocess.Popen[bytes] | None = None
@@ -59,8 +78,9 @@ class Peer:
         with contextlib.suppress(FileNotFoundError):
             (self.home / "api.json").unlink()
         command = [
+            *self.place.prefix,
             *(sys.executable, "-m", "aivailable", "up", "--home", str(self.home)),
-            *("--interfaces", "127.0.0.1", "--bind", "127.0.0.1", "--port", "0"),
+            *self.place.flags,
             *("--cluster", self.cluster, "--name", self.name, "--devices", self.devices),
         ]
         with self.home.with_suffix(".out").open("ab") as output:
@@ -87,9 +107,8 @@ class Peer:
     ) -> Answer | None:
         """One request with the peer's admin key; None when it cannot be asked or is silent."""
         try:
-            url = json.loads((self.home / "api.json").read_bytes())["url"]
             key = (self.home / "admin.key").read_text("utf-8").strip()
-            connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=limit_s)
+            connection = http.client.HTTPConnection(self.place.host, self.port(), timeout=limit_s)
             with contextlib.closing(connection):
                 headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
                 text = None if body is None else json.dumps(body)
@@ -98,6 +117,11 @@ class Peer:
                 return Answer(response.status, json.loads(response.read() or b"null"))
         except (OSError, ValueError, http.client.HTTPException):
             return None
+
+    def port(self) -> int:
+        """The API's. Raises OSError and ValueError while there is none."""
+        url = str(json.loads((self.home / "api.json").read_bytes())["url"])
+        return urlsplit(url).port or 0
 
     def state(self) -> State:
         """The status document; {} while there is none."""
@@ -116,6 +140,8 @@ class Cluster:
     """Peers of one random cluster name; leaving the block ends them and removes their folder."""
 
     peers: list[Peer] = field(default_factory=list)
+    places: Callable[[int], Place] = on_loopback
+    """By the peer's number, from 1."""
     _name: str = field(default_factory=lambda: f"bench-{secrets.token_hex(4)}")
     _folder: Path = field(
         default_factory=lambda: Path(tempfile.mkdtemp(prefix="aivailable-bench-"))
@@ -146,7 +172,8 @@ class Cluster:
         fresh = []
         for _ in range(count):
             name = f"peer{len(self.peers) + 1}"
-            peer = Peer(name, self._folder / name, self._name)
+            place = self.places(len(self.peers) + 1)
+            peer = Peer(name, self._folder / name, self._name, place)
             self.peers.append(peer)
             peer.start()
             fresh.append(peer)
@@ -192,14 +219,22 @@ def members(states: list[State]) -> bool:
 
 
 def whole(states: list[State], count: int) -> bool:
-    """`count` members, all heard and with a device, and (up to three of them) voters."""
-    voters = 1 if count < 3 else 3
-    return members(states) and all(
-        len(state["voters"]) == voters
-        and state["quorum"]
-        and len(state["nodes"]) == count
-        and all(node["state"] in ("here", "up") and node["devices"] for node in state["nodes"])
-        for state in states
+    """`count` members of one mind, all heard and with a device, as many voters as there shall be.
+
+    Of one mind: the same controller in the same term, and the same log applied by all.
+    """
+    voters = target_voters(count)
+    minds = {(state["controller"], state["term"], state["version"]) for state in states}
+    return (
+        members(states)
+        and len(minds) == 1
+        and all(
+            len(state["voters"]) == voters
+            and state["quorum"]
+            and len(state["nodes"]) == count
+            and all(node["state"] in ("here", "up") and node["devices"] for node in state["nodes"])
+            for state in states
+        )
     )
 
 

@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Wanted:
 
     quick: bool
     json_only: bool
+    options: Mapping[str, str] = field(default_factory=dict)
+    """The bench's own options, by name."""
 
     def say(self, text: str) -> None:
         """Progress, at once; nothing with --json."""
@@ -67,13 +69,19 @@ class Wanted:
             print(text, flush=True)
 
 
-def wanted(name: str, what: str) -> Wanted:
-    """Parses `python -m bench.NAME [--quick] [--json]` and prints the machine."""
+def wanted(name: str, what: str, options: Mapping[str, tuple[str, str]] | None = None) -> Wanted:
+    """Parses `python -m bench.NAME [--quick] [--json]` and prints the machine.
+
+    `options`: the bench's own, each with its default and its help.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=what)
     parser.add_argument("--quick", action="store_true", help="few rounds, within a minute")
     parser.add_argument("--json", action="store_true", help="only the last line")
+    for option, (default, told) in (options or {}).items():
+        parser.add_argument(f"--{option}", default=default, help=f"{told} (default: {default})")
     given = parser.parse_args()
-    asked = Wanted(quick=given.quick, json_only=given.json)
+    own = {option: str(getattr(given, option)) for option in options or {}}
+    asked = Wanted(quick=given.quick, json_only=given.json, options=own)
     for line in machine_lines():
         asked.say(line)
     return asked
