@@ -61,6 +61,8 @@ def members(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOptio
     """List the members, and who waits to be let in."""
     found = _state(url, api_key, home)
     render.show(render.members_table(found))
+    for line in render.level_lines(found):
+        render.show(line)
     for line in render.waiting_lines(found):
         render.show(line)
 

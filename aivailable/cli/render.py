@@ -91,6 +91,7 @@ def status_page(status: ClusterStatus) -> Iterator[RenderableType]:
         yield Text(f"→ {status.advice}", style="yellow")
     if status.nodes:
         yield Padding(nodes_table(status), (1, 0, 0, 0), expand=False)
+    yield from level_lines(status)
     for node in status.nodes:
         for problem in wording.problems(node):
             yield Text(f"  {node.name}: {problem}", style="yellow")
@@ -112,6 +113,19 @@ def _headline(status: ClusterStatus) -> Text:
     if not status.quorum:
         line.append(f"  ▲ {wording.quorum(status)}", style="not bold yellow")
     return line
+
+
+def level_lines(status: ClusterStatus) -> Iterator[Text]:
+    """While an upgrade is under way: who holds the cluster back, and what to do."""
+    if not status.held_back_by:
+        return
+    newest = max(node.feature_max for node in status.nodes)
+    names = ", ".join(wording.name_of(status, node) for node in status.held_back_by)
+    yield Text(
+        f"Feature level {status.feature_level}; level {newest} waits for {names}: install the newer"
+        " version there, or `aivailable remove` who never comes back.",
+        style="yellow",
+    )
 
 
 def waiting_lines(status: ClusterStatus) -> Iterator[Text]:
@@ -182,7 +196,7 @@ def _deployments_table(status: ClusterStatus) -> Table:
 
 
 def members_table(status: ClusterStatus) -> Table:
-    table = _table("NODE", "ID", "STATE", "ROLE", "HEARD", "ADDRESS", "VERSION")
+    table = _table("NODE", "ID", "STATE", "ROLE", "HEARD", "ADDRESS", "VERSION", "LEVEL")
     for node in status.nodes:
         address = f"{node.addresses[0]}:{node.api_port}" if node.addresses else ""
         table.add_row(
@@ -193,6 +207,7 @@ def members_table(status: ClusterStatus) -> Table:
             wording.age(node.age_ms),
             address,
             node.version,
+            str(node.feature_max),
         )
     return table
 

@@ -41,6 +41,8 @@ class NodeStatus:
     version: str
     addresses: tuple[str, ...] = ()
     api_port: int = 0
+    feature_max: int = 1
+    """The feature level of the code that it runs, or ran when it was last up."""
     draining: bool = False
     devices: tuple[DeviceStatus, ...] = ()
     problems: tuple[str, ...] = ()
@@ -143,6 +145,7 @@ class ClusterStatus:
     window_open: bool
     window_left_s: int
     feature_level: int
+    """What all members can do, also those that are off."""
     voters: tuple[NodeId, ...] = ()
     nodes: tuple[NodeStatus, ...] = ()
     models: tuple[ModelStatus, ...] = ()
@@ -151,3 +154,5 @@ class ClusterStatus:
     waiting: tuple[WaitingStatus, ...] = ()
     events: tuple[EventStatus, ...] = ()
     """The last few."""
+    held_back_by: tuple[NodeId, ...] = ()
+    """Members with older code than the newest: the feature level waits for them."""

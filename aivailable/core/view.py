@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aivailable.core.ids import NodeId, ReplicaId, short
+from aivailable.core.levels import waited_for
 from aivailable.core.liveness import (
     Heard,
     Liveness,
@@ -155,6 +156,7 @@ def status_of(
             )
             for event in state.events[-EVENTS_SHOWN:]
         ),
+        held_back_by=tuple(member.node for member in waited_for(state.members)),
     )
 
 
@@ -175,6 +177,7 @@ def _node(
         version=member.version,
         addresses=member.addresses,
         api_port=member.api_port,
+        feature_max=member.feature_max,
         draining=member.draining,
         devices=tuple(
             _device(view, node, device, here_load)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aivailable.core.ids import ClusterId
+from aivailable.core.levels import LEVEL, too_old_for
 from aivailable.core.records import Role
 from aivailable.core.state import State
-from aivailable.errors import ConfigError, SchemaError
+from aivailable.errors import CodeTooOld, ConfigError, SchemaError
 from aivailable.peer.ports import Contact, Home
 from aivailable.wire.join import Seat
 from aivailable.wire.schema import pack, unpack
@@ -27,19 +28,24 @@ class ClusterFile:
     seats: tuple[Seat, ...] = ()
     seats_version: int = 0
     """The version of the state that the seats are from (peer.roster)."""
+    feature_level: int = 1
+    """The highest that the cluster was seen to work at: older code must not even start."""
 
     @staticmethod
     def load(home: Home) -> ClusterFile | None:
-        """Raises ConfigError when the file is damaged."""
+        """Raises ConfigError when the file is damaged, CodeTooOld after a downgrade."""
         data = home.load(CLUSTER_FILE)
         if data is None:
             return None
         try:
-            return unpack(ClusterFile, data)
+            file = unpack(ClusterFile, data)
         except SchemaError as error:
             raise ConfigError(
                 f"the file {CLUSTER_FILE!r} in home is damaged ({error}); remove it to join anew"
             ) from error
+        if file.feature_level > LEVEL:
+            raise CodeTooOld(too_old_for(file.feature_level))
+        return file
 
     def save(self, home: Home) -> None:
         home.save(CLUSTER_FILE, pack(self))

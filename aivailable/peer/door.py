@@ -6,12 +6,30 @@ Pure rewriting between wire and records; who is let in is membership's to decide
 from __future__ import annotations
 
 from aivailable.core.ids import ClusterId, NodeId, key_id, short
+from aivailable.core.levels import newcomer_too_old
 from aivailable.core.records import ApiKey, Member, Role, Scope, Tombstone
 from aivailable.core.state import State
 from aivailable.peer.cluster_file import ClusterFile, seats_of
 from aivailable.wire.join import JoinAnswer, JoinRequest
+from aivailable.wire.limits import PROTO_MAX, PROTO_MIN
 
 NAME_MAX_CHARS = 64
+
+
+def other_version(request: JoinRequest, state: State) -> str:
+    """Why the newcomer's version does not fit this cluster, and what to do; "" = it does.
+
+    A cluster that asks to end here is as old as the oldest of its members.
+    """
+    if request.proto_max < PROTO_MIN or request.proto_min > PROTO_MAX:
+        return (
+            f"this cluster speaks protocol {PROTO_MIN}–{PROTO_MAX}, the newcomer "
+            f"{request.proto_min}–{request.proto_max}: install the same version on both"
+        )
+    stated = request.feature_max
+    if request.merge is not None:
+        stated = min(stated, request.merge.feature_max)
+    return newcomer_too_old(stated, state.feature_level) if stated < state.feature_level else ""
 
 
 def member_of(request: JoinRequest, node: NodeId) -> Member:

@@ -21,12 +21,13 @@ from aivailable.core.founding import (
     decide,
 )
 from aivailable.core.ids import ClusterId, NodeId, cluster_id, key_hash, short
+from aivailable.core.levels import LEVEL
 from aivailable.core.merging import listing
 from aivailable.core.records import ApiKey, Role, Scope
 from aivailable.core.status import WaitingStatus
 from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile
-from aivailable.peer.door import file_of, keys_of, member_of, welcome, why
+from aivailable.peer.door import file_of, keys_of, member_of, other_version, welcome, why
 from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.knocks import Knocks
 from aivailable.peer.merging import Merging
@@ -202,7 +203,7 @@ class Membership:
     def _refused(self, sighting: Sighting, answer: JoinAnswer) -> None:
         if answer.code in KEY_REFUSALS:
             self._misfits.add(sighting.short_node)
-        if answer.code in ("window_closed", *KEY_REFUSALS):
+        if answer.code in ("window_closed", "version", *KEY_REFUSALS):
             self.phase = "waiting"
         self.advice = answer.message
         self._tell_once(
@@ -231,7 +232,7 @@ class Membership:
             version=self._config.version,
             proto_min=PROTO_MIN,
             proto_max=PROTO_MAX,
-            feature_max=self._config.feature_max,
+            feature_max=LEVEL,
             instance_id=self._ports.identity.instance_id,
             key_hashes=(self._key_hash,),
         )
@@ -381,12 +382,8 @@ class Membership:
         session = self._session
         if session is None or session.state.cluster is None or self._giving_up:
             return JoinAnswer("seeking", "this node has no cluster yet; try again in a moment")
-        if request.proto_max < PROTO_MIN or request.proto_min > PROTO_MAX:
-            return JoinAnswer(
-                "version",
-                f"this cluster speaks protocol {PROTO_MIN}–{PROTO_MAX}, the newcomer "
-                f"{request.proto_min}–{request.proto_max}: install the same version on both",
-            )
+        if misfit := other_version(request, session.state):
+            return JoinAnswer("version", misfit)
         if key is KeyCheck.WRONG:
             self._knocks.remember(node, request, wrong_key=True)
             return JoinAnswer(

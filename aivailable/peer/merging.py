@@ -19,6 +19,7 @@ from dataclasses import replace
 from aivailable.core.commands import Adopt, Dissolve
 from aivailable.core.founding import ClusterFacts
 from aivailable.core.ids import SHORT_CHARS, ClusterId, NodeId, short
+from aivailable.core.levels import lowest
 from aivailable.core.merging import (
     ADOPTED_MAX,
     Apart,
@@ -156,7 +157,8 @@ class Merging:
             problem = f"a cluster of at most {ADOPTED_MAX} members can end in another"
         if problem or self._bringing.busy(session):
             raise RequestError(409, "not_now", problem or "an earlier merge is not done yet")
-        wish = MergeWish(own, session.file.name, members, state.pristine)
+        level = lowest(state.members.values())
+        wish = MergeWish(own, session.file.name, members, state.pristine, level)
         request = replace(self._request(), merge=wish, to=offer.node)
         answer = await self._ports.join_client.join(address, request)
         if answer.code:

@@ -22,6 +22,7 @@ from aivailable.core.status import ClusterStatus
 from aivailable.core.view import status_of
 from aivailable.errors import (
     AivailableError,
+    CodeTooOld,
     ConfigError,
     ProposalError,
     ProposalRejected,
@@ -107,9 +108,13 @@ class Peer:
         """Be a member for ever. What only a person can mend ends the process, with its reason."""
         try:
             await self.membership.run()
-        except (ConfigError, StoreTooNew, StoreUnusable) as error:
-            log.error("this node cannot take part: %s", error)
-            self.failure = str(error)
+        except (CodeTooOld, ConfigError, StoreTooNew, StoreUnusable) as error:
+            self._end(str(error))
+
+    def _end(self, reason: str) -> None:
+        if not self.failure:
+            log.error("this node cannot take part: %s", reason)
+            self.failure = reason
             self.left.set()
 
     async def stop(self) -> None:
@@ -141,6 +146,8 @@ class Peer:
         """The replicated state (or Raft's own) has changed."""
         if before.window != after.window or before.cluster != after.cluster:
             self._tasks.spawn(self.membership.announce(), "announce")
+        if self.session is not None and self.session.replicated.too_old:
+            self._end(self.session.replicated.too_old)
         if self.session is not None and self.session.expelled:
             self._tasks.spawn(self.membership.forget(), "forget")
 

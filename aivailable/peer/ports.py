@@ -302,7 +302,6 @@ class PeerConfig:
     look_s: float = 3.0
     """How long a new node looks around before it founds."""
     heartbeat_s: float = 1.0
-    feature_max: int = 1
     seeds: tuple[tuple[str, int], ...] = ()
     """(host, link port) to ask besides what mDNS brings."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from aivailable.core.codec import encode_command
 from aivailable.core.commands import Body, Command
 from aivailable.core.ids import CommandId, NodeId, short
+from aivailable.core.levels import needed, why_not_yet
 from aivailable.core.records import Control
 from aivailable.errors import ConfigError, ProposalRejected, ProposalUnknown
 from aivailable.peer.ports import Clock, Home
@@ -77,10 +78,16 @@ class Proposer:
     ) -> None:
         """Returns when the command is applied here.
 
-        Raises ProposalRejected (applied and refused), ProposalUnknown (deadline), SchemaError
-        (larger than COMMAND_MAX_BYTES).
+        Raises ProposalRejected (applied and refused, or not proposed: `feature_level` while a
+        member runs too old code for it), ProposalUnknown (deadline), SchemaError (larger than
+        COMMAND_MAX_BYTES).
         """
-        ended = self._replicated.state.dissolved
+        state, level = self._replicated.state, needed(body)
+        if level > state.feature_level:
+            raise ProposalRejected(
+                "feature_level", why_not_yet(state.members, level, state.feature_level)
+            )
+        ended = state.dissolved
         if ended is not None:
             # `apply` would refuse it; an ended cluster's log shall not grow by refusals.
             raise ProposalRejected("dissolved", f"this cluster has ended in {short(ended.into)}")
@@ -91,6 +98,7 @@ class Proposer:
             reason=reason[:REASON_MAX_CHARS],
             proposed_at_ms=self._clock.wall_ms(),
             control=control,
+            level=level,
         )
         try:
             await self._raft.propose(

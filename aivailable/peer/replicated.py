@@ -11,32 +11,43 @@ from collections.abc import Callable
 
 from aivailable.core.commands import Command
 from aivailable.core.ids import CommandId
-from aivailable.core.machine import apply_bytes, outcome_of
+from aivailable.core.machine import CODE_TOO_OLD, apply_bytes, outcome_of
 from aivailable.core.records import Outcome
 from aivailable.core.state import State, decode_state, encode_state
+from aivailable.errors import CodeTooOld
 
 
 class ReplicatedState:
-    """Implements raft.machine.Machine."""
+    """Implements raft.machine.Machine. Once `too_old` says why, this code cannot follow the
+    cluster any further: the state stays as it is, and the process should end."""
 
     def __init__(self, on_change: Callable[[State, State], None]) -> None:
         self.state = State()
+        self.too_old = ""
         self._on_change = on_change
         self._changed = asyncio.Event()
 
     def apply(self, payload: bytes) -> None:
-        """Apply one committed entry. Never raises (RAFT.md, D10)."""
+        """Apply one committed entry. Raises nothing (RAFT.md, D10) but CodeTooOld."""
         before = self.state
-        self.state, _ = apply_bytes(before, payload)
+        after, outcome = apply_bytes(before, payload)
+        if outcome.code == CODE_TOO_OLD:
+            self._stop(outcome.message)
+            raise CodeTooOld(outcome.message)
+        self.state = after
         self._tell(before)
 
     def snapshot(self) -> bytes:
         return encode_state(self.state)
 
     def restore(self, data: bytes) -> None:
-        """Raises SchemaError when the bytes are no state of a known format."""
+        """Raises SchemaError when the bytes are no state of a known format, CodeTooOld."""
         before = self.state
-        self.state = decode_state(data)
+        try:
+            self.state = decode_state(data)
+        except CodeTooOld as error:
+            self._stop(str(error))
+            raise
         self._tell(before)
 
     def outcome(self, command: Command) -> Outcome | None:
@@ -54,6 +65,10 @@ class ReplicatedState:
         while self.state.version <= after_version:
             await self._changed.wait()
         return self.state.version
+
+    def _stop(self, reason: str) -> None:
+        self.too_old = reason
+        self._on_change(self.state, self.state)
 
     def _tell(self, before: State) -> None:
         self._changed.set()

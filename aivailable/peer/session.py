@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from aivailable.core.changes_members import with_news
 from aivailable.core.codec import decode_command
 from aivailable.core.commands import Found, SayAway, UpdateMember
 from aivailable.core.ids import NodeId, short
+from aivailable.core.levels import LEVEL
 from aivailable.core.liveness import Liveness
 from aivailable.core.records import ApiKey, ClusterSettings, Member, Role
 from aivailable.core.state import State
@@ -239,7 +241,7 @@ class Session:
             version=self._config.version,
             proto_min=PROTO_MIN,
             proto_max=PROTO_MAX,
-            feature_max=self._config.feature_max,
+            feature_max=LEVEL,
             instance_id=self._ports.identity.instance_id,
         )
 
@@ -327,11 +329,14 @@ class Session:
     # --- changes
 
     def _authorize(self, node: NodeId, payload: bytes) -> bool:
-        """The leader passes a forwarded command on only if the link's node proposed it."""
+        """The leader passes a forwarded command on only if the link's node proposed it, and once
+        the leader has applied that every member can read it."""
         try:
-            return decode_command(payload).command_id.proposer == node
+            command = decode_command(payload)
         except AivailableError:
             return False
+        ours = command.command_id.proposer == node
+        return ours and command.level <= self.state.feature_level
 
     def _changed(self, before: State, after: State) -> None:
         """A command was applied here."""
@@ -339,6 +344,9 @@ class Session:
         live = self._founding or settled
         self.window.see(after.window, live=live)
         caught_up = before.version < self.file.seats_version <= after.version
+        if after.feature_level > self.file.feature_level:
+            self.file = replace(self.file, feature_level=after.feature_level)
+            self.file.save(self._ports.home)
         if after.members != before.members or caught_up:
             self._members_changed(after)
         self.heartbeats.know(after.members)
@@ -432,25 +440,21 @@ class Session:
         if known is None:
             return
         own = self.own_record()
-        fresh = replace(own, role=known.role, joined_at_ms=known.joined_at_ms)
-        fresh = replace(fresh, down=known.down, draining=known.draining)
-        if fresh != known:
-            await self.proposer.propose(
-                UpdateMember(
-                    node=own.node,
-                    name=own.name,
-                    addresses=own.addresses,
-                    link_port=own.link_port,
-                    api_port=own.api_port,
-                    version=own.version,
-                    proto_min=own.proto_min,
-                    proto_max=own.proto_max,
-                    feature_max=own.feature_max,
-                    instance_id=own.instance_id,
-                ),
-                actor="node",
-                reason="this node's own news",
-            )
+        news = UpdateMember(
+            node=own.node,
+            name=own.name,
+            addresses=own.addresses,
+            link_port=own.link_port,
+            api_port=own.api_port,
+            version=own.version,
+            proto_min=own.proto_min,
+            proto_max=own.proto_max,
+            feature_max=own.feature_max,
+            instance_id=own.instance_id,
+        )
+        if with_news(known, news) != known:
+            reason = "this node's own news"
+            await self.proposer.propose(news, actor="node", reason=reason)
         await self.agent.tell_inventory()
         await self._lay_down_lost_vote()
 

@@ -60,7 +60,7 @@ class Yielding:
         if answer.code == "":
             return answer
         log.info("not given up: %s %s", answer.code, answer.message)
-        if answer.code in KEY_REFUSALS:
+        if answer.code in ("version", *KEY_REFUSALS):
             self._tell_once(
                 f"{offer.cluster_name!r} ({short(offer.cluster_id)}) stays apart: {answer.message}",
                 short(offer.node),

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aivailable.core.ids import NodeId
+from aivailable.errors import CodeTooOld
 from aivailable.raft import library
 from aivailable.raft.guards import Guards
 from aivailable.raft.journal import Journal
@@ -73,6 +74,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         self._guards = guards
         self._on_applied = on_applied
         self._counting = False
+        self._too_old = False
         self._compact_bytes = settings.compact_bytes
         self._applied_voters = journal.base_voters
         self._in_force = in_force(journal.base_voters, journal.log)
@@ -94,7 +96,15 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
 
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
         self._counting = False  # The tick has counted copies; from here on the whole log shows.
-        return bool(super()._SyncObj__applyLogEntries())
+        if self._too_old:
+            return False
+        try:
+            return bool(super()._SyncObj__applyLogEntries())
+        except CodeTooOld as error:
+            # State and applied index stay where they are, and agree; peer ends the process.
+            self._too_old = True
+            log.error("nothing is applied from here on: %s", error)
+            return False
 
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
         counting, self._counting = self._counting, False
@@ -132,6 +142,8 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         if kind == library.REGULAR:
             try:
                 self._machine.apply(command[1:])
+            except CodeTooOld:
+                raise
             except Exception:
                 if not self._guards.total_apply:
                     raise
@@ -150,7 +162,11 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         self.rebase_members(voters)
 
     def after_restore(self) -> None:
-        """What is in a snapshot is committed. Raises RuntimeError if it was not loaded."""
+        """What is in a snapshot is committed. Raises CodeTooOld if the machine cannot read it,
+        RuntimeError if it was not loaded for another reason."""
+        refused: CodeTooOld | None = self._SyncObj__serializer.refused
+        if refused is not None:
+            raise refused
         applied = self._SyncObj__raftLastApplied
         if len(self._journal) < 2 or self._journal[1][1] != applied:
             raise RuntimeError("pysyncobj did not load the snapshot; its log says why")

@@ -12,7 +12,8 @@ from aivailable.core.ids import NodeId
 
 
 class Machine(Protocol):
-    """A deterministic state machine. Total: none of its methods raises."""
+    """A deterministic state machine. Total: none of its methods raises, but for CodeTooOld: then
+    the state is as before, and neither this entry nor a later one may be applied by this code."""
 
     def apply(self, payload: bytes) -> None:
         """The next committed payload, in log order; the same on every node."""

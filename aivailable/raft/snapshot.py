@@ -15,6 +15,7 @@ from typing import Any
 
 import msgpack
 
+from aivailable.errors import CodeTooOld
 from aivailable.raft import library
 from aivailable.raft.machine import Machine
 from aivailable.raft.membership import Entry, Voter, checked, names
@@ -89,6 +90,9 @@ class Snapshots:
         self._next: tuple[bytes, int, int] | None = None
         """(sealed, log index it allows to compact to, store position it is durable at)"""
         self._sent_bytes: dict[str, int] = {}
+        self.refused: CodeTooOld | None = None
+        """The machine cannot read the adopted one; the library, which asks, swallows what it
+        raises."""
 
     def adopt(self, sealed: bytes, *, durable: bool) -> None:
         """Make this, already verified, the snapshot that the next `deserialize` restores."""
@@ -125,7 +129,11 @@ class Snapshots:
         if self._sealed is None:
             raise RuntimeError("there is no snapshot to restore")
         snapshot = unseal(self._sealed)
-        self._machine.restore(snapshot.state)
+        try:
+            self._machine.restore(snapshot.state)
+        except CodeTooOld as error:
+            self.refused = error
+            raise
         voters = [library.StableNode(voter) for voter in names(snapshot.voters)]
         return None, snapshot.last, snapshot.prev, voters
 

@@ -56,6 +56,8 @@ class MergeWish:
     name: str
     members: tuple[str, ...]
     pristine: bool
+    feature_max: int = 1
+    """The feature level that all of them can do."""
 
 
 @dataclass(frozen=True, slots=True)
