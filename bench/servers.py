@@ -61,7 +61,7 @@ def ours(path: Path, sizes: Sizes) -> Iterator[Server]:
     peer = Peer("bench", folder / "peer", f"bench-{secrets.token_hex(4)}", devices=DEVICE)
     try:
         peer.start()
-        _until("the peer has its device", peer, lambda: whole([peer.state()], 1))
+        _until("the peer has its device", peer, lambda: _alone(peer))
         body = {
             "model": str(path),
             "name": MODEL,
@@ -123,6 +123,11 @@ def other(name: str, path: Path, sizes: Sizes) -> Iterator[Server]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _alone(peer: Peer) -> bool:
+    state = peer.state()
+    return bool(state) and whole([state], 1)
 
 
 def _ready(peer: Peer) -> bool:
