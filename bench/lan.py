@@ -7,6 +7,7 @@ need a real cut: no socket closes, only silence tells.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,11 @@ sys.path.append(str(ROOT / "tests"))
 
 from fixtures.netns import lan, missing  # type: ignore[import-not-found]
 
-__all__ = ["lan", "missing", "places"]
+__all__ = ["lan", "missing", "places", "shape"]
+
+BURST_KIB = 32
+QUEUE_MS = 100
+"""What a switch's port holds before it drops."""
 
 
 def places(hosts: Any) -> Callable[[int], Place]:
@@ -27,3 +32,12 @@ def places(hosts: Any) -> Callable[[int], Place]:
         return Place(hosts.prefix(number), hosts.address(number), ("--port", "0"))
 
     return place
+
+
+def shape(hosts: Any, number: int, mbit_per_s: int) -> None:
+    """Limit the host's cable, both ways. Raises CalledProcessError where `tc` cannot."""
+    limit = f"rate {mbit_per_s}mbit burst {BURST_KIB}kb latency {QUEUE_MS}ms".split()
+    inside = ("tc", "qdisc", "add", "dev", hosts.card(number), "root", "tbf", *limit)
+    outside = ("tc", "qdisc", "add", "dev", f"{hosts.bridge}p{number}", "root", "tbf", *limit)
+    for command in ((*hosts.prefix(number), *inside), outside):
+        subprocess.run(command, check=True, capture_output=True)

@@ -90,7 +90,7 @@ class Peer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=environment(),
                 cwd=ROOT,
             )
 
@@ -238,7 +238,7 @@ def whole(states: list[State], count: int) -> bool:
     )
 
 
-def _environment() -> Mapping[str, str]:
+def environment() -> Mapping[str, str]:
     """Ours, without settings of a node that runs here; the fake engine is allowed."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("AIVAILABLE_")}
     path = [str(ROOT), str(ROOT / "tui"), os.environ.get("PYTHONPATH", "")]
