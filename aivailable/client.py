@@ -83,6 +83,8 @@ class ChatDelta:
     text: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
+    reasoning: str = ""
+    """What the model thinks before it answers, told apart from the answer."""
 
 
 class Client:
@@ -405,8 +407,10 @@ def _delta(chunk: Any) -> ChatDelta:
             Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None
         )
         for choice in chunk["choices"]:
-            text = str(choice["delta"].get("content") or "")
-            return ChatDelta(text, choice.get("finish_reason"), used)
+            delta = choice["delta"]
+            text = str(delta.get("content") or "")
+            reasoning = str(delta.get("reasoning_content") or "")
+            return ChatDelta(text, choice.get("finish_reason"), used, reasoning)
     except (KeyError, TypeError, ValueError) as error:
         raise ClientError(f"not a chat chunk: {error}", code="bad_answer") from error
     return ChatDelta(usage=used)

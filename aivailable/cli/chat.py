@@ -57,8 +57,16 @@ async def answer(
     """Stream one answer to the terminal; returns its text, and the stream, which knows who took
     part. Raises ClientError."""
     parts: list[str] = []
+    thinking = False
     stream = client.chat(model, messages, **params)
     async for delta in stream:
+        if delta.reasoning:
+            # On standard error: whoever reads the answer from a pipe gets the answer.
+            typer.secho(delta.reasoning, nl=False, err=True, dim=True)
+            thinking = True
+        if delta.text and thinking:
+            typer.echo(err=True)
+            thinking = False
         parts.append(delta.text)
         typer.echo(delta.text, nl=False)
     typer.echo()

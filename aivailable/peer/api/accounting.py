@@ -42,7 +42,13 @@ class Call:
     model: str = ""
     routing: Routing | None = None
     prompt_tokens: int = 0
+    """Each prompt once, however many choices were made of it."""
+    cached_tokens: int = 0
+    """Of them not computed anew."""
     completion_tokens: int = 0
+    """All choices together."""
+    ignored: tuple[str, ...] = ()
+    """Parameters that had no effect, as the client may be told."""
     first_token_s: float | None = None
     """Seconds from the request's arrival to its first token."""
     outcome: Outcome | None = None
@@ -55,6 +61,8 @@ class Call:
     def headers(self) -> dict[str, str]:
         """What the client learns of the way its request went; ids are short."""
         headers = {"X-AIvailable-Request": self.request_id}
+        if self.ignored:
+            headers["X-AIvailable-Ignored"] = ", ".join(self.ignored)
         if self.routing is not None:
             headers["X-AIvailable-Ingress"] = short(self.routing.ingress)
             headers["X-AIvailable-Attempts"] = str(self.routing.attempts)
@@ -91,6 +99,7 @@ def end(call: Call, outcome: Outcome, status: int, now_s: float, metrics: Metric
         call.route,
         call.outcome.value,
         call.prompt_tokens,
+        call.cached_tokens,
         call.completion_tokens,
         call.first_token_s,
     )

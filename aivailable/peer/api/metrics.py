@@ -23,6 +23,7 @@ class Metrics:
         self.in_flight = 0
         self._requests: dict[tuple[str, str], int] = {}
         self._prompt_tokens = 0
+        self._cached_tokens = 0
         self._completion_tokens = 0
         self._ttft_counts = [0] * (len(TTFT_BUCKETS_S) + 1)
         self._ttft_sum_s = 0.0
@@ -32,6 +33,7 @@ class Metrics:
         route: str,
         outcome: str,
         prompt_tokens: int,
+        cached_tokens: int,
         completion_tokens: int,
         first_token_s: float | None,
     ) -> None:
@@ -39,6 +41,7 @@ class Metrics:
         key = (route, outcome)
         self._requests[key] = self._requests.get(key, 0) + 1
         self._prompt_tokens += prompt_tokens
+        self._cached_tokens += cached_tokens
         self._completion_tokens += completion_tokens
         if first_token_s is not None:
             self._ttft_sum_s += first_token_s
@@ -76,6 +79,7 @@ class Metrics:
             *_family("requests_in_flight", "gauge", [((), self.in_flight)]),
             *_family("requests_total", "counter", requests),
             *_family("prompt_tokens_total", "counter", [((), self._prompt_tokens)]),
+            *_family("cached_prompt_tokens_total", "counter", [((), self._cached_tokens)]),
             *_family("completion_tokens_total", "counter", [((), self._completion_tokens)]),
             *self._ttft_lines(),
         ]

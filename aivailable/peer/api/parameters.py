@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -23,28 +23,39 @@ INT_MAX = 2**63 - 1
 
 
 class Parameters:
-    """One JSON object of a request; `path` names it in refusals."""
+    """One JSON object of a request; `path` names it in refusals. It remembers what it was asked
+    for: what nobody read has no effect, and the client can be told so."""
 
     def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
         self._values = values
         self._path = path
+        self._read: dict[str, None] = {}
 
     def name(self, key: str) -> str:
         """How a client finds this parameter: "messages[0].content"."""
         return f"{self._path}.{key}" if self._path else key
 
     def given(self, key: str) -> bool:
-        return self._values.get(key) is not None
+        return self.raw(key) is not None
 
     def raw(self, key: str) -> Any:
+        self._read[key] = None
         return self._values.get(key)
+
+    def unread(self) -> tuple[str, ...]:
+        """Names that were given and never asked for, in the client's order."""
+        return tuple(
+            key
+            for key, value in self._values.items()
+            if value is not None and key not in self._read
+        )
 
     def plain(self) -> dict[str, Any]:
         """What was given, without nulls."""
         return {key: value for key, value in self._values.items() if value is not None}
 
     def text(self, key: str, *, chars_max: int | None = None) -> str | None:
-        value = self._values.get(key)
+        value = self.raw(key)
         if value is None:
             return None
         return checked_text(value, self.name(key), chars_max=chars_max)
@@ -57,17 +68,25 @@ class Parameters:
             )
         return value
 
-    def flag(self, key: str) -> bool:
-        """false when not given."""
-        value = self._values.get(key)
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        value = self.raw(key)
         if value is None:
-            return False
+            return default
         if not isinstance(value, bool):
             raise self._wrong(key, "true or false", value)
         return value
 
+    def choice(self, key: str, allowed: tuple[str, ...]) -> str | None:
+        """One of a few words."""
+        value = self.text(key)
+        if value is not None and value not in allowed:
+            raise ParameterError(
+                self.name(key), f"'{self.name(key)}' must be one of {', '.join(allowed)}"
+            )
+        return value
+
     def integer(self, key: str, low: int, high: int = INT_MAX) -> int | None:
-        value = self._values.get(key)
+        value = self.raw(key)
         if value is None:
             return None
         if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -80,7 +99,7 @@ class Parameters:
         return value
 
     def number(self, key: str, low: float, high: float) -> float | None:
-        value = self._values.get(key)
+        value = self.raw(key)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -92,7 +111,7 @@ class Parameters:
         return float(value)
 
     def items(self, key: str) -> tuple[Any, ...] | None:
-        value = self._values.get(key)
+        value = self.raw(key)
         if value is None:
             return None
         if not isinstance(value, list):
@@ -100,7 +119,7 @@ class Parameters:
         return tuple(value)
 
     def object(self, key: str) -> Parameters | None:
-        value = self._values.get(key)
+        value = self.raw(key)
         return None if value is None else as_object(value, self.name(key))
 
     def _wrong(self, key: str, want: str, value: Any) -> ParameterError:
@@ -126,6 +145,40 @@ def checked_text(value: Any, name: str, *, chars_max: int | None = None) -> str:
     if chars_max is not None and len(value) > chars_max:
         raise ParameterError(name, f"'{name}' is longer than {chars_max} characters")
     return value
+
+
+def checked_json(value: Any, name: str, *, bytes_max: int, depth_max: int) -> str:
+    """Any JSON as compact text in the client's own order. Raises ParameterError for what is too
+    large or too deep, and for numbers that no other process would read."""
+    layer: list[Any] = [value]
+    depth = 0
+    while layer:
+        depth += 1
+        if depth > depth_max:
+            raise ParameterError(name, f"'{name}' is nested deeper than {depth_max} levels")
+        if not all(map(_portable, layer)):
+            raise ParameterError(name, f"'{name}' contains a number that is too large")
+        layer = [inner for one in layer for inner in _inside(one)]
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        length_bytes = len(text.encode())
+    except UnicodeEncodeError:
+        raise ParameterError(name, f"'{name}' contains an unpaired surrogate") from None
+    if length_bytes > bytes_max:
+        raise ParameterError(name, f"'{name}' is longer than {bytes_max} bytes")
+    return text
+
+
+def _portable(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) <= INT_MAX
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 async def read_body(request: web.Request) -> Parameters:

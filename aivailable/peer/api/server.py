@@ -30,7 +30,8 @@ from aivailable.peer.api.errors import (
 )
 from aivailable.peer.api.health import Health
 from aivailable.peer.api.metrics import Metrics
-from aivailable.peer.api.openai import HEADERS_WAIT_S, KEEP_ALIVE_S, OpenAi
+from aivailable.peer.api.openai.answers import HEADERS_WAIT_S, KEEP_ALIVE_S
+from aivailable.peer.api.openai.endpoints import OpenAi
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
 from aivailable.wire.limits import HTTP_BODY_MAX_BYTES

@@ -14,7 +14,7 @@ from aivailable.client import ChatDelta, Client, ClientError, Usage
 from aivailable.core.commands import RemoveDeployment, RevokeKey, SetWindow
 from aivailable.errors import ProposalRejected, RequestError
 from aivailable.peer.api.server import ApiServer
-from aivailable.wire.generation import Started, Tokens
+from aivailable.wire.generation import Finished, Started, Tokens
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -79,6 +79,14 @@ async def test_a_chat_arrives_in_pieces_with_its_way(client: Client) -> None:
     assert (stream.host, stream.ingress, stream.attempts) == (HOST[:8], NODE[:8], 1)
     assert stream.replica == f"{MODEL}#1.1"
     assert stream.request_id.startswith("req_")
+
+
+async def test_a_chat_tells_reasoning_from_text(client: Client, service: FakeService) -> None:
+    end = Finished("", "stop", "", 1, 2)
+    service.script = [Started("", 1), Tokens("", (1,), "", "hm"), Tokens("", (2,), "Hi"), end]
+    deltas = [delta async for delta in client.chat(MODEL, HELLO)]
+    assert "".join(delta.reasoning for delta in deltas) == "hm"
+    assert "".join(delta.text for delta in deltas) == "Hi"
 
 
 async def test_a_chat_that_breaks_raises_after_its_pieces(

@@ -168,6 +168,7 @@ async def test_an_error_in_mid_stream_is_an_event_and_no_done(
     assert set(last["error"]) == {"message", "type", "code", "param", "request_id"}
     assert "[DONE]" not in text
     assert "a bug" not in text
+    await server.stop()
     assert server.metrics.outcomes() == {"failed": 1}
 
 

@@ -5,60 +5,48 @@ Shapes: platform.openai.com/docs/api-reference (chat, completions, models).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aivailable.core.status import ClusterStatus, DeploymentStatus
 from aivailable.peer.api.accounting import Call
+from aivailable.peer.api.openai.choices import Part
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Builds the parts of one answer. `created_s` is Unix time."""
+    """Builds the documents of one answer. `created_s` is Unix time, `usage` whether its chunks
+    name it: OpenAI sends the field in every chunk once it was asked for."""
 
     request_id: str
     model: str
     created_s: int
     chat: bool
+    usage: bool = False
 
-    def opening(self, *, usage: bool) -> dict[str, Any] | None:
-        """A chat's first chunk names the role; a completion has none."""
-        if not self.chat:
-            return None
-        choice = self._choice({"delta": {"role": "assistant", "content": ""}}, None)
-        return self._chunk([choice], usage=usage)
+    def chunk(self, index: int, part: Part, reason: str | None = None) -> dict[str, Any]:
+        """One piece of one choice, on its way to a client that streams."""
+        return self._chunk([_choice(index, part, reason)])
 
-    def delta(self, text: str, *, usage: bool) -> dict[str, Any]:
-        part = {"delta": {"content": text}} if self.chat else {"text": text}
-        return self._chunk([self._choice(part, None)], usage=usage)
-
-    def closing(self, reason: str, *, usage: bool) -> dict[str, Any]:
-        part: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
-        return self._chunk([self._choice(part, reason)], usage=usage)
-
-    def usage(self, call: Call, cached_tokens: int) -> dict[str, Any]:
+    def last(self, call: Call) -> dict[str, Any]:
         """The extra chunk of `stream_options.include_usage`."""
-        return {**self._chunk([], usage=False), "usage": usage_of(call, cached_tokens)}
+        return {**self._chunk([]), "usage": usage_of(call)}
 
-    def whole(self, text: str, reason: str, call: Call, cached_tokens: int) -> dict[str, Any]:
-        """The answer to a request that does not stream."""
-        message = {"message": {"role": "assistant", "content": text, "refusal": None}}
-        part: Mapping[str, Any] = message if self.chat else {"text": text}
+    def whole(self, choices: Sequence[tuple[Part, str]], call: Call) -> dict[str, Any]:
+        """The answer to a request that does not stream: parts with the reasons of their ends."""
         return {
             **self._head("chat.completion" if self.chat else "text_completion"),
-            "choices": [self._choice(part, reason)],
-            "usage": usage_of(call, cached_tokens),
+            "choices": [
+                _choice(index, part, reason) for index, (part, reason) in enumerate(choices)
+            ],
+            "usage": usage_of(call),
         }
 
-    def _choice(self, part: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
-        return {"index": 0, **part, "logprobs": None, "finish_reason": reason}
-
-    def _chunk(self, choices: list[dict[str, Any]], *, usage: bool) -> dict[str, Any]:
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         chunk = {**self._head(kind), "choices": choices}
-        if usage:
-            # OpenAI sends the field in every chunk once usage was asked for.
+        if self.usage:
             chunk["usage"] = None
         return chunk
 
@@ -72,13 +60,22 @@ class Reply:
         }
 
 
-def usage_of(call: Call, cached_tokens: int) -> dict[str, Any]:
+def _choice(index: int, part: Part, reason: str | None) -> dict[str, Any]:
+    return {"index": index, **part, "finish_reason": reason}
+
+
+def usage_of(call: Call) -> dict[str, Any]:
     return {
         "prompt_tokens": call.prompt_tokens,
         "completion_tokens": call.completion_tokens,
         "total_tokens": call.prompt_tokens + call.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": call.cached_tokens},
     }
+
+
+def input_usage_of(call: Call) -> dict[str, Any]:
+    """For answers without tokens: embeddings and rankings."""
+    return {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens}
 
 
 def model_list(status: ClusterStatus) -> dict[str, Any]:

@@ -1,0 +1,214 @@
+"""One choice of an answer as it grows: its delta for a stream, its whole for a single document.
+
+Owns what becomes of text, reasoning, tool calls and log probabilities in OpenAI's two shapes;
+pure. Two methods, used one or the other way: `delta` forgets what it gave out, `add` and `whole`
+keep it. Called by `answers`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from aivailable.wire.generation import Alternative, CallDelta, Finished, TokenLogprob, Tokens
+
+LOGPROB_MIN = -9999.0
+"""What OpenAI shows for a token that cannot come: JSON has no minus infinity."""
+
+Part = Mapping[str, Any]
+"""The members of a choice that are not its index or its end."""
+
+
+class Choice(Protocol):
+    """One of `chat_choice` and `text_choice`."""
+
+    def opening(self) -> Part | None:
+        """What a stream says before the first token."""
+
+    def delta(self, event: Tokens | Finished) -> Part | None:
+        """What a stream says of this event; None = nothing."""
+
+    def closing(self) -> Part:
+        """What a stream says beside the reason of the end."""
+
+    def add(self, event: Tokens | Finished) -> None: ...
+
+    def whole(self) -> Part: ...
+
+
+class ChatChoice:
+    """`reasoning`: whether the client wants to see it. `logprobs`: whether it asked for them."""
+
+    def __init__(self, *, reasoning: bool, logprobs: bool) -> None:
+        self._show_reasoning = reasoning
+        self._show_logprobs = logprobs
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._logprobs: list[dict[str, Any]] = []
+
+    def opening(self) -> Part:
+        return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
+
+    def delta(self, event: Tokens | Finished) -> Part | None:
+        delta: dict[str, Any] = {}
+        if event.reasoning and self._show_reasoning:
+            delta["reasoning_content"] = event.reasoning
+        if event.text:
+            delta["content"] = event.text
+        if event.calls:
+            delta["tool_calls"] = [_call_delta(call) for call in event.calls]
+        logprobs = self._content(event)
+        if not delta and not logprobs:
+            return None
+        return {"delta": delta, "logprobs": _of_content(logprobs) if logprobs else None}
+
+    def closing(self) -> Part:
+        return {"delta": {}, "logprobs": None}
+
+    def add(self, event: Tokens | Finished) -> None:
+        self._text.append(event.text)
+        self._reasoning.append(event.reasoning)
+        for call in event.calls:
+            self._add_call(call)
+        self._logprobs.extend(self._content(event))
+
+    def whole(self) -> Part:
+        text, reasoning = "".join(self._text), "".join(self._reasoning)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text if text or not self._calls else None,
+            "refusal": None,
+        }
+        if reasoning and self._show_reasoning:
+            message["reasoning_content"] = reasoning
+        if self._calls:
+            message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
+        logprobs = _of_content(self._logprobs) if self._show_logprobs else None
+        return {"message": message, "logprobs": logprobs}
+
+    def _content(self, event: Tokens | Finished) -> list[dict[str, Any]]:
+        if not self._show_logprobs or not isinstance(event, Tokens):
+            return []
+        return [
+            {**_chat_entry(one.drawn), "top_logprobs": [_chat_entry(top) for top in one.top]}
+            for one in event.logprobs
+        ]
+
+    def _add_call(self, call: CallDelta) -> None:
+        whole = self._calls.setdefault(
+            call.index,
+            {"id": "", "type": "function", "function": {"name": "", "arguments": ""}},
+        )
+        whole["id"] = whole["id"] or call.id
+        function = whole["function"]
+        function["name"] = function["name"] or call.name
+        function["arguments"] += call.arguments
+
+
+class TextChoice:
+    """`echo` is the text that comes before the answer's own."""
+
+    def __init__(self, *, logprobs: bool, echo: str = "") -> None:
+        self._echo = echo
+        self._text: list[str] = [echo]
+        self._offsets = _Offsets() if logprobs else None
+        self._entries: list[dict[str, Any]] = []
+
+    def opening(self) -> Part | None:
+        return {"text": self._echo, "logprobs": None} if self._echo else None
+
+    def delta(self, event: Tokens | Finished) -> Part | None:
+        text, entries = _plain(event), self._new_entries(event)
+        if not text and not entries:
+            return None
+        return {"text": text, "logprobs": _columns(entries) if entries else None}
+
+    def closing(self) -> Part:
+        return {"text": "", "logprobs": None}
+
+    def add(self, event: Tokens | Finished) -> None:
+        self._text.append(_plain(event))
+        self._entries.extend(self._new_entries(event))
+
+    def whole(self) -> Part:
+        logprobs = _columns(self._entries) if self._offsets is not None else None
+        return {"text": "".join(self._text), "logprobs": logprobs}
+
+    def _new_entries(self, event: Tokens | Finished) -> list[dict[str, Any]]:
+        if self._offsets is None or not isinstance(event, Tokens):
+            return []
+        offsets = self._offsets
+        return [_older_entry(one, offsets.next(one.drawn.piece)) for one in event.logprobs]
+
+
+class _Offsets:
+    """Where each token begins in the text: characters, also when a character is many tokens."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._chars = 0
+
+    def next(self, piece: bytes) -> int:
+        offset = self._chars
+        self._chars += len(self._decoder.decode(piece))
+        return offset
+
+
+def _plain(event: Tokens | Finished) -> str:
+    """A completion has no format; should a worker tell parts apart, none is lost."""
+    return event.reasoning + event.text
+
+
+def _call_delta(call: CallDelta) -> dict[str, Any]:
+    function: dict[str, Any] = {"arguments": call.arguments}
+    if not call.name:
+        return {"index": call.index, "function": function}
+    function = {"name": call.name, **function}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+
+
+def _of_content(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"content": entries, "refusal": None}
+
+
+def _chat_entry(one: Alternative) -> dict[str, Any]:
+    return {
+        "token": one.piece.decode("utf-8", "replace"),
+        "logprob": _shown(one.logprob),
+        "bytes": list(one.piece),
+    }
+
+
+def _older_entry(one: TokenLogprob, offset: int) -> dict[str, Any]:
+    drawn = _older_name(one.drawn.piece)
+    top: dict[str, float] = {}
+    for alternative in (*one.top, one.drawn):
+        # Best first: of two tokens with one text the better stays.
+        top.setdefault(_older_name(alternative.piece), _shown(alternative.logprob))
+    return {
+        "tokens": drawn,
+        "token_logprobs": _shown(one.drawn.logprob),
+        "top_logprobs": top,
+        "text_offset": offset,
+    }
+
+
+def _columns(entries: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    rows = list(entries)
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _older_name(piece: bytes) -> str:
+    """Part of a character has no text; OpenAI's completions spell it so."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
+
+
+def _shown(logprob: float) -> float:
+    return max(logprob, LOGPROB_MIN) if math.isfinite(logprob) else LOGPROB_MIN

@@ -1,0 +1,267 @@
+"""POST /v1/embeddings (OpenAI's shape) and POST /v1/rerank (Jina's and Cohere's).
+
+Owns parsing, bounds and the rendering of vectors; whether a model can do it is the worker's word.
+A vector becomes JSON text when it arrives, so that no large answer holds the event loop for long.
+Routes are added by `endpoints`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import sys
+from array import array
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiohttp import web
+
+from aivailable.errors import RequestError
+from aivailable.peer.api.accounting import Call, call_of
+from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.generation import Generation
+from aivailable.peer.api.openai.models import find_deployment
+from aivailable.peer.api.openai.replies import input_usage_of
+from aivailable.peer.api.openai.requests import model_name
+from aivailable.peer.api.openai.unsupported import Ignored, refuse
+from aivailable.peer.api.parameters import Parameters, as_object, checked_text, read_body
+from aivailable.peer.api.sse import compact
+from aivailable.peer.service import Service
+from aivailable.wire.generation import Embedded, Finished, Generate
+from aivailable.wire.limits import MIB
+
+INPUTS_MAX = 2048
+"""Texts of one embeddings request, as OpenAI allows."""
+DOCUMENTS_MAX = 1024
+INPUT_MAX_BYTES = 1 * MIB
+DIMENSIONS_MAX = 1 << 16
+REPLY_MAX_BYTES = 128 * MIB
+"""What the vectors of one answer may fill as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsAsked:
+    generate: Generate
+    as_base64: bool
+    dimensions: int | None
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RerankAsked:
+    generate: Generate
+    top_n: int
+    return_documents: bool
+    ignored: tuple[str, ...]
+
+
+def embeddings_request(body: Parameters, request_id: str) -> EmbeddingsAsked:
+    """Raises ParameterError."""
+    generate = Generate(
+        request_id=request_id,
+        deployment=model_name(body),
+        task="embed",
+        inputs=_inputs(body),
+    )
+    form = body.choice("encoding_format", ("float", "base64"))
+    dimensions = body.integer("dimensions", 1, DIMENSIONS_MAX)
+    refuse(body, "input_type")
+    return EmbeddingsAsked(generate, form == "base64", dimensions, body.unread())
+
+
+def rerank_request(body: Parameters, request_id: str) -> RerankAsked:
+    """Raises ParameterError."""
+    given = body.items("documents")
+    if not given:
+        raise ParameterError(
+            "documents", "'documents' needs at least one document", code="missing_parameter"
+        )
+    if len(given) > DOCUMENTS_MAX:
+        raise ParameterError("documents", f"more than {DOCUMENTS_MAX} documents")
+    texts = tuple(_document(item, f"documents[{index}]") for index, item in enumerate(given))
+    generate = Generate(
+        request_id=request_id,
+        deployment=model_name(body),
+        prompt=_bounded(body.required_text("query"), "query"),
+        task="rerank",
+        inputs=texts,
+    )
+    top_n = body.integer("top_n", 1)
+    return RerankAsked(
+        generate,
+        len(texts) if top_n is None else min(top_n, len(texts)),
+        body.flag("return_documents"),
+        body.unread(),
+    )
+
+
+class Inputs:
+    """The handlers."""
+
+    def __init__(self, service: Service, ignored: Ignored) -> None:
+        self._service = service
+        self._ignored = ignored
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/embeddings", self.embeddings),
+            web.post("/v1/rerank", self.rerank),
+        ]
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        call = call_of(request)
+        asked = embeddings_request(await read_body(request), call.request_id)
+        items: dict[int, str] = {}
+        total = 0
+        async with aclosing(self._run(call, asked.generate, asked.ignored)) as answers:
+            async for embedded in answers:
+                vector = _vector(embedded)
+                if asked.dimensions is not None:
+                    vector = shortened(vector, asked.dimensions)
+                shown = as_base64(vector) if asked.as_base64 else as_numbers(vector)
+                total += len(shown)
+                if total > REPLY_MAX_BYTES:
+                    raise ParameterError(
+                        "input",
+                        f"the answer would be larger than {REPLY_MAX_BYTES} bytes; send less",
+                    )
+                items[embedded.index] = (
+                    f'{{"object":"embedding","index":{embedded.index},"embedding":{shown}}}'
+                )
+        _check_complete(items, asked.generate)
+        data = ",".join(items[index] for index in range(len(items)))
+        model = json.dumps(asked.generate.deployment)
+        usage = compact(input_usage_of(call))
+        text = f'{{"object":"list","data":[{data}],"model":{model},"usage":{usage}}}'
+        return web.Response(text=text, content_type="application/json", headers=call.headers())
+
+    async def rerank(self, request: web.Request) -> web.Response:
+        call = call_of(request)
+        asked = rerank_request(await read_body(request), call.request_id)
+        scores: dict[int, float] = {}
+        async with aclosing(self._run(call, asked.generate, asked.ignored)) as answers:
+            async for embedded in answers:
+                vector = _vector(embedded)
+                if len(vector) != 1:
+                    raise RequestError(500, "bad_embedding", "the worker gave no single score")
+                scores[embedded.index] = vector[0]
+        _check_complete(scores, asked.generate)
+        best = sorted(scores, key=lambda index: (-scores[index], index))[: asked.top_n]
+        results: list[dict[str, Any]] = []
+        for index in best:
+            result: dict[str, Any] = {"index": index, "relevance_score": scores[index]}
+            if asked.return_documents:
+                result["document"] = {"text": asked.generate.inputs[index]}
+            results.append(result)
+        document = {
+            "id": call.request_id,
+            "object": "list",
+            "model": asked.generate.deployment,
+            "results": results,
+            "usage": input_usage_of(call),
+        }
+        return web.json_response(document, headers=call.headers())
+
+    async def _run(
+        self, call: Call, asked: Generate, ignored: tuple[str, ...]
+    ) -> AsyncGenerator[Embedded, None]:
+        call.model = find_deployment(self._service, asked.deployment).name
+        self._ignored.note(call, ignored)
+        generation = Generation(self._service, [replace(asked, deployment=call.model)], call)
+        try:
+            while True:
+                found = await generation.next()
+                event = found[1] if found is not None else None
+                if isinstance(event, Embedded):
+                    yield event
+                elif isinstance(event, Finished):
+                    return
+        finally:
+            await generation.close()
+
+
+def _inputs(body: Parameters) -> tuple[str, ...]:
+    value = body.raw("input")
+    if value is None:
+        raise ParameterError("input", "'input' is required", code="missing_parameter")
+    if isinstance(value, str):
+        return (_bounded(value, "input"),)
+    given = body.items("input") or ()
+    if not given:
+        raise ParameterError("input", "'input' must not be an empty list")
+    if len(given) > INPUTS_MAX:
+        raise ParameterError("input", f"'input' has more than {INPUTS_MAX} texts")
+    if isinstance(given[0], (int, list)) and not isinstance(given[0], bool):
+        raise ParameterError(
+            "input",
+            "token ids as input are not supported, since they are another model's; send text "
+            "(LangChain: check_embedding_ctx_length=False)",
+            code="unsupported_value",
+        )
+    return tuple(
+        _bounded(checked_text(item, f"input[{index}]"), f"input[{index}]")
+        for index, item in enumerate(given)
+    )
+
+
+def _document(item: Any, name: str) -> str:
+    if isinstance(item, str):
+        return _bounded(item, name)
+    document = as_object(item, name)
+    return _bounded(document.required_text("text"), document.name("text"))
+
+
+def _bounded(text: str, name: str) -> str:
+    if not text:
+        raise ParameterError(name, f"'{name}' must not be empty")
+    if len(text.encode()) > INPUT_MAX_BYTES:
+        raise ParameterError(name, f"'{name}' is longer than {INPUT_MAX_BYTES} bytes")
+    return text
+
+
+def _vector(embedded: Embedded) -> array[float]:
+    """Raises RequestError for what is no vector of finite numbers."""
+    vector = array("f")
+    if not embedded.vector or len(embedded.vector) % vector.itemsize:
+        raise RequestError(500, "bad_embedding", "the worker gave no vector of float32")
+    vector.frombytes(embedded.vector)
+    if sys.byteorder == "big":
+        vector.byteswap()
+    if not all(map(math.isfinite, vector)):
+        raise RequestError(500, "bad_embedding", "the model gave numbers that are not finite")
+    return vector
+
+
+def shortened(vector: array[float], dimensions: int) -> array[float]:
+    """The first `dimensions` numbers, made unit length again (OpenAI's semantics of the
+    parameter). Raises ParameterError when there are fewer."""
+    if dimensions > len(vector):
+        raise ParameterError(
+            "dimensions", f"this model's vectors have {len(vector)} dimensions, not {dimensions}"
+        )
+    if dimensions == len(vector):
+        return vector
+    kept = vector[:dimensions]
+    length = math.sqrt(sum(number * number for number in kept))
+    return array("f", (number / length for number in kept)) if length > 0 else kept
+
+
+def as_numbers(vector: array[float]) -> str:
+    """Nine digits tell any two float32 numbers apart."""
+    return "[" + ",".join(["%.9g"] * len(vector)) % tuple(vector) + "]"
+
+
+def as_base64(vector: array[float]) -> str:
+    """OpenAI's base64 form: the float32 numbers, little-endian."""
+    little = array("f", vector)
+    if sys.byteorder == "big":
+        little.byteswap()
+    return f'"{base64.b64encode(little.tobytes()).decode()}"'
+
+
+def _check_complete(found: dict[int, Any], asked: Generate) -> None:
+    if sorted(found) != list(range(len(asked.inputs))):
+        raise RequestError(500, "worker_lost", "the answer ended before it was finished")

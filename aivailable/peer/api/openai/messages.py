@@ -1,0 +1,151 @@
+"""Chat messages as clients send them, in the one shape that workers render.
+
+Owns roles, content parts, images and earlier tool calls; pure. Content of text parts only is
+joined to one text; with an image it stays a list of parts. Nothing is ever fetched: an image comes
+in the request itself. Called by `requests`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.parameters import Parameters, as_object, checked_text, wrong_type
+from aivailable.wire.limits import MIB
+
+MESSAGES_MAX = 4096
+IMAGES_MAX = 16
+IMAGE_MAX_BYTES = 3 * MIB
+_IMAGE_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+"""PNG and JPEG, the formats that every build of the engine can read."""
+_ROLES: Mapping[str, str] = {
+    "system": "system",
+    # Older chat templates know no other name for it.
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+
+
+def messages(body: Parameters) -> tuple[Mapping[str, Any], ...]:
+    """Raises ParameterError."""
+    given = body.items("messages")
+    if not given:
+        raise ParameterError(
+            "messages", "'messages' needs at least one message", code="missing_parameter"
+        )
+    if len(given) > MESSAGES_MAX:
+        raise ParameterError("messages", f"more than {MESSAGES_MAX} messages")
+    read = tuple(
+        _message(as_object(item, f"messages[{index}]")) for index, item in enumerate(given)
+    )
+    images = sum(
+        part["type"] == "image"
+        for message in read
+        if isinstance(message["content"], list)
+        for part in message["content"]
+    )
+    if images > IMAGES_MAX:
+        raise ParameterError("messages", f"more than {IMAGES_MAX} images")
+    return read
+
+
+def _message(message: Parameters) -> Mapping[str, Any]:
+    asked_role = message.required_text("role")
+    role = _ROLES.get(asked_role)
+    if role is None:
+        raise ParameterError(message.name("role"), f"the role must be one of {', '.join(_ROLES)}")
+    read: dict[str, Any] = {"role": role, "content": _content(message)}
+    for key in ("name", "tool_call_id", "reasoning_content"):
+        text = message.text(key)
+        if text is not None:
+            read[key] = text
+    calls = message.items("tool_calls")
+    if calls:
+        read["tool_calls"] = [
+            _tool_call(as_object(call, f"{message.name('tool_calls')}[{index}]"))
+            for index, call in enumerate(calls)
+        ]
+    elif not message.given("content") and role != "assistant":
+        raise ParameterError(
+            message.name("content"),
+            f"'{message.name('content')}' is required",
+            code="missing_parameter",
+        )
+    return read
+
+
+def _content(message: Parameters) -> str | list[dict[str, Any]]:
+    value = message.raw("content")
+    name = message.name("content")
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return checked_text(value, name)
+    if not isinstance(value, list):
+        raise wrong_type(name, "text or a list of parts", value)
+    parts = [_part(as_object(part, f"{name}[{index}]")) for index, part in enumerate(value)]
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def _part(part: Parameters) -> dict[str, Any]:
+    kind = part.required_text("type")
+    if kind == "text":
+        return {"type": "text", "text": part.text("text") or ""}
+    if kind == "image_url":
+        return {"type": "image", "data": _image(part)}
+    raise ParameterError(
+        part.name("type"),
+        f"content of type {kind[:40]!r} is not supported; 'text' and 'image_url' are",
+        code="unsupported_value",
+    )
+
+
+def _image(part: Parameters) -> bytes:
+    value = part.raw("image_url")
+    name = part.name("image_url")
+    if not isinstance(value, str):
+        inner = part.object("image_url")
+        if inner is None:
+            raise ParameterError(name, f"'{name}' is required", code="missing_parameter")
+        name = inner.name("url")
+        value = inner.required_text("url")
+    head, comma, encoded = value.partition(",")
+    if not head.startswith("data:"):
+        raise ParameterError(
+            name,
+            "images are not fetched from addresses; send the image itself as "
+            "'data:image/png;base64,…' or 'data:image/jpeg;base64,…'",
+            code="unsupported_value",
+        )
+    if not comma or not head.endswith(";base64"):
+        raise ParameterError(name, f"'{name}' must be 'data:image/png;base64,…' or the like")
+    if len(encoded) > IMAGE_MAX_BYTES * 4 // 3 + 4:
+        raise ParameterError(name, f"the image is larger than {IMAGE_MAX_BYTES} bytes")
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ParameterError(name, f"the image is not base64: {error}") from None
+    if not data.startswith(_IMAGE_BEGINNINGS):
+        raise ParameterError(name, "the image is neither PNG nor JPEG")
+    return data
+
+
+def _tool_call(call: Parameters) -> Mapping[str, Any]:
+    function = call.object("function")
+    if function is None:
+        raise ParameterError(call.name("function"), f"'{call.name('function')}' is required")
+    return {
+        "id": call.text("id") or "",
+        "type": "function",
+        "function": {
+            "name": function.required_text("name"),
+            "arguments": function.text("arguments") or "",
+        },
+    }

@@ -1,0 +1,291 @@
+"""OpenAI's chat and completion requests as `Generate`s, one for each choice: parsing, no I/O.
+
+Nothing is silently replaced: a value out of range, and every parameter whose being ignored would
+give a wrong answer, is refused by name; what else is unknown is ignored and said to be
+(`unsupported`). Called by `endpoints`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aivailable.core.ids import DEPLOYMENT_NAME
+from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.openai.constraints import constraint
+from aivailable.peer.api.openai.messages import messages
+from aivailable.peer.api.openai.sampling import TOKEN_ID_MAX, sampling, stop_strings, token_limit
+from aivailable.peer.api.openai.tools import tools
+from aivailable.peer.api.openai.unsupported import refuse, refuse_unsupported
+from aivailable.peer.api.parameters import (
+    INT_MAX,
+    Parameters,
+    as_object,
+    checked_json,
+    checked_text,
+    wrong_type,
+)
+from aivailable.wire.generation import Generate
+
+COMPLETION_TOKENS_DEFAULT = 16
+"""OpenAI's default for /v1/completions."""
+MODEL_NAME_MAX_CHARS = 128
+N_MAX = 16
+CHOICES_MAX = 64
+"""Prompts times `n` of one request: each is a generation of its own."""
+LOGPROBS_MAX = 20
+TEMPLATE_ARGUMENTS_MAX_BYTES = 16 * 1024
+TEMPLATE_ARGUMENTS_DEPTH_MAX = 16
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_TEMPLATE_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
+"""What the worker itself gives to a template."""
+
+Prompt = str | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A parsed request. `generates` has one entry for each choice, those of one prompt side by
+    side; `deployment` in them is still what the client called the model."""
+
+    generates: tuple[Generate, ...]
+    stream: bool
+    include_usage: bool
+    per_prompt: int = 1
+    """How many choices share a prompt: `n`."""
+    reasoning: bool = True
+    """Whether the client wants to see it."""
+    echo: tuple[str, ...] = ()
+    """For each choice the text to begin with."""
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str:
+        return self.generates[0].deployment
+
+    @property
+    def logprobs(self) -> bool:
+        return self.generates[0].logprobs is not None
+
+
+def chat_request(body: Parameters, request_id: str) -> Asked:
+    """POST /v1/chat/completions. Raises ParameterError."""
+    refuse_unsupported(body)
+    called = tools(body)
+    body.choice("reasoning_format", ("auto", "deepseek"))
+    generate = replace(
+        _common(body, request_id),
+        messages=messages(body),
+        max_tokens=token_limit(body, ("max_completion_tokens", "max_tokens")),
+        tools=called.definitions,
+        tool_choice=called.choice,
+        parallel_tool_calls=called.parallel,
+        template_arguments=_template_arguments(body),
+        logprobs=_chat_logprobs(body),
+    )
+    if generate.constraint is not None and called.definitions and called.choice != "none":
+        raise ParameterError(
+            "tools",
+            "tools that may be called and a format for the answer exclude each other; "
+            "send 'tool_choice': 'none' or leave out the format",
+            code="unsupported_value",
+        )
+    n = _n(body)
+    reasoning = body.flag("include_reasoning", default=True)
+    stream, usage = _streaming(body)
+    return Asked(
+        _choices((generate,), n),
+        stream,
+        usage,
+        per_prompt=n,
+        reasoning=reasoning,
+        ignored=body.unread(),
+    )
+
+
+def completion_request(body: Parameters, request_id: str) -> Asked:
+    """POST /v1/completions. Raises ParameterError."""
+    refuse_unsupported(body)
+    refuse(body, "suffix", "")
+    for key in ("tools", "functions"):
+        refuse(body, key, [])
+    n = _n(body)
+    best_of = body.integer("best_of", 1)
+    if best_of is not None and best_of != n:
+        raise ParameterError(
+            "best_of",
+            "'best_of' other than 'n' is not supported: every answer made is sent",
+            code="unsupported_value",
+        )
+    prompts = _prompts(body)
+    if len(prompts) * n > CHOICES_MAX:
+        raise ParameterError("prompt", f"more than {CHOICES_MAX} prompts times 'n' in one request")
+    limit = token_limit(body, ("max_tokens",))
+    # llama.cpp's own names say -1 for no limit; only who names none gets OpenAI's default.
+    unlimited = body.given("n_predict") or body.given("num_predict")
+    common = replace(
+        _common(body, request_id),
+        max_tokens=limit if limit is not None or unlimited else COMPLETION_TOKENS_DEFAULT,
+        logprobs=_completion_logprobs(body),
+    )
+    echo = _echo(body, prompts, n, logprobs=common.logprobs is not None)
+    generates = tuple(
+        replace(common, prompt=prompt)
+        if isinstance(prompt, str)
+        else replace(common, prompt_ids=prompt)
+        for prompt in prompts
+    )
+    stream, usage = _streaming(body)
+    return Asked(
+        _choices(generates, n), stream, usage, per_prompt=n, echo=echo, ignored=body.unread()
+    )
+
+
+def model_name(body: Parameters) -> str:
+    name = body.required_text("model", chars_max=MODEL_NAME_MAX_CHARS)
+    if DEPLOYMENT_NAME.fullmatch(name) is None:
+        raise ParameterError("model", f"{name!r} cannot be the name of a model")
+    return name
+
+
+def _common(body: Parameters, request_id: str) -> Generate:
+    return Generate(
+        request_id=request_id,
+        deployment=model_name(body),
+        constraint=constraint(body),
+        stop=stop_strings(body),
+        sampling=sampling(body),
+        ignore_eos=body.flag("ignore_eos"),
+    )
+
+
+def _choices(prompts: tuple[Generate, ...], n: int) -> tuple[Generate, ...]:
+    """Every prompt `n` times, each with a request id and a seed of its own."""
+    total = len(prompts) * n
+    return tuple(
+        replace(
+            one,
+            request_id=one.request_id if total == 1 else f"{one.request_id}.{place * n + choice}",
+            sampling=replace(one.sampling, seed=_shifted(one.sampling.seed, choice)),
+        )
+        for place, one in enumerate(prompts)
+        for choice in range(n)
+    )
+
+
+def _shifted(seed: int | None, by: int) -> int | None:
+    if seed is None or seed + by <= INT_MAX:
+        return None if seed is None else seed + by
+    return seed + by - 2 * INT_MAX - 1
+
+
+def _n(body: Parameters) -> int:
+    return body.integer("n", 1, N_MAX) or 1
+
+
+def _streaming(body: Parameters) -> tuple[bool, bool]:
+    stream = body.flag("stream")
+    options = body.object("stream_options")
+    if options is None:
+        return stream, False
+    if not stream:
+        raise ParameterError("stream_options", "'stream_options' needs 'stream': true")
+    return stream, options.flag("include_usage")
+
+
+def _chat_logprobs(body: Parameters) -> int | None:
+    wanted = body.flag("logprobs")
+    top = body.integer("top_logprobs", 0, LOGPROBS_MAX)
+    probabilities = body.integer("n_probs", 0, LOGPROBS_MAX)
+    if top and not wanted:
+        raise ParameterError("top_logprobs", "'top_logprobs' needs 'logprobs': true")
+    if wanted:
+        return top or 0
+    # llama-server's name for both; 0 means off there.
+    return probabilities or None
+
+
+def _completion_logprobs(body: Parameters) -> int | None:
+    if body.raw("logprobs") is False:
+        return None
+    wanted = body.integer("logprobs", 0, LOGPROBS_MAX)
+    probabilities = body.integer("n_probs", 0, LOGPROBS_MAX)
+    return wanted if wanted is not None else probabilities or None
+
+
+def _template_arguments(body: Parameters) -> Mapping[str, Any]:
+    """`chat_template_kwargs`, before them what has a name of its own."""
+    arguments: dict[str, Any] = {}
+    effort = body.choice("reasoning_effort", EFFORTS)
+    if effort is not None:
+        arguments["reasoning_effort"] = effort
+        if effort == "none":
+            arguments["enable_thinking"] = False
+    for key in ("enable_thinking", "think"):
+        if body.given(key):
+            arguments["enable_thinking"] = body.flag(key)
+    value = body.raw("chat_template_kwargs")
+    if value is None:
+        return arguments
+    name = "chat_template_kwargs"
+    checked_json(
+        value,
+        name,
+        bytes_max=TEMPLATE_ARGUMENTS_MAX_BYTES,
+        depth_max=TEMPLATE_ARGUMENTS_DEPTH_MAX,
+    )
+    for key, argument in as_object(value, name).plain().items():
+        if key in _TEMPLATE_OWN or not key.isidentifier():
+            raise ParameterError(f"{name}.{key}"[:80], f"{key[:40]!r} cannot be set")
+        arguments[key] = argument
+    return arguments
+
+
+def _echo(
+    body: Parameters, prompts: tuple[Prompt, ...], n: int, *, logprobs: bool
+) -> tuple[str, ...]:
+    if not body.flag("echo"):
+        return ()
+    texts = [one for one in prompts if isinstance(one, str)]
+    if logprobs or len(texts) != len(prompts):
+        raise ParameterError(
+            "echo",
+            "'echo' is supported for prompts of text and without 'logprobs'",
+            code="unsupported_value",
+        )
+    return tuple(text for text in texts for _ in range(n))
+
+
+def _prompts(body: Parameters) -> tuple[Prompt, ...]:
+    """One or several: text, a list of texts, of token ids, or of lists of token ids."""
+    value = body.raw("prompt")
+    if value is None:
+        raise ParameterError("prompt", "'prompt' is required", code="missing_parameter")
+    if isinstance(value, str):
+        return (checked_text(value, "prompt"),)
+    given = body.items("prompt") or ()
+    if not given:
+        raise ParameterError("prompt", "'prompt' must not be an empty list")
+    if not isinstance(given[0], (str, list)):
+        return (token_ids(list(given), "prompt"),)
+    if len(given) > CHOICES_MAX:
+        raise ParameterError("prompt", f"more than {CHOICES_MAX} prompts in one request")
+    return tuple(_prompt(item, f"prompt[{index}]") for index, item in enumerate(given))
+
+
+def _prompt(value: Any, name: str) -> Prompt:
+    if isinstance(value, list):
+        return token_ids(value, name)
+    return checked_text(value, name)
+
+
+def token_ids(given: list[Any], name: str) -> tuple[int, ...]:
+    if not given:
+        raise ParameterError(name, f"'{name}' must not be an empty list")
+    for index, item in enumerate(given):
+        if type(item) is not int:
+            raise wrong_type(f"{name}[{index}]", "a token id", item)
+        if not 0 <= item <= TOKEN_ID_MAX:
+            raise ParameterError(f"{name}[{index}]", f"'{name}[{index}]' is no token id")
+    return tuple(given)

@@ -1,0 +1,136 @@
+"""The functions that a model may call, and whether it must.
+
+Owns their shape and bounds; pure. How a model is told of them is its chat format's business.
+Called by `requests`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.openai.constraints import SCHEMA_DEPTH_MAX_LEVELS, SCHEMA_MAX_BYTES
+from aivailable.peer.api.parameters import Parameters, as_object, checked_json, wrong_type
+
+TOOLS_MAX = 128
+DESCRIPTION_MAX_CHARS = 64 * 1024
+FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """As `wire.generation.Generate` has them; `choice` is auto, none, required or function:NAME."""
+
+    definitions: tuple[Mapping[str, Any], ...] | None = None
+    choice: str = "auto"
+    parallel: bool = True
+
+
+def tools(body: Parameters) -> Tools:
+    """Raises ParameterError, also for the older `functions` and `function_call`."""
+    _refuse_older(body)
+    given = body.items("tools") or ()
+    parallel = body.flag("parallel_tool_calls", default=True)
+    if len(given) > TOOLS_MAX:
+        raise ParameterError("tools", f"'tools' has more than {TOOLS_MAX} functions")
+    definitions = tuple(
+        _definition(as_object(item, f"tools[{index}]")) for index, item in enumerate(given)
+    )
+    names = [one["function"]["name"] for one in definitions]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ParameterError(
+                f"tools[{index}].function.name", f"two tools have the name {name!r}"
+            )
+    return Tools(definitions or None, _choice(body.raw("tool_choice"), names), parallel)
+
+
+def _definition(tool: Parameters) -> Mapping[str, Any]:
+    kind = tool.required_text("type")
+    if kind != "function":
+        raise ParameterError(
+            tool.name("type"),
+            f"tools of type {kind[:40]!r} are not supported; 'function' is",
+            code="unsupported_value",
+        )
+    function = tool.object("function")
+    if function is None:
+        raise ParameterError(
+            tool.name("function"),
+            f"'{tool.name('function')}' is required",
+            code="missing_parameter",
+        )
+    read: dict[str, Any] = {"name": function_name(function)}
+    description = function.text("description", chars_max=DESCRIPTION_MAX_CHARS)
+    if description is not None:
+        read["description"] = description
+    parameters = function.raw("parameters")
+    if parameters is not None:
+        name = function.name("parameters")
+        as_object(parameters, name)
+        checked_json(
+            parameters, name, bytes_max=SCHEMA_MAX_BYTES, depth_max=SCHEMA_DEPTH_MAX_LEVELS
+        )
+        read["parameters"] = parameters
+    if function.given("strict"):
+        read["strict"] = function.flag("strict")
+    return {"type": "function", "function": read}
+
+
+def function_name(function: Parameters) -> str:
+    name = function.required_text("name")
+    if FUNCTION_NAME.fullmatch(name) is None:
+        raise ParameterError(
+            function.name("name"), f"'{function.name('name')}' has 1 to 64 of A-Z a-z 0-9 _ . -"
+        )
+    return name
+
+
+def _choice(value: Any, names: list[str]) -> str:
+    if value is None or value in ("auto", "none"):
+        return value or "auto"
+    if value == "required":
+        if not names:
+            raise ParameterError("tool_choice", "'tool_choice' is 'required' and 'tools' is empty")
+        return "required"
+    if isinstance(value, str):
+        raise ParameterError(
+            "tool_choice", "'tool_choice' must be auto, none, required, or name a function"
+        )
+    if not isinstance(value, dict):
+        raise wrong_type("tool_choice", "text or an object", value)
+    asked = as_object(value, "tool_choice")
+    kind = asked.required_text("type")
+    if kind != "function":
+        raise ParameterError(
+            "tool_choice.type",
+            f"a tool choice of type {kind[:40]!r} is not supported; 'function' is",
+            code="unsupported_value",
+        )
+    function = asked.object("function")
+    if function is None:
+        raise ParameterError(
+            "tool_choice.function", "'tool_choice.function' is required", code="missing_parameter"
+        )
+    name = function.required_text("name")
+    if name not in names:
+        raise ParameterError("tool_choice.function.name", f"no tool has the name {name[:64]!r}")
+    return f"function:{name}"
+
+
+def _refuse_older(body: Parameters) -> None:
+    """Their answers have another shape, too: an old client would not understand ours."""
+    for key, newer, harmless in (
+        ("functions", "tools", ([],)),
+        ("function_call", "tool_choice", ("auto", "none")),
+    ):
+        value = body.raw(key)
+        if value is not None and value not in harmless:
+            raise ParameterError(
+                key,
+                f"'{key}' is the older form of '{newer}' and not supported; send '{newer}'",
+                code="unsupported_value",
+            )
