@@ -1,4 +1,4 @@
-"""Tokens' bytes to text, one token at a time, stopping at stop strings.
+"""Tokens' bytes to text, one token at a time, and stopping at stop strings.
 
 Owns: incremental UTF-8 and the hold-back of what may become a stop string. Pure; used by job.
 What has been emitted is a function of the pieces alone, so a continuation on another worker that
@@ -10,38 +10,50 @@ from __future__ import annotations
 import codecs
 
 
-class TextStream:
-    """Text of one answer. After `stopped` is true nothing more comes out."""
+class Utf8Stream:
+    """Bytes in pieces to text; a character comes out when it is whole."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, piece: bytes) -> str:
+        """The characters that are whole after this piece."""
+        return self._decoder.decode(piece)
+
+    def finish(self) -> str:
+        """A broken character at the very end becomes U+FFFD."""
+        return self._decoder.decode(b"", final=True)
+
+
+class StopStrings:
+    """Text up to the first stop string. After `stopped` is true nothing more comes out."""
 
     def __init__(self, stops: tuple[str, ...] = ()) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = tuple(stop for stop in dict.fromkeys(stops) if stop)
         self._held = ""
         self.stopped = False
 
-    def feed(self, piece: bytes) -> str:
-        """The text that is certain after this piece."""
-        return self._release(self._decoder.decode(piece))
-
-    def finish(self) -> str:
-        """What was held back; a broken character at the very end becomes U+FFFD."""
-        text = self._release(self._decoder.decode(b"", final=True)) + self._held
-        self._held = ""
-        return text
-
-    def _release(self, text: str) -> str:
+    def feed(self, text: str) -> str:
+        """The text that is certain by now: what may be the beginning of a stop string is kept."""
         if self.stopped:
             return ""
-        if not self._stops:
+        if not self._stops or not text:
             return text
         text = self._held + text
-        found = min((at for at in map(text.find, self._stops) if at >= 0), default=-1)
-        if found >= 0:
+        starts = ((text.find(stop), stop) for stop in self._stops)
+        # The first to be complete, whatever the pieces were; of two, the one that began earlier.
+        found = min(((at + len(stop), at) for at, stop in starts if at >= 0), default=None)
+        if found is not None:
             self.stopped, self._held = True, ""
-            return text[:found]
+            return text[: found[1]]
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        """What was held back, which became no stop string."""
+        text, self._held = self._held, ""
+        return text
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -8,7 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aivailable.worker.detokenizer import TextStream
+from aivailable.worker.detokenizer import StopStrings, Utf8Stream
+
+
+class TextStream:
+    """Both in a row, as job has them."""
+
+    def __init__(self, stops: tuple[str, ...] = ()) -> None:
+        self._characters, self._stops = Utf8Stream(), StopStrings(stops)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stops.stopped
+
+    def feed(self, piece: bytes) -> str:
+        return self._stops.feed(self._characters.feed(piece))
+
+    def finish(self) -> str:
+        return self._stops.feed(self._characters.finish()) + self._stops.finish()
 
 
 def run(pieces: list[bytes], stops: tuple[str, ...] = ()) -> tuple[str, bool]:
@@ -38,6 +55,7 @@ def test_text_ends_before_the_first_stop(text: str, stops: list[str], cuts: list
     assert stopped == any(stop in text for stop in stops)
     assert text.startswith(produced)
     assert not any(stop in produced for stop in stops)
+    assert (produced, stopped) == run([text.encode()], tuple(stops)), "cuts make no difference"
     if not stopped:
         assert produced == text
 
@@ -79,3 +97,8 @@ def test_replayed_pieces_hold_back_the_same(cut: int) -> None:
         second.feed(piece)
     after = [second.feed(piece) for piece in pieces[cut:]]
     assert before + after == expected
+
+
+def test_of_sixteen_overlapping_stops_the_first_to_be_complete_counts() -> None:
+    stops = (*(f"stop{number:02}" for number in range(14)), "bc", "abcd")
+    assert run([b"xabcd"], stops) == run([b"x", b"a", b"b", b"c", b"d"], stops) == ("xa", True)

@@ -1,0 +1,157 @@
+"""The tokens that are still in the race: found without sorting the vocabulary.
+
+Owns: selection (the k largest, all above a floor, the nucleus) and the filters of llama.cpp's
+chain. Pure; used by sampler. A set of candidates is two arrays, token ids and logits, the largest
+logit first and equal ones by id, so that no answer depends on a sort's whim.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from aivailable.wire.generation import Sampling
+from aivailable.worker.engine import Logits
+
+Ids: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+FOLD_ROWS: Final = 64
+"""The row is folded into so many lines; the maximum of each column tells where the large are."""
+NUCLEUS_DEPTHS: Final = (4.0, 8.0, 16.0)
+"""Distances from the largest logit within which top-p's nucleus is looked for, nearest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Token ids with their logits, best first. Never empty."""
+
+    ids: Ids
+    logits: Floats
+
+    def first(self, count: int) -> Candidates:
+        """The best `count` of them, at least one."""
+        count = max(1, count)
+        return self if count >= len(self.ids) else Candidates(self.ids[:count], self.logits[:count])
+
+    def weights(self) -> Floats:
+        """exp(logit - best logit): probabilities that are not normalized."""
+        weights: Floats = np.exp(self.logits - self.logits[0])
+        return weights
+
+
+def ordered(row: Logits, ids: npt.NDArray[np.intp]) -> Candidates:
+    """Candidates of these ids (ascending), without those of logit -inf."""
+    values = row[ids].astype(np.float64)
+    order = np.argsort(-values, kind="stable")
+    ids, values = ids[order].astype(np.int64, copy=False), values[order]
+    if values[-1] == -math.inf:
+        kept = max(1, int(np.count_nonzero(values > -math.inf)))
+        ids, values = ids[:kept], values[:kept]
+    return Candidates(ids, values)
+
+
+def largest(row: Logits, count: int) -> Candidates:
+    """The `count` largest. Linear: at least `count` elements reach the count-th largest of the
+    column maxima, so that only few columns are looked into."""
+    size = row.shape[0]
+    columns = size // FOLD_ROWS
+    if columns < 4 * count:
+        if count >= size:
+            return ordered(row, np.arange(size))
+        floor = np.partition(row, size - count)[size - count]
+        return ordered(row, np.flatnonzero(row >= floor)).first(count)
+    folded = row[: columns * FOLD_ROWS].reshape(FOLD_ROWS, columns)
+    maxima = folded.max(axis=0)
+    floor = np.partition(maxima, columns - count)[columns - count]
+    taken = np.flatnonzero(maxima >= floor)
+    lines, at = np.nonzero(folded[:, taken] >= floor)
+    ids = lines * columns + taken[at]
+    rest = np.flatnonzero(row[columns * FOLD_ROWS :] >= floor)
+    if len(rest):
+        ids = np.concatenate((ids, rest + columns * FOLD_ROWS))
+    return ordered(row, ids).first(count)
+
+
+def above(row: Logits, floor: float) -> Candidates:
+    """Every token whose logit is at least `floor`; the largest in any case."""
+    ids = np.flatnonzero(row >= np.float32(floor))
+    return ordered(row, ids if len(ids) else np.array([row.argmax()]))
+
+
+def nucleus(row: Logits, top_p: float, min_p: float, scratch: Logits) -> Candidates:
+    """top-p and then min-p over the whole vocabulary: both keep a beginning of the sorted row, so
+    that what is below min-p's floor needs no sorting. `scratch`: a row to compute in."""
+    best = float(row.max())
+    np.subtract(row, np.float32(best), out=scratch)
+    np.exp(scratch, out=scratch)
+    wanted = top_p * float(scratch.sum(dtype=np.float64))
+    depths = (-math.log(min_p),) if min_p > 0.0 else (*NUCLEUS_DEPTHS, math.inf)
+    for depth in depths:
+        found = above(row, best - depth)
+        mass = np.cumsum(found.weights())
+        if mass[-1] >= wanted or depth == depths[-1]:
+            return found.first(int(np.searchsorted(mass, wanted, side="left")) + 1)
+    raise AssertionError("the last depth always returns")
+
+
+def within_sigma(row: Logits, sigmas: float) -> Candidates:
+    """top-n-sigma (arXiv 2411.07641): within n standard deviations of the largest logit."""
+    values = row[row > -math.inf].astype(np.float64)
+    return above(row, float(values.max() - sigmas * values.std()))
+
+
+def selected(row: Logits, sampling: Sampling, scratch: Logits) -> Candidates:
+    """The candidates after top-n-sigma, top-k, typical, top-p and min-p, in this order
+    (llama.cpp, `common/sampling.cpp`, the default chain)."""
+    plain = sampling.top_n_sigma <= 0.0 and sampling.typical_p >= 1.0
+    if plain and sampling.top_k <= 0:
+        if sampling.top_p < 1.0:
+            return nucleus(row, sampling.top_p, sampling.min_p, scratch)
+        if sampling.min_p > 0.0:
+            return above(row, float(row.max()) + math.log(sampling.min_p))
+    if sampling.top_n_sigma > 0.0:
+        found = within_sigma(row, sampling.top_n_sigma)
+        found = found.first(sampling.top_k) if sampling.top_k > 0 else found
+    else:
+        found = largest(row, sampling.top_k if sampling.top_k > 0 else row.shape[0])
+    if sampling.typical_p < 1.0:
+        found = typical(found, sampling.typical_p)
+    weights = found.weights()
+    keep = len(weights)
+    if sampling.top_p < 1.0:
+        mass = np.cumsum(weights)
+        keep = int(np.searchsorted(mass, sampling.top_p * mass[-1], side="left")) + 1
+    if sampling.min_p > 0.0:
+        keep = min(keep, int(np.count_nonzero(weights >= sampling.min_p)))
+    return found.first(keep)
+
+
+def typical(found: Candidates, share: float) -> Candidates:
+    """Locally typical sampling (arXiv 2202.00666): nearest to the entropy first, until their
+    probabilities exceed `share`."""
+    probabilities = found.weights()
+    probabilities /= probabilities.sum()
+    surprise = -np.log(np.maximum(probabilities, 1e-300))
+    entropy = float((probabilities * surprise).sum())
+    order = np.argsort(np.abs(surprise - entropy), kind="stable")
+    mass = np.cumsum(probabilities[order])
+    keep = int(np.searchsorted(mass, share, side="right")) + 1
+    kept = np.sort(order[:keep])
+    return Candidates(found.ids[kept], found.logits[kept])
+
+
+def without_top_choices(found: Candidates, threshold: float) -> Candidates:
+    """XTC: of all tokens that reach the threshold only the least probable stays
+    (llama.cpp `llama_sample_xtc_apply`)."""
+    if threshold > 0.5 or len(found.ids) < 2:
+        return found
+    weights = found.weights()
+    reach = int(np.count_nonzero(weights >= threshold * weights.sum()))
+    if reach < 2:
+        return found
+    return Candidates(found.ids[reach - 1 :], found.logits[reach - 1 :])
