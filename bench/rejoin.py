@@ -4,7 +4,8 @@ Three peers on hosts of their own. The leader's cable is cut while 500 clients o
 a command each: it writes them into its log, and they are never committed, since the others elect
 one of theirs and commit other commands in the same places. Counted is from the mended cable until
 the old leader shows the same applied log and the same history (by hash) as the new one. How far
-the logs had parted is read from their files. Needs root.
+the logs had parted is read from their files. `--cut 75` leaves the cable out for so many seconds:
+beyond a minute diallers have slowed down. Needs root.
 """
 
 from __future__ import annotations
@@ -46,18 +47,22 @@ NO_OTHER = "nothing else keeps such a log on this machine"
 
 
 def main() -> None:
-    asked = wanted("rejoin", "from a mended cable to equal logs, 500 entries apart")
+    asked = wanted(
+        "rejoin",
+        "from a mended cable to equal logs, 500 entries apart",
+        {"cut": (str(CUT_S), "seconds without a cable"), "rounds": (str(ROUNDS), "how often")},
+    )
     reason = missing()
     took: list[float] = []
     parted: list[float] = []
     if reason:
         asked.say(f"no cable can be cut here: {reason}")
     else:
-        rounds = ROUNDS_QUICK if asked.quick else ROUNDS
+        rounds = ROUNDS_QUICK if asked.quick else int(asked.options["rounds"])
         with lan(PEERS) as hosts, Cluster(places=places(hosts)) as cluster:
             cluster.start(PEERS)
             for number in range(rounds):
-                lost, took_s = _round(cluster, hosts)
+                lost, took_s = _round(cluster, hosts, float(asked.options["cut"]))
                 parted.append(lost)
                 took.append(took_s)
                 asked.say(f"round {number + 1} of {rounds}: {lost} lost entries, {took_s:.2f} s")
@@ -71,7 +76,7 @@ def main() -> None:
     report("rejoin", figures, asked)
 
 
-def _round(cluster: Cluster, hosts: object) -> tuple[int, float]:
+def _round(cluster: Cluster, hosts: object, out_s: float) -> tuple[int, float]:
     """(entries that only the cut leader had, seconds from mending to equal)."""
     states = cluster.until_whole()
     old = cluster.by_node(states, states[0]["controller"])
@@ -95,7 +100,7 @@ def _round(cluster: Cluster, hosts: object) -> tuple[int, float]:
         flood.stdin.flush()
         _commit_meanwhile(others)
         flood.wait(FLOOD_LIMIT_S)
-        time.sleep(max(0.0, cut_s + CUT_S - time.monotonic()))
+        time.sleep(max(0.0, cut_s + out_s - time.monotonic()))
         lost = _only_in(old, others)
         mended_s = time.monotonic()
         hosts.mend(number)  # type: ignore[attr-defined]
