@@ -24,6 +24,7 @@ from aivailable.errors import SchemaError
 DIGEST_EVERY = 8
 """Every so many versions the whole state is hashed; payload and outcome at each."""
 PROBLEMS_MAX = 40
+DAMAGE_SAID = "it is set aside, and this node rejoins as an observer"
 
 
 @dataclass
@@ -58,6 +59,16 @@ class Checker:
         self.acked: list[tuple[str, str]] = []
         """(cluster id, reason) of every acknowledged command."""
         self.refusals: list[tuple[str, str]] = []
+        self.excused: dict[str, int] = {}
+        """Machines whose disk was damaged on purpose → how often they have said so."""
+
+    def logged(self, process: Process, text: str) -> None:
+        """A living process logged an error: the program says itself that it failed."""
+        if DAMAGE_SAID in text and process.name in self.excused:
+            self.excused[process.name] += 1
+            self._trace.add(process.name, text)
+        else:
+            self.problem(f"{process!r} logged {text}")
 
     def problem(self, text: str) -> None:
         """Keep a violation; the first ones say it all."""

@@ -33,6 +33,11 @@ class Damage:
         for pair in pairs:
             self._cut.pop(pair, None)
 
+    @property
+    def calm(self) -> bool:
+        """Nothing is cut and nothing gets lost."""
+        return not self._cut and self.loss == 0
+
     def heal(self) -> None:
         """Everything works again."""
         self._cut.clear()

@@ -19,6 +19,11 @@ DEVICE_SIZES_GIB = (4, 6, 8, 11)
 SYNC_MAX_S = 0.003
 """Measured fdatasync: p50 3 ms on a busy disk (DESIGN §4)."""
 LINK_PORT = 8421
+SNAPSHOT_FLIP_SHARE = 0.4
+
+
+def nothing() -> None:
+    """What a machine does after a write: it goes on."""
 
 
 class Ledger:
@@ -66,6 +71,8 @@ class Machine:
     logs: dict[str, MemoryStore] = field(default_factory=dict)
     """Raft logs by cluster id."""
     starts: int = 0
+    wrote: Callable[[], None] = nothing
+    """Called after each write to the disk (sim.schedule lets the machine die between two)."""
 
     @property
     def node(self) -> NodeId:
@@ -75,6 +82,56 @@ class Machine:
         if cluster_id not in self.logs:
             self.logs[cluster_id] = MemoryStore(latency_s=self.sync_s)
         return self.logs[cluster_id]
+
+    def set_sync_s(self, sync_s: float) -> None:
+        """How long the disk takes for a sync from now on."""
+        for log in self.logs.values():
+            log.latency_s = sync_s
+
+    def flip_bit(self, rng: random.Random) -> str:
+        """Damage one bit of one log or snapshot, anywhere; which one, "" when there is none."""
+        if not self.logs:
+            return ""
+        log = self.logs[rng.choice(sorted(self.logs))]
+        if log.snapshot is not None and rng.random() < SNAPSHOT_FLIP_SHARE:
+            bit = rng.randrange(8 * len(log.snapshot))
+            damaged = bytearray(log.snapshot)
+            damaged[bit // 8] ^= 1 << bit % 8
+            log.snapshot = bytes(damaged)
+            return f"bit {bit} of the snapshot"
+        if not log.journal:
+            return ""
+        bit = rng.randrange(8 * len(log.journal))
+        log.journal[bit // 8] ^= 1 << bit % 8
+        return f"bit {bit} of the journal"
+
+    def reinstall(self, rng: random.Random) -> None:
+        """A fresh disk and a new identity; only the model files, on a disk of their own, stay."""
+        self.certificate = _certificate(self.name, rng)
+        self.files.clear()
+        self.logs.clear()
+
+    def copied(self, address: str) -> Machine:
+        """Another machine that was given a copy of this one's disk."""
+        totals = {device.device_id: device.total_bytes for device in self.devices}
+        logs = {}
+        for cluster_id in sorted(self.logs):
+            logs[cluster_id] = MemoryStore(latency_s=self.sync_s)
+            logs[cluster_id].journal = bytearray(self.logs[cluster_id].journal)
+            logs[cluster_id].snapshot = self.logs[cluster_id].snapshot
+            logs[cluster_id].set_asides = self.logs[cluster_id].set_asides
+        return Machine(
+            name=f"{self.name}-clone",
+            address=address,
+            certificate=self.certificate,
+            devices=self.devices,
+            ledger=Ledger(f"{self.name}-clone", totals),
+            sync_s=self.sync_s,
+            files=dict(self.files),
+            model_files=dict(self.model_files),
+            partial_files=dict(self.partial_files),
+            logs=logs,
+        )
 
 
 def make_machine(number: int, rng: random.Random) -> Machine:
@@ -95,8 +152,12 @@ def make_machine(number: int, rng: random.Random) -> Machine:
     return Machine(
         name=name,
         address=f"10.0.0.{number}",
-        certificate=f"certificate of {name}".encode() + rng.randbytes(16),
+        certificate=_certificate(name, rng),
         devices=devices,
         ledger=Ledger(name, totals),
         sync_s=rng.uniform(0.0, SYNC_MAX_S),
     )
+
+
+def _certificate(name: str, rng: random.Random) -> bytes:
+    return f"certificate of {name}".encode() + rng.randbytes(16)

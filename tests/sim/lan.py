@@ -69,7 +69,10 @@ class SimDiscovery:
 
     async def announce(self, sighting: Sighting) -> None:
         addresses = ((self._address, LINK_PORT),)
-        self._own = replace(sighting, addresses=addresses)
+        self._tell(replace(sighting, addresses=addresses))
+
+    def _tell(self, sighting: Sighting) -> None:
+        self._own = sighting
         self._edition += 1
         for delay_s in REPEATS_S:
             self._later(delay_s, self._edition, again=delay_s == REPEATS_S[-1])
@@ -90,6 +93,12 @@ class SimDiscovery:
 
     async def stop(self) -> None:
         self._running = False
+
+    def move(self, address: str) -> None:
+        """The machine has another address: the port announces it by itself."""
+        self._address = address
+        if self._own is not None:
+            self._tell(replace(self._own, addresses=((address, LINK_PORT),)))
 
     def say(self) -> None:
         """Everyone whom the packet reaches hears it a little later."""

@@ -22,6 +22,7 @@ REDIAL_MIN_S = 0.2
 REDIAL_MAX_S = 0.6
 REFUSED_REDIAL_S = 2.0
 CONNECT_TIMEOUT_S = 1.0
+CLONED = "another running machine has the identity of {}"
 
 
 class Switchboard:
@@ -86,6 +87,15 @@ class SimLinks:
             if node not in self.contacts:
                 connection.break_now("removed")
         self._dial_missing()
+
+    def move(self, address: str) -> None:
+        """The machine has another address from now on; it listens on all that it has."""
+        if self.board.by_address.get(self.address) is self:
+            del self.board.by_address[self.address]
+        self.address = address
+        if self.listener is not None:
+            self.board.by_address[address] = self
+        self._network.address_gone(self.process)
 
     def connected(self) -> tuple[NodeId, ...]:
         return tuple(sorted(node for node in self._links if self._alive(node)))
@@ -173,6 +183,9 @@ class SimLinks:
             return
         if target.listener is None or self.listener is None:
             return
+        if target._hears_another(self.node, self.process):
+            self._refused(target, "cloned_identity", CLONED.format(short(self.node)))
+            return
         target._make_way(self.node, self.process)
         if self._alive(target.node) or target._alive(self.node):
             return
@@ -202,6 +215,15 @@ class SimLinks:
         if self.listener is not None and self.process.alive and node in self.contacts:
             self._network.trace.add(self.process.name, f"refused by {short(node)}: {code}")
             self.listener.refused(node, code, message)
+
+    def _hears_another(self, node: NodeId, process: Process) -> bool:
+        """Whether another living machine is heard under the identity of `node`."""
+        old = self._links.get(node)
+        if old is None or old.broken or old.severed:
+            return False
+        other = old.other(self.process)
+        silent = self._network.damage.is_cut(other.name, self.process.name)
+        return other is not process and other.alive and not silent
 
     def _make_way(self, node: NodeId, process: Process) -> None:
         """A link to an earlier life of the node ends now, before a new one begins."""

@@ -13,6 +13,7 @@ from aivailable.core import changes_models
 from aivailable.core.change import Reject
 from aivailable.core.commands import Place
 from aivailable.core.state import State
+from aivailable.raft import journal
 from aivailable.raft.guards import Guards
 from aivailable.raft.node import RaftNode
 
@@ -38,23 +39,49 @@ def no_claim_check() -> Iterator[None]:
         changes_models.claim_problem = original
 
 
+def without(guards: Guards) -> Callable[[], AbstractContextManager[None]]:
+    """A defect of RAFT.md stays open on every node."""
+
+    @contextmanager
+    def opened() -> Iterator[None]:
+        original = RaftNode.__init__
+
+        def init(self: RaftNode, **given: Any) -> None:
+            original(self, **given, guards=guards)
+
+        RaftNode.__init__ = init  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            RaftNode.__init__ = original  # type: ignore[method-assign]
+
+    return opened
+
+
 @contextmanager
-def open_d1() -> Iterator[None]:
-    """RAFT.md's D1 stays open: snapshot messages carry a commit index."""
-    original = RaftNode.__init__
+def no_checksum() -> Iterator[None]:
+    """The journal believes every byte of its disk."""
+    original = journal._record_end
 
-    def init(self: RaftNode, **given: Any) -> None:
-        original(self, **given, guards=Guards(snapshot_commit=False))
+    def believe(data: bytes, offset: int) -> int | None:
+        start = offset + journal._HEADER.size
+        if start > len(data):
+            return None
+        magic, length, _ = journal._HEADER.unpack_from(data, offset)
+        whole = magic == journal._MAGIC and 0 < length <= len(data) - start
+        return start + length if whole else None
 
-    RaftNode.__init__ = init  # type: ignore[method-assign]
+    journal._record_end = believe
     try:
         yield
     finally:
-        RaftNode.__init__ = original  # type: ignore[method-assign]
+        journal._record_end = original
 
 
 MUTATIONS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
     "": nothing,
     "no_claim_check": no_claim_check,
-    "open_d1": open_d1,
+    "no_checksum": no_checksum,
+    "open_d1": without(Guards(snapshot_commit=False)),
+    "open_d5": without(Guards(synced_promises=False, synced_commit=False)),
 }

@@ -56,7 +56,7 @@ class Pipe:
     def _deliver(self) -> None:
         self._armed = False
         network = self._connection.network
-        if self._connection.broken or not self.target.alive:
+        if self._connection.broken or self._connection.severed or not self.target.alive:
             self._queue.clear()
             return
         if network.damage.is_cut(self.source.name, self.target.name):
@@ -79,6 +79,8 @@ class Connection:
         self.acceptor_links: object = None
         """Whose ports it joins (sim.links sets them)."""
         self.broken = False
+        self.severed = False
+        """One end has another address now: nothing arrives, and neither end is told."""
         self.forth = Pipe(self, opener, acceptor)
         self.back = Pipe(self, acceptor, opener)
         self._on_break: list[tuple[Process, Callable[[str], None]]] = []
@@ -132,6 +134,13 @@ class Network:
                 else:
                     connection.break_now("reset")
         self.connections = [entry for entry in self.connections if not entry.broken]
+
+    def address_gone(self, process: Process) -> None:
+        """What was connected to the old address of `process` falls silent for ever."""
+        for connection in self.connections:
+            if process in (connection.opener, connection.acceptor):
+                connection.severed = True
+                self.loop.call_later(LINK_DEAD_S, connection.break_now, "silent")
 
     def _watch(self) -> None:
         self.loop.call_later(WATCH_S, self._watch)

@@ -85,6 +85,7 @@ class SimHome:
     """Facts on the machine's disk: atomic and durable, as long as the process lives."""
 
     def __init__(self, machine: Machine, process: Process) -> None:
+        self._machine = machine
         self._files = machine.files
         self._process = process
 
@@ -94,17 +95,20 @@ class SimHome:
     def save(self, name: str, data: bytes) -> None:
         if self._process.alive:
             self._files[name] = bytes(data)
+            self._machine.wrote()
 
     def remove(self, name: str) -> None:
         if self._process.alive:
             self._files.pop(name, None)
+            self._machine.wrote()
 
 
 class SimStore:
     """One process's hold on the machine's log: a dead process writes nothing more."""
 
-    def __init__(self, store: MemoryStore, process: Process) -> None:
+    def __init__(self, store: MemoryStore, machine: Machine, process: Process) -> None:
         self._store = store
+        self._machine = machine
         self._process = process
 
     async def load(self) -> Stored:
@@ -117,10 +121,12 @@ class SimStore:
     async def sync(self) -> None:
         if self._process.alive:
             await self._store.sync()
+            self._machine.wrote()
 
     async def set_aside(self) -> None:
         if self._process.alive:
             await self._store.set_aside()
+            self._machine.wrote()
 
     async def close(self) -> None:
         if self._process.alive:

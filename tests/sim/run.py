@@ -24,6 +24,7 @@ from fixtures.virtual_time import VirtualTimeError, elapse
 from sim.checks import Checker, hooked_apply
 from sim.converge import unconverged
 from sim.loop import SimLoop, current_process
+from sim.moves import Moves
 from sim.mutations import MUTATIONS
 from sim.schedule import Faults
 from sim.workload import DEPLOYMENTS, Workload, fake_deployment
@@ -105,13 +106,15 @@ async def _phases(world: World, stats: dict[str, Any], faults_s: float) -> None:
     watcher = world.loop.create_task(_watch(world), name="watcher")
     for name in world.names:
         world.loop.call_later(world.rng.uniform(0.0, BOOT_SPREAD_S), world.boot, name)
-    workload, faults = Workload(world), Faults(world)
-    helper = None
+    workload, moves = Workload(world), Moves(world)
+    faults = Faults(world, moves)
+    operators = [world.loop.create_task(workload.keep_window_open(), name="window")]
     if world.seed % ROUGH_START_EVERY == 0:
         faults.break_the_start(BOOT_SPREAD_S)
-        helper = world.loop.create_task(workload.keep_window_open(), name="operator")
     if await _until(world, lambda: unformed(world), FORM_LIMIT_S, "not formed"):
         stats["formed_s"] = round(world.loop.time() - begun, 1)
+        world.main = next(s.cluster.cluster_id for s in world.states().values() if s.cluster)
+        operators.append(world.loop.create_task(moves.run(), name="moves"))
         workload.register_files()
         await asyncio.gather(faults.run(faults_s), workload.run(faults_s))
         healed = world.loop.time()
@@ -120,14 +123,19 @@ async def _phases(world: World, stats: dict[str, Any], faults_s: float) -> None:
             stats["converged_s"] = round(world.loop.time() - healed, 1)
             await _ask_everyone(world, workload)
     workload.judge_requests()
-    final = next((s.cluster.cluster_id for s in world.states().values() if s.cluster), "")
-    world.checker.judge_promises(final)
-    watcher.cancel()
-    if helper is not None:
-        helper.cancel()
+    world.checker.judge_promises(world.main)
+    for task in (watcher, *operators):
+        task.cancel()
     world.close()
     stats |= {
         "faults": faults.count,
+        "plots": {
+            **moves.done,
+            "damage noticed": sum(world.checker.excused.values()),
+            "clones": faults.seen.get("clone_a_disk", 0),
+            "moved": faults.seen.get("move_addresses", 0),
+            "blackouts": faults.seen.get("blackout", 0),
+        },
         "acknowledged": len(world.checker.acked),
         "answered": sum(r.outcome == "finished length" for r in workload.requests),
         "versions": max((s.version for s in world.states().values()), default=0),
@@ -244,7 +252,7 @@ def overheard(checker: Checker) -> Iterator[None]:
 
 
 class _ErrorLog(logging.Handler):
-    """An error in a living process's log is a problem: the program says itself that it failed."""
+    """Brings the errors that living processes log to the checker."""
 
     def __init__(self, checker: Checker) -> None:
         super().__init__(level=logging.ERROR)
@@ -254,7 +262,7 @@ class _ErrorLog(logging.Handler):
         process = current_process()
         if process is not None and process.alive:
             formatter = logging.Formatter("%(name)s: %(message)s")
-            self._checker.problem(f"{process!r} logged {formatter.format(record)}")
+            self._checker.logged(process, formatter.format(record))
 
 
 def _counts(outcomes: list[str]) -> dict[str, int]:

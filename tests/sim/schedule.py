@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable
 
 from fixtures.virtual_time import elapse
+from sim.hardware import nothing
+from sim.moves import Moves
 from sim.world import World
 
 PAUSE_MIN_S = 0.3
@@ -21,13 +23,24 @@ START_LASTS_S = 6.0
 """Founding and joining take about so long after the last boot."""
 LOSS_MIN = 0.05
 LOSS_MAX = 0.4
+SLOW_SYNC_MIN_S = 0.05
+SLOW_SYNC_MAX_S = 0.4
+BLACKOUT_AFTER_MAX_S = 0.5
+WRITES_MAX = 8
+"""A machine that is to die between two writes does so after at most so many."""
+PLOT_SHARE = 0.3
+"""So many of the faults need a whole cluster, and wait for it ..."""
+PLOT_WAIT_S = 6.0
+"""... for at most so long."""
+CLONE_LASTS_S = 4.0
 
 
 class Faults:
     """Breaks things until told to stop; `heal` then repairs everything."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, moves: Moves) -> None:
         self._world = world
+        self._moves = moves
         self._rng = random.Random(f"faults {world.seed}")
         self._kinds: tuple[Callable[[], None], ...] = (
             self._split,
@@ -40,11 +53,24 @@ class Faults:
             self._kill_leader,
             self._kill_many,
             self._power_loss,
+            self._blackout,
+            self._kill_between_writes,
+            self._slow_disks,
+            self._move_addresses,
             self._crash_workers,
             self._crash_workers,
             self._failing_launches,
         )
+        self._plots: tuple[Callable[[], None], ...] = (
+            self._flip_a_bit,
+            self._flip_a_bit,
+            self._take_out,
+            self._take_out,
+            self._clone_a_disk,
+        )
         self.count = 0
+        self.seen: dict[str, int] = {}
+        """Faults by kind."""
 
     async def run(self, duration_s: float) -> None:
         """Faults for so long, then everything is whole again."""
@@ -53,9 +79,32 @@ class Faults:
             await elapse(self._rng.uniform(PAUSE_MIN_S, PAUSE_MAX_S))
             if self._world.loop.time() >= end:
                 break
+            kinds = self._kinds
+            if self._rng.random() < PLOT_SHARE and await self._can_bear_a_plot():
+                kinds = self._plots
             self.count += 1
-            self._rng.choice(self._kinds)()
+            kind = self._rng.choice(kinds)
+            self.seen[kind.__name__[1:]] = self.seen.get(kind.__name__[1:], 0) + 1
+            self._world.trace.add("faults", kind.__name__[1:])
+            kind()
+            while self._world.clones:
+                await elapse(PAUSE_MIN_S)
         self.heal()
+
+    async def _can_bear_a_plot(self) -> bool:
+        """Wait for a cluster that is whole, linked and without another plot."""
+        polls = int(PLOT_WAIT_S / PAUSE_MIN_S)
+        for _ in range(polls):
+            if not self._moves.busy and self._moves.whole() and self._linked():
+                return True
+            await elapse(PAUSE_MIN_S)
+        return False
+
+    def _linked(self) -> bool:
+        world = self._world
+        links = [len(world.running[name].links.connected()) for name in sorted(world.running)]
+        armed = any(machine.wrote is not nothing for machine in world.machines)
+        return world.damage.calm and not armed and all(n == len(world.names) - 1 for n in links)
 
     def break_the_start(self, boot_spread_s: float) -> None:
         """Kill some nodes while they look around, found or join."""
@@ -67,6 +116,9 @@ class Faults:
     def heal(self) -> None:
         self._world.trace.add("faults", "heal")
         self._world.damage.heal()
+        for machine in self._world.machines:
+            machine.set_sync_s(machine.sync_s)
+            machine.wrote = nothing
         for name in self._world.names:
             self._world.boot(name)
 
@@ -144,6 +196,77 @@ class Faults:
     def _power_loss(self) -> None:
         names = self._world.names
         self._kill(self._rng.sample(names, self._rng.randint(1, len(names))), power=True)
+
+    # Disks.
+
+    def _blackout(self) -> None:
+        """The power fails everywhere while disks are busy with what just came."""
+        machines = self._world.machines
+        for machine in machines:
+            machine.set_sync_s(self._rng.uniform(SLOW_SYNC_MIN_S, SLOW_SYNC_MAX_S))
+        self._later(self._rng.uniform(0.0, BLACKOUT_AFTER_MAX_S), self._all_dark)
+
+    def _all_dark(self) -> None:
+        self._kill(list(self._world.names), power=True)
+        for machine in self._world.machines:
+            machine.set_sync_s(machine.sync_s)
+
+    def _kill_between_writes(self) -> None:
+        """One machine dies right after one of its next writes."""
+        name, power = self._rng.choice(self._world.names), self._rng.random() < 0.5
+        machine, left = self._world.machine(name), self._rng.randint(1, WRITES_MAX)
+
+        def wrote() -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                machine.wrote = nothing
+                self._kill([name], power=power)
+
+        machine.wrote = wrote
+
+    def _slow_disks(self) -> None:
+        names = self._world.names
+        slow = [self._world.machine(n) for n in self._rng.sample(names, self._rng.randint(1, 2))]
+        for machine in slow:
+            machine.set_sync_s(self._rng.uniform(SLOW_SYNC_MIN_S, SLOW_SYNC_MAX_S))
+            self._later(
+                self._rng.uniform(LASTS_MIN_S, LASTS_MAX_S),
+                lambda machine=machine: machine.set_sync_s(machine.sync_s),
+            )
+
+    # Addresses.
+
+    def _move_addresses(self) -> None:
+        """New leases: for one, for all at once, or two that get each other's."""
+        names = self._world.names
+        dice = self._rng.random()
+        if dice < 0.5:
+            self._world.readdress([self._rng.choice(names)])
+        elif dice < 0.75:
+            self._world.readdress(self._rng.sample(names, 2), exchange=True)
+        else:
+            self._world.readdress(list(names))
+
+    # Plots: they need a whole cluster, since each takes away what only one may lose at a time.
+
+    def _flip_a_bit(self) -> None:
+        """A machine dies, and a bit of what its disk kept of the log is another one."""
+        name = self._rng.choice(self._world.names)
+        self._moves.busy = True
+        self._kill([name])
+        what = self._world.machine(name).flip_bit(self._rng)
+        self._world.checker.excused.setdefault(name, 0)
+        self._world.trace.add("faults", f"{name}: {what} flipped")
+
+    def _take_out(self) -> None:
+        self._world.trace.add("faults", self._moves.take_out())
+
+    def _clone_a_disk(self) -> None:
+        """A second machine with the disk of a running one, for a while; nothing else breaks."""
+        name = self._rng.choice(self._world.names)
+        self._world.clone(name)
+        self._later(CLONE_LASTS_S, lambda: self._world.end_clone(name))
 
     # Workers.
 

@@ -175,7 +175,7 @@ class Workload:
     async def _answer(self, run: Running, body: Body, reason: str) -> str:
         """acknowledged, refused, unknown, no session, or died."""
         session = run.peer.session
-        if session is None:
+        if session is None or self._world.main not in ("", session.file.cluster_id):
             return "no session"
         try:
             await run.peer.propose(body, actor="operator:sim", reason=reason)

@@ -52,6 +52,7 @@ class Running:
     peer: Peer
     launcher: SimLauncher
     links: SimLinks
+    discovery: SimDiscovery
     booted: asyncio.Task[None]
 
 
@@ -71,6 +72,11 @@ class World:
         self.machines = [make_machine(number, self.rng) for number in range(1, count + 1)]
         self.running: dict[str, Running] = {}
         self.names = [machine.name for machine in self.machines]
+        self.clones: dict[str, tuple[Machine, Running]] = {}
+        """Machines that were given a copy of a disk, by the name of the one that it was."""
+        self.main = ""
+        """The cluster that was formed; "" before. Nobody asks anything of another one."""
+        self._addresses = len(self.machines)
         self._graves: list[tuple[float, Process]] = []
         for machine in self.machines:
             machine.ledger.complain = self.checker.problem
@@ -83,25 +89,29 @@ class World:
         """Start the node's process; nothing happens when it runs."""
         if name in self.running:
             return
-        machine = self.machine(name)
+        self.running[name] = self._boot(self.machine(name))
+
+    def _boot(self, machine: Machine) -> Running:
         machine.starts += 1
-        process = Process(name, machine.starts)
-        self.trace.add(name, f"boots as {process!r}")
-        self.running[name] = process.context.run(self._build, machine, process)
+        process = Process(machine.name, machine.starts)
+        self.trace.add(machine.name, f"boots as {process!r}")
+        return process.context.run(self._build, machine, process)
 
     def _build(self, machine: Machine, process: Process) -> Running:
         life = f"{self.seed} {process!r}"
         instance_id = random.Random(f"instance {life}").randbytes(8).hex()
         identity = SimIdentity(machine, instance_id)
+        discovery = SimDiscovery(self.lan, process, machine.address)
         links = SimLinks(self.board, process, identity.node, machine.address, instance_id, "0.1.0")
         launcher = SimLauncher(machine, process, random.Random(f"workers {life}"), self.trace)
 
         def raft_store(cluster_id: ClusterId) -> SimStore:
-            return SimStore(machine.log_of(cluster_id), process)
+            return SimStore(machine.log_of(cluster_id), machine, process)
 
         def drop_raft_store(cluster_id: ClusterId) -> None:
             if process.alive:
                 machine.logs.pop(cluster_id, None)
+                machine.wrote()
 
         ports = Ports(
             clock=SimClock(self.loop, random.Random(f"clock {life}")),
@@ -110,7 +120,7 @@ class World:
             home=SimHome(machine, process),
             links=links,
             join_client=SimJoinClient(self.lan, process, machine.certificate),
-            discovery=SimDiscovery(self.lan, process, machine.address),
+            discovery=discovery,
             devices=SimDevices(machine),
             launcher=launcher,
             model_store=SimModelStore(machine, process),
@@ -124,7 +134,7 @@ class World:
         self.lan.servers[machine.address] = (process, peer)
         booted = self.loop.create_task(peer.start(), name=f"{process!r} start")
         booted.add_done_callback(lambda task: self._started(process, task))
-        return Running(process, peer, launcher, links, booted)
+        return Running(process, peer, launcher, links, discovery, booted)
 
     def _started(self, process: Process, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None and process.alive:
@@ -135,8 +145,10 @@ class World:
         run = self.running.pop(name, None)
         if run is None:
             return
-        self.trace.add(name, "loses power" if power else "is killed")
-        machine = self.machine(name)
+        self._end(self.machine(name), run, power=power)
+
+    def _end(self, machine: Machine, run: Running, *, power: bool) -> None:
+        self.trace.add(machine.name, "loses power" if power else "is killed")
         run.process.alive = False  # Before all else: nothing that it still does has an effect.
         self.network.process_died(run.process, power=power)
         for log in machine.logs.values():
@@ -147,6 +159,41 @@ class World:
         self.loop.kill(run.process)
         self._graves.append((self.loop.time() + DEAD_TASKS_S, run.process))
 
+    def readdress(self, names: list[str], *, exchange: bool = False) -> None:
+        """The machines have other addresses from now on; with `exchange` each other's."""
+        machines = [self.machine(name) for name in names]
+        if exchange:
+            addresses = [machine.address for machine in (*machines[1:], machines[0])]
+        else:
+            addresses = [self._free_address() for _ in machines]
+        for machine in machines:
+            self.lan.servers.pop(machine.address, None)
+        for machine, address in zip(machines, addresses, strict=True):
+            self.trace.add(machine.name, f"moves to {address}")
+            machine.address = address
+            run = self.running.get(machine.name)
+            if run is not None:
+                self.lan.servers[address] = (run.process, run.peer)
+                run.links.move(address)
+                run.process.context.run(run.discovery.move, address)
+
+    def _free_address(self) -> str:
+        self._addresses += 1
+        return f"10.0.{self._addresses // 250}.{self._addresses % 250}"
+
+    def clone(self, name: str) -> None:
+        """Another machine boots from a copy of this one's disk, while this one runs."""
+        copy = self.machine(name).copied(self._free_address())
+        copy.ledger.complain = self.checker.problem
+        self.clones[name] = (copy, self._boot(copy))
+
+    def end_clone(self, name: str) -> None:
+        """Switch the clone off. It must have been told by then what it is."""
+        machine, run = self.clones.pop(name)
+        if "cloned_identity" not in run.peer.membership.advice:
+            self.checker.problem(f"{machine.name} says {run.peer.membership.advice!r} of itself")
+        self._end(machine, run, power=False)
+
     def watch(self) -> None:
         """Ask the living who leads, and the dead whether they are. Called often."""
         for name in sorted(self.running):
@@ -154,6 +201,9 @@ class World:
             session = run.peer.session
             if session is not None and run.booted.done() and session.raft.is_leader:
                 self.checker.leads(run.process, session.file.cluster_id, session.raft.term)
+        for machine, run in self.clones.values():
+            if run.links.connected():
+                self.checker.problem(f"{machine.name} was let in beside the machine it copies")
         now = self.loop.time()
         for until, process in self._graves:
             if until <= now and process.unfinished():
@@ -184,7 +234,8 @@ class World:
         best: tuple[int, str] | None = None
         for name in sorted(self.running):
             session = self.running[name].peer.session
-            if session is not None and session.raft.is_leader:
+            foreign = session is not None and self.main not in ("", session.file.cluster_id)
+            if session is not None and not foreign and session.raft.is_leader:
                 entry = (session.raft.term, name)
                 best = entry if best is None else max(best, entry)
         return None if best is None else best[1]
