@@ -18,13 +18,13 @@ from aivailable.core.status import ClusterStatus, EventStatus
 
 @dataclasses.dataclass
 class FakeStream:
-    deltas: tuple[str, ...]
+    deltas: tuple[ChatDelta, ...]
     ingress: str = "a" * 52
     host: str = "b" * 52
 
     async def __aiter__(self) -> AsyncIterator[ChatDelta]:
-        for text in self.deltas:
-            yield ChatDelta(text)
+        for delta in self.deltas:
+            yield delta
 
 
 @dataclasses.dataclass
@@ -34,6 +34,7 @@ class FakeClient:
     statuses: list[ClusterStatus] = dataclasses.field(default_factory=lambda: [lab()])
     error: Exception | None = None
     calls: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    answer: tuple[ChatDelta, ...] = (ChatDelta("Hel"), ChatDelta("lo"))
     opened: list[tuple[list[str], str | None]] = dataclasses.field(default_factory=list)
 
     async def __aenter__(self) -> Self:
@@ -97,7 +98,7 @@ class FakeClient:
 
     def chat(self, model: str, messages: list[dict[str, str]], **params: Any) -> FakeStream:
         self._called("chat", model, [dict(message) for message in messages], params)
-        return FakeStream(("Hel", "lo"))
+        return FakeStream(self.answer)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from aivailable import __version__
 from aivailable.cli import app
-from aivailable.client import ClientError
+from aivailable.client import ChatDelta, ClientError
 
 HEAVY = ("aiohttp", "textual", "zeroconf", "pysyncobj", "numpy", "cryptography", "aivailable.peer")
 
@@ -193,6 +193,12 @@ def test_chat_streams_the_answer(client: Any) -> None:
         {"role": "user", "content": "Say hello"},
     ]
     assert client.calls == [("chat", "qwen", messages, {"max_tokens": 5})]
+
+
+def test_a_chats_reasoning_is_not_in_the_answer(client: Any) -> None:
+    client.answer = (ChatDelta(reasoning="h"), ChatDelta(reasoning="m"), ChatDelta("Hi"))
+    result = run("chat", "qwen", "Say hello")
+    assert (result.stdout, result.stderr) == ("Hi\n", "hm\n")
 
 
 def test_chat_reads_a_pipe(client: Any) -> None:

@@ -97,6 +97,7 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
             "tool_choice": {"type": ["string", "object"], "default": "auto"},
             "parallel_tool_calls": {"type": "boolean", "default": True},
             "reasoning_effort": {"enum": ["none", "minimal", "low", "medium", "high", "xhigh"]},
+            "reasoning_format": {"enum": ["auto", "deepseek", "none"], "default": "auto"},
             "include_reasoning": {"type": "boolean", "default": True},
             "chat_template_kwargs": {"type": "object"},
         },

@@ -14,6 +14,7 @@ import pytest
 from fixtures.api_service import MODEL, USER, FakeService, Step, answer
 
 from aivailable.errors import RequestError
+from aivailable.peer.api.openai import endpoints
 from aivailable.peer.api.server import ApiServer
 from aivailable.wire.generation import (
     Alternative,
@@ -275,3 +276,14 @@ async def test_what_was_ignored_is_named_in_the_answer_and_once_in_the_log(
                 assert response.headers["X-AIvailable-Ignored"] == "user, new_thing"
     said = [one.getMessage() for one in caplog.records if one.name == "aivailable.api"]
     assert [line.split("'")[1] for line in said] == ["user", "new_thing"]
+
+
+async def test_too_many_choices_at_once_are_told_to_come_later(
+    http: aiohttp.ClientSession, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "GENERATIONS_MAX", 3)
+    body = {"model": MODEL, "messages": HELLO}
+    for n, status in ((4, 503), (3, 200), (3, 200)):
+        async with http.post("/v1/chat/completions", json={**body, "n": n}) as response:
+            assert response.status == status
+    assert len(service.asked) == 6

@@ -193,7 +193,22 @@ def test_arguments_of_the_template() -> None:
     }
     assert not asked.reasoning
     assert one(chat(reasoning_effort="none")).template_arguments["enable_thinking"] is False
+    assert one(chat(reasoning_format="none")).template_arguments == {"reasoning_format": "none"}
     assert one(chat(think=True)).template_arguments == {"enable_thinking": True}
+
+
+def test_an_answer_that_the_client_began_is_continued() -> None:
+    asked = chat(
+        messages=[*HELLO, {"role": "assistant", "content": "Hi"}],
+        continue_final_message=True,
+        add_generation_prompt=False,
+    )
+    assert asked.ignored == ()
+
+
+def test_tools_and_a_format_of_the_answer_go_together() -> None:
+    generate = one(chat(tools=[TOOL], response_format={"type": "json_object"}))
+    assert (generate.tools, generate.constraint) == ((TOOL,), Constraint("json_object"))
 
 
 @pytest.mark.parametrize(
@@ -377,7 +392,6 @@ IMAGE_URL = "messages[0].content[0].image_url.url"
             "tool_choice.function.name",
             "invalid_value",
         ),
-        ({"tools": [TOOL], FORMAT: NAMED}, "tools", "unsupported_value"),
         ({"functions": [{"name": "f"}]}, "functions", "unsupported_value"),
         ({"function_call": {"name": "f"}}, "function_call", "unsupported_value"),
         ({FORMAT: {"type": "xml"}}, "response_format.type", "invalid_value"),
@@ -401,7 +415,9 @@ IMAGE_URL = "messages[0].content[0].image_url.url"
         ),
         ({"chat_template_kwargs": {"x": 2**70}}, "chat_template_kwargs", "invalid_value"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort", "invalid_value"),
-        ({"reasoning_format": "none"}, "reasoning_format", "invalid_value"),
+        ({"reasoning_format": "x"}, "reasoning_format", "invalid_value"),
+        ({"continue_final_message": True}, "continue_final_message", "unsupported_value"),
+        ({"add_generation_prompt": False}, "add_generation_prompt", "unsupported_value"),
         ({"modalities": ["audio"]}, "modalities", "unsupported_value"),
         ({"audio": {"voice": "x"}}, "audio", "unsupported_value"),
         ({"web_search_options": {}}, "web_search_options", "unsupported_value"),

@@ -73,10 +73,11 @@ def chat_request(body: Parameters, request_id: str) -> Asked:
     """POST /v1/chat/completions. Raises ParameterError."""
     refuse_unsupported(body)
     called = tools(body)
-    body.choice("reasoning_format", ("auto", "deepseek"))
+    given = messages(body)
+    _check_continued(body, given)
     generate = replace(
         _common(body, request_id),
-        messages=messages(body),
+        messages=given,
         max_tokens=token_limit(body, ("max_completion_tokens", "max_tokens")),
         tools=called.definitions,
         tool_choice=called.choice,
@@ -84,13 +85,6 @@ def chat_request(body: Parameters, request_id: str) -> Asked:
         template_arguments=_template_arguments(body),
         logprobs=_chat_logprobs(body),
     )
-    if generate.constraint is not None and called.definitions and called.choice != "none":
-        raise ParameterError(
-            "tools",
-            "tools that may be called and a format for the answer exclude each other; "
-            "send 'tool_choice': 'none' or leave out the format",
-            code="unsupported_value",
-        )
     n = _n(body)
     reasoning = body.flag("include_reasoning", default=True)
     stream, usage = _streaming(body)
@@ -214,9 +208,23 @@ def _completion_logprobs(body: Parameters) -> int | None:
     return wanted if wanted is not None else probabilities or None
 
 
+def _check_continued(body: Parameters, given: tuple[Mapping[str, Any], ...]) -> None:
+    """Whoever ends with an assistant's message has it continued, with vLLM's words or without."""
+    continued = len(given) > 1 and given[-1]["role"] == "assistant"
+    continued = continued and "tool_calls" not in given[-1]
+    for key, asks in (("continue_final_message", True), ("add_generation_prompt", False)):
+        if body.flag(key, default=not asks) is asks and not continued:
+            raise ParameterError(
+                key, f"'{key}' needs a last message of the assistant", code="unsupported_value"
+            )
+
+
 def _template_arguments(body: Parameters) -> Mapping[str, Any]:
     """`chat_template_kwargs`, before them what has a name of its own."""
     arguments: dict[str, Any] = {}
+    if body.choice("reasoning_format", ("auto", "deepseek", "none")) == "none":
+        # The worker's own: thoughts stay in the content, as the model wrote them.
+        arguments["reasoning_format"] = "none"
     effort = body.choice("reasoning_effort", EFFORTS)
     if effort is not None:
         arguments["reasoning_effort"] = effort

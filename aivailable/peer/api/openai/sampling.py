@@ -25,7 +25,7 @@ from aivailable.wire.limits import STOP_STRING_MAX_CHARS, STOP_STRINGS_MAX
 TEMPERATURE_DEFAULT = 1.0
 TOP_P_DEFAULT = 1.0
 TOP_K_MAX = 1_000_000
-WINDOW_MAX_TOKENS = 1 << 24
+WINDOW_MAX_TOKENS = 1 << 20
 TOKEN_ID_MAX = 2**31 - 1
 LOGIT_BIAS_MAX = 1024
 """Tokens with a bias of their own; OpenAI allows 300."""
@@ -33,7 +33,7 @@ LOGIT_BIAS_RANGE = 100.0
 BANNED = -1e9
 """What llama-server's `false` means as a bias (wire.generation: -inf is written so)."""
 DRY_BREAKERS_MAX = 16
-DRY_BREAKER_MAX_CHARS = 64
+DRY_BREAKER_MAX_CHARS = 40
 
 T = TypeVar("T")
 

@@ -29,11 +29,9 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "verbosity": ("medium",),
     # vLLM
-    "add_generation_prompt": (True,),
     "allowed_token_ids": _EMPTY,
     "bad_words": _EMPTY,
     "chat_template": (),
-    "continue_final_message": (False,),
     "documents": _EMPTY,
     "guided_choice": _EMPTY,
     "guided_grammar": _EMPTY,
