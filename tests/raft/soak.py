@@ -3,7 +3,8 @@
     PYTHONPATH=.:tests python -m raft.soak --seeds 500 --first 0 [--without GUARD]
 
 Faults: partitions, one-way cuts, delays, power loss with torn tails, kill -9 between two writes,
-slow disks, full disks, lost logs, and voters that come and go. Prints the first failing seed and
+slow disks, full disks, lost logs, flipped bits, the power gone everywhere, and voters that come
+and go. Prints the first failing seed and
 how to rerun it; exit code 1 then (with --without: when no seed found the open defect).
 """
 
@@ -27,10 +28,11 @@ from fixtures.virtual_time import elapse, run
 from aivailable.errors import ProposalError, ProposalUnknown
 from aivailable.raft.guards import Guards
 from aivailable.raft.settings import RaftSettings
+from aivailable.raft.store import MemoryStore, StoreDamaged
 
 FAULTS = (
     *("split", "leader cut", "one way", "delay", "crash", "crash leader", "crash most"),
-    *("kill", "slow disk", "full disk", "lost log"),
+    *("kill", "slow disk", "full disk", "lost log", "flipped bit", "dark"),
     *("deposed", "two changes", "power cut", "forgetful vote"),
 )
 CLIENTS = 5
@@ -121,6 +123,7 @@ class Storm:
         self.reads = 0
         self.running = True
         self.lost_logs = 0
+        self.damaged = 0
         self.removing = 0
         voters, observers = MEMBERS[seed % len(MEMBERS)]
         self.cluster = Cluster(
@@ -260,6 +263,10 @@ class Storm:
                 undo.append(lambda: setattr(store, "fail_with", None))
             case "lost log":
                 await self.lose_log(rng.choice(names))
+            case "flipped bit":
+                await self.flip_bit(rng.choice(names))
+            case "dark":
+                victims = names
             case "crash most":
                 victims = rng.sample(names, len(names) // 2 + 1)
             case "crash leader":
@@ -294,6 +301,20 @@ class Storm:
         self.lost_logs += 1
         await cluster.start(name)
 
+    async def flip_bit(self, name: str) -> None:
+        """One bit anywhere in journal or snapshot; what the node notices costs it the log."""
+        cluster, store = self.cluster, self.cluster.stores[name]
+        if not self.may_lose_a_log():
+            return
+        cluster.crash(name, keep_written=True)
+        flip(store, self.rng)
+        try:
+            await cluster.start(name)
+        except StoreDamaged:
+            self.damaged += 1
+            await store.set_aside()
+            await cluster.start(name)
+
     async def say(self, name: str, count: int, size: int = 1) -> None:
         """Commands at one node; those that it acknowledges within a second must last."""
 
@@ -316,6 +337,15 @@ class Storm:
         voters = [name for name in self.cluster.nodes[leading].voters if name != leading]
         fits = len(voters) == others and all(name in self.cluster.nodes for name in voters)
         return (leading, voters) if fits else None
+
+
+def flip(store: MemoryStore, rng: random.Random) -> None:
+    """Another bit than what was written."""
+    snapshot = bytearray(store.snapshot or b"")
+    data = snapshot if snapshot and rng.random() < 0.5 else store.journal
+    bit = rng.randrange(8 * len(data))
+    data[bit // 8] ^= 1 << bit % 8
+    store.snapshot = bytes(snapshot) or None
 
 
 async def deposed(storm: Storm) -> None:

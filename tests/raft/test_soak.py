@@ -35,6 +35,7 @@ def test_storms_break_no_promise(first: int) -> None:
     assert sum(len(one.acknowledged) for one in storms) > 100 * GROUP
     assert sum(one.changes for one in storms) > 3 * GROUP
     assert sum(one.reads for one in storms) > 5 * GROUP
+    assert sum(one.damaged for one in storms) > 0
 
 
 @pytest.mark.parametrize("defect", OFF)
