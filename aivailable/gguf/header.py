@@ -31,6 +31,7 @@ NAME_MAX_CHARS: Final = 200
 NAME_READ_MAX_CHARS: Final = 64 * 1024
 """A longer name is damage; one between the two limits is cut."""
 MIB: Final = 1 << 20
+TOOL_TEMPLATE_KEY: Final = "tokenizer.chat_template.tool_use"
 
 SLIDING_PATTERNS: Final = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2}
 """Every n-th layer sees everything, the others their window (llama.cpp src/models,
@@ -50,6 +51,8 @@ class Header:
     """Of the input embeddings, which llama.cpp keeps in main memory also on a GPU load."""
     tied: bool
     """Whether the output uses the input embeddings: then the GPU has a copy of them."""
+    tool_template: str | None = None
+    """The chat template for requests with tools, where the file has one of its own."""
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -82,6 +85,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         chat_template=template,
         embedding_bytes=structure.tensors["token_embd.weight"].size_bytes,
         tied="output.weight" not in structure.tensors,
+        tool_template=values.text(TOOL_TEMPLATE_KEY, "", CHAT_TEMPLATE_MAX_CHARS) or None,
     )
 
 
