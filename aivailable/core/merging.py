@@ -15,8 +15,9 @@ Why a stranger takes over nothing. Members, pristine or not, even the id: all th
 says of itself is its own word, and a hostile program says "a hundred members". So what it says
 only decides which side may *ask*. Ours ends by itself only when it has nothing to lose and its door
 is open anyhow: our own window open, nothing deployed, no operator's hand in it yet. Whoever could
-abuse that could as well have walked in through the window. In every other case only our own
-operator ends it, by naming the other cluster's id (`aivailable merge ID`), as seen over there.
+abuse that could as well have walked in through the window. A join key, proved both ways before the
+first word of a merge, stands for both open windows. In every other case only our own operator ends
+it, by naming the other cluster's id (`aivailable merge ID`), as seen over there.
 The winner's risk is smaller: it lets in the listed nodes, so it adopts only when its own window is
 open, or the join key was proved (then it lets in whoever has the key at any time).
 """
@@ -65,6 +66,8 @@ class Meeting:
     other_open: bool
     unused: bool
     """Ours: nothing deployed, no operator's hand in it."""
+    keyed: bool = False
+    """Both have a join key: whether it is one key, the merge itself proves both ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,8 @@ def meet(meeting: Meeting, ordered: bool = False) -> Apart | EndInOther:
             f"{seen} is here. To let it end in this one: `aivailable admit` here, then"
             f" `aivailable merge {mine.cluster_id}` there"
         )
-    if ordered or (meeting.window_open and meeting.other_open and meeting.unused):
+    both_open = meeting.window_open and meeting.other_open
+    if ordered or (meeting.unused and (both_open or meeting.keyed)):
         return EndInOther()
     return Apart(
         f"{seen} is here. To let this one end in it: `aivailable admit` there, then"

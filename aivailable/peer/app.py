@@ -155,6 +155,7 @@ async def _build(
             join_window_s=config.join_window_s,
             version=__version__,
             seeds=config.seeds,
+            keyed=key is not None,
         ),
         ports,
         announce,

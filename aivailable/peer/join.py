@@ -238,8 +238,9 @@ class TlsJoinClient:
     async def join(self, address: tuple[str, int], request: JoinRequest) -> JoinAnswer:
         """Fills in certificate, signature and proof. The answer may be a refusal (`code`): also
         our own of a server that does not prove the key that we have. The key plays no part when
-        `request.to` names the one node that is meant: its certificate says more."""
-        key = None if request.to else self._key
+        `request.to` names the one node that is meant: its certificate says more. It does for a
+        merge: whoever claims the other cluster's id could be that node."""
+        key = None if request.to and request.merge is None else self._key
         async with self._visit(address) as visit:
             offer = visit.offer
             if request.to not in ("", offer.node):

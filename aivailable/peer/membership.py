@@ -82,7 +82,7 @@ class Membership:
         self._knocks = Knocks(ports.clock, tell)
         self._straying = Straying(ports, self._request)
         self._yielding = Yielding(ports, self._request, self._tell_once)
-        self.merging = Merging(ports, self._request, tell)
+        self.merging = Merging(ports, self._request, tell, keyed=config.keyed)
         self._giving_up = False
         self._admitting = 0
         self.phase = "seeking"

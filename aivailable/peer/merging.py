@@ -37,6 +37,7 @@ from aivailable.peer.belongings import Belongings, Bringing
 from aivailable.peer.door import welcome
 from aivailable.peer.ports import Ports, Sighting
 from aivailable.peer.session import Session
+from aivailable.peer.yielding import KEY_REFUSALS
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, MergeWish
 
 log = logging.getLogger("aivailable.merging")
@@ -57,11 +58,18 @@ class Merging:
     """`advice` says what an operator could type while another cluster of our name is here."""
 
     def __init__(
-        self, ports: Ports, request: Callable[[], JoinRequest], tell: Callable[[str], None]
+        self,
+        ports: Ports,
+        request: Callable[[], JoinRequest],
+        tell: Callable[[str], None],
+        *,
+        keyed: bool,
     ) -> None:
+        """`keyed`: the join client has a join key, and proves it where a merge is asked for."""
         self._ports = ports
         self._request = request
         self._tell = tell
+        self._keyed = keyed
         self._bringing = Bringing(ports, tell)
         self._looked_s = -LOOK_PERIOD_S
         self._ended_s: float | None = None
@@ -82,11 +90,23 @@ class Merging:
                 if isinstance(met, Apart):
                     advice = advice or met.advice
                 elif session.raft.is_leader:
-                    try:
-                        await self._end_in(session, address, offer, "merge")
-                    except (AivailableError, OSError) as error:
-                        log.info("not merged into %s: %s", short(offer.cluster_id), error)
+                    advice = advice or await self._end_unasked(session, address, offer)
+        if advice != self.advice and advice:
+            log.warning("%s", advice)
         self.advice = advice
+
+    async def _end_unasked(self, session: Session, address: Address, offer: JoinOffer) -> str:
+        """End in the other cluster by ourselves. Returns what a person can do about a refusal."""
+        into = short(offer.cluster_id)
+        try:
+            await self._end_in(session, address, offer, "merge")
+        except RequestError as error:
+            log.info("not merged into %s: %s", into, error)
+            if error.code in KEY_REFUSALS:
+                return f"another cluster of this name ({into}) does not take this one in: {error}"
+        except (AivailableError, OSError) as error:
+            log.info("not merged into %s: %s", into, error)
+        return ""
 
     async def order(self, session: Session, into: ClusterId, actor: str, heard: Hearing) -> None:
         """An operator ends this cluster in the one that it names. Raises RequestError,
@@ -115,6 +135,7 @@ class Merging:
             window_open=session.window.admits(session.state.window),
             other_open=offer.window_open,
             unused=is_unused(session.state),
+            keyed=self._keyed and offer.keyed,
         )
 
     async def _others(

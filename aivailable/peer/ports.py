@@ -304,6 +304,8 @@ class PeerConfig:
     heartbeat_s: float = 1.0
     seeds: tuple[tuple[str, int], ...] = ()
     """(host, link port) to ask besides what mDNS brings."""
+    keyed: bool = False
+    """The join client has a join key."""
 
 
 @dataclass(slots=True)

@@ -31,11 +31,11 @@ FOUND_S = 30.0
 class Stage:
     """A peer that has founded a cluster of two: itself, and a member that is off."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, **config: Any) -> None:
         self.world = world
         self.said: list[str] = []
         self.other = FakeIdentity("other")
-        self.peer = Peer(PeerConfig("host1"), world.ports(), self.said.append)
+        self.peer = Peer(PeerConfig("host1", **config), world.ports(), self.said.append)
 
     @property
     def id(self) -> str:
@@ -64,8 +64,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def founded() -> AsyncIterator[Stage]:
-    stage = Stage(World())
+async def founded(**config: Any) -> AsyncIterator[Stage]:
+    stage = Stage(World(), **config)
     await stage.peer.start()
     await elapse(FOUND_S)
     joiner = Member(FakeIdentity("n2").node, "host2", b"c")
@@ -100,6 +100,29 @@ async def test_an_unused_cluster_asks_packs_dissolves_and_goes_over() -> None:
         kept = Belongings.load(stage.world.home)
         assert kept is not None
         assert (kept.former, kept.into, len(kept.keys)) == (own, OTHER_ID, 1)
+
+
+@pytest.mark.parametrize("code", ["", "bad_proof"], ids=["one key", "another key"])
+@pytest.mark.parametrize("theirs", [True, False], ids=["they have a key", "they have none"])
+def test_a_key_on_both_sides_stands_for_both_open_windows(theirs: bool, code: str) -> None:
+    """Whether it is one key, the merge proves; a refusal is shown for as long as it is news."""
+
+    async def on_virtual_time() -> None:
+        async with founded(keyed=True) as stage:
+            await stage.peer.propose(SetWindow(0), actor="planner", reason="")
+            own = stage.id
+            stage.meet(window_open=False, keyed=theirs)
+            if code:
+                stage.world.join_client.answers[THERE] = JoinAnswer(code, "has another join key")
+            await elapse(3 * LOOK_PERIOD_S)
+            assert bool(stage.world.join_client.requests) is theirs
+            assert stage.peer.session is not None
+            stays = bool(code) or not theirs
+            assert stage.peer.session.file.cluster_id == (own if stays else OTHER_ID)
+            refused = "has another join key" in stage.peer.status().advice
+            assert refused is (theirs and code == "bad_proof")
+
+    run(on_virtual_time(), limit_s=1200.0)
 
 
 @pytest.mark.parametrize("used", ["deployed", "touched", "window closed", "theirs closed"])
