@@ -6,7 +6,9 @@ who is a member. Implements ports.Discovery; built by peer.app.
 
 Nothing on the network is ever final here: interfaces come and go (Wi-Fi, wake-up, a cable), so
 they are looked at again for ever; a switch may drop multicast for its first half minute, so we
-announce again for ever. What keeps us from it is in `problem`, in words.
+announce again for ever; an address that goes and comes back takes the kernel's multicast groups
+with it, so one who does not hear himself any more opens everything again. What keeps us from it is
+in `problem`, in words.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import asyncio
 import ipaddress
 import logging
 import re
+import socket
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -111,6 +114,8 @@ class MdnsDiscovery:
         self._own: Sighting | None = None
         self._info: AsyncServiceInfo | None = None
         self._heard: dict[str, Sighting] = {}
+        self._deaf = False
+        """We have heard our own announcement, and do not any more."""
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -170,11 +175,13 @@ class MdnsDiscovery:
                     mdns.async_send(mdns.generate_service_broadcast(self._info, None))
 
     async def _rescan(self) -> None:
-        """Open, or open again, when the interfaces are not those in use."""
+        """Open, or open again, when the interfaces are not those in use, or nothing comes in."""
         async with self._changing:
             try:
-                interfaces = usable_interfaces(self._only)
-                if self._zeroconf is not None and interfaces == self._interfaces:
+                usable = usable_interfaces(self._only)
+                interfaces = tuple(one for one in usable if _is_ready(one))
+                same = self._zeroconf is not None and interfaces == self._interfaces
+                if same and not self._deaf:
                     return
                 await self._close(goodbye=False)
                 self._interfaces = interfaces
@@ -194,6 +201,7 @@ class MdnsDiscovery:
         self.problem = problem
 
     async def _open(self) -> None:
+        self._deaf = False
         choice = _multicast_choice(self._interfaces)
         families = {ipaddress.ip_address(address).version for address in choice}
         version = {
@@ -267,6 +275,7 @@ class MdnsDiscovery:
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
         if state_change is ServiceStateChange.Removed:
+            self._deaf |= self._info is not None and name == self._info.name
             if self._heard.pop(name, None) is not None:
                 self._news.set()
             return
@@ -299,6 +308,19 @@ def _wanted(interface: str, address: str) -> bool:
     parsed = ipaddress.ip_address(address)
     # An IPv6 link-local address says nothing without the listener's own interface number.
     return not (parsed.is_loopback or (parsed.version == 6 and parsed.is_link_local))
+
+
+def _is_ready(interface: Interface) -> bool:
+    """Whether the kernel lets us send from there: not while it still checks an IPv6 address for a
+    double, nor when the address has just gone. zeroconf would leave it out without a word."""
+    family = socket.AF_INET6 if ":" in interface.address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((interface.address, 0))
+        except OSError as error:
+            log.debug("%s on %s is not ready: %s", interface.address, interface.name, error)
+            return False
+    return True
 
 
 def _address_rank(address: str) -> tuple[bool, int, str]:

@@ -19,7 +19,7 @@ from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 log = logging.getLogger("aivailable.membership")
 
 KEY_REFUSALS: Final = ("bad_proof", "no_key")
-SEED_PATIENCE_S: Final = 15.0
+SEED_PATIENCE_S: Final = 8.0
 """A seed may not know of us: it was named here, perhaps not the other way round. So long is it
 given to come, far longer than one that does know takes."""
 SEEN_MAX: Final = 16
