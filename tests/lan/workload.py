@@ -36,8 +36,11 @@ PAUSE_S = (0.05, 0.25)
 ANSWER_S = 4.0
 """A client gives up after so long and does not know what came of it."""
 KEY_EVERY_S = 0.7
-CALM_S = (1.0, 4.0)
+CALM_S = (0.5, 3.5)
 HURT_S = (1.5, 5.0)
+LEADER_LIMIT_S = 10.0
+POWER_LOSS_FROM_S = 300.0
+"""A run at least so long also kills all five at once, now and then."""
 FORM_S = 90.0
 HEAL_S = 60.0
 WINDOW_S = 3600
@@ -153,7 +156,9 @@ class Registers:
 
 
 class Nemesis:
-    """Hurts one host at a time, sometimes two; a majority of five always lives."""
+    """Hurts one host at a time, sometimes two, so that a majority of five always lives; in long
+    runs sometimes all. A cut is whole, one way only (the host hears nobody, or nobody hears it),
+    or between two hosts."""
 
     def __init__(self, hosts: Lan, peers: Peers, rng: random.Random, report: Report) -> None:
         self._hosts, self._peers, self._rng, self._report = hosts, peers, rng, report
@@ -165,33 +170,44 @@ class Nemesis:
         kinds: list[tuple[str, Callable[[int], Awaitable[None]]]] = [
             ("cut", self._cut), ("kill", self._kill), ("remove and join", self._remove),
             ("kill the leader", self._kill), ("cut the leader", self._cut),
+            ("deafen", self._deafen), ("deafen the leader", self._deafen),
+            ("mute", self._mute), ("mute the leader", self._mute), ("part", self._part),
         ]  # fmt: skip
+        if duration_s >= POWER_LOSS_FROM_S:
+            kinds.append(("kill all, the leader too", self._kill_all))
         while time.monotonic() < end_s:
             self._rng.shuffle(kinds)
             for name, injure in kinds:
                 if time.monotonic() >= end_s:
                     return
-                leader = await self.leader()
-                others = [n for n in range(1, HOSTS + 1) if n != leader]
-                victim = leader if "leader" in name and leader else self._rng.choice(others)
-                second = self._rng.choice([n for n in others if n != victim])
-                both = name != "remove and join" and self._rng.random() < 0.3
-                self._say(f"{name}: host {victim}{f', and cut host {second}' if both else ''}")
-                self._report.injuries[name] = self._report.injuries.get(name, 0) + 1
-                self._report.leaders_lost += leader in ((victim, second) if both else (victim,))
-                if both:
-                    await asyncio.gather(injure(victim), self._cut(second))
-                else:
-                    await injure(victim)
+                await self._injure(name, injure)
                 await asyncio.sleep(self._rng.uniform(*CALM_S))
 
+    async def _injure(self, name: str, injure: Callable[[int], Awaitable[None]]) -> None:
+        leader = await self.leader()
+        others = [n for n in range(1, HOSTS + 1) if n != leader]
+        victim = leader if "leader" in name and leader else self._rng.choice(others)
+        second = self._rng.choice([n for n in others if n != victim])
+        both = not name.startswith(("remove", "kill all")) and self._rng.random() < 0.3
+        self._say(f"{name}: host {victim}{f', and cut host {second}' if both else ''}")
+        self._report.injuries[name] = self._report.injuries.get(name, 0) + 1
+        self._report.leaders_lost += leader in ((victim, second) if both else (victim,))
+        if both:
+            await asyncio.gather(injure(victim), self._cut(second))
+        else:
+            await injure(victim)
+
     async def leader(self) -> int | None:
-        """The number of the host that most hosts believe to lead."""
-        states = await self._peers.states()
-        named = [state["leader"] for state in states if state.get("leader")]
-        best = max(sorted(named), key=named.count, default=None)
-        numbers = [n for n, s in enumerate(states, start=1) if s and s["here"] == best]
-        return numbers[0] if numbers else None
+        """The number of the host that most hosts believe to lead; waits while nobody does."""
+        end_s = time.monotonic() + LEADER_LIMIT_S
+        while time.monotonic() < end_s:
+            states = await self._peers.states()
+            named = [state["leader"] for state in states if state.get("leader")]
+            best = max(sorted(named), key=named.count, default=None)
+            numbers = [n for n, s in enumerate(states, start=1) if s and s["here"] == best]
+            if numbers:
+                return numbers[0]
+        return None
 
     async def _cut(self, number: int) -> None:
         self._hosts.cut(number)
@@ -199,6 +215,37 @@ class Nemesis:
             await asyncio.sleep(self._rng.uniform(*HURT_S))
         finally:
             self._hosts.mend(number)
+
+    async def _deafen(self, number: int) -> None:
+        """It is heard, and hears nobody."""
+        await self._silence([(other, number) for other in range(1, HOSTS + 1) if other != number])
+
+    async def _mute(self, number: int) -> None:
+        """It hears all, and nobody hears it."""
+        await self._silence([(number, other) for other in range(1, HOSTS + 1) if other != number])
+
+    async def _part(self, number: int) -> None:
+        """It and one other host, perhaps the leader, do not hear each other."""
+        other = self._rng.choice([n for n in range(1, HOSTS + 1) if n != number])
+        self._say(f"      from host {other}")
+        await self._silence([(number, other), (other, number)])
+
+    async def _silence(self, ways: list[tuple[int, int]]) -> None:
+        for one, other in ways:
+            self._hosts.mute(one, other)
+        try:
+            await asyncio.sleep(self._rng.uniform(*HURT_S))
+        finally:
+            for one, other in ways:
+                self._hosts.unmute(one, other)
+
+    async def _kill_all(self, number: int) -> None:
+        """As if the whole house had lost its power."""
+        for peer in self._peers.peers:
+            peer.kill()
+        for peer in self._peers.peers:
+            peer.start()
+        await asyncio.gather(*(peer.listening() for peer in self._peers.peers))
 
     async def _kill(self, number: int) -> None:
         peer = self._peers.peers[number - 1]
@@ -208,9 +255,12 @@ class Nemesis:
         await peer.listening()
 
     async def _remove(self, number: int) -> None:
-        """Out by an operator at another host; then it leaves by hand and is started anew."""
+        """Out by an operator at another host; then it leaves by hand and is started anew. Nobody
+        is hurt before it is in again: alone it would found a cluster, as it should, and the
+        clients' writes there would be that one's."""
         peer = self._peers.peers[number - 1]
-        node = (await self._peers.state(peer)).get("here")
+        before = await self._peers.state(peer)
+        node, cluster = before.get("here"), before.get("cluster_id")
         through = self._peers.peers[number % HOSTS]
         try:
             answer = await self._peers.ask(through, "DELETE", f"/cluster/v1/members/{node}",
@@ -227,6 +277,12 @@ class Nemesis:
         await asyncio.to_thread(peer.stop)
         peer.start()
         await peer.listening()
+        await self._peers.until(
+            "a member again",
+            lambda states: states[0]["phase"] == "member" and states[0]["cluster_id"] == cluster,
+            [peer],
+            limit_s=HEAL_S,
+        )
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._begun_s:6.1f} s: {text}", flush=True)

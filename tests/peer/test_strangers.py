@@ -25,13 +25,23 @@ from fixtures.mesh import (
     start_nodes,
     stop_nodes,
 )
-from fixtures.peers import Peers, cluster_name, loopback_peer
+from fixtures.peers import (
+    PeerProcess,
+    Peers,
+    busy_slots,
+    cluster_name,
+    host_of,
+    loopback_peer,
+    pieces,
+)
 
 from aivailable.core.ids import short
 from aivailable.peer.links import mesh
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, join_transcript
 
 ATTEMPTS = 3
+CUT_OFF_LIMIT_S = 3.0
+"""From the answer to `remove` to a member that knows."""
 TURNED_AWAY = "a stranger at the link port was refused"
 
 
@@ -159,11 +169,17 @@ async def test_a_cloned_identity_is_refused_and_told_of_once(
     await clone.links.stop()
 
 
+def log_of(peer: PeerProcess) -> str:
+    return (peer.home / "logs" / "aivailable.log").read_text()
+
+
 @pytest.mark.slow
-async def test_a_copied_home_does_not_get_in_beside_the_original(tmp_path: Path) -> None:
-    """Two processes of one identity: the second says what to do, and the first stays."""
+async def test_a_copied_home_and_a_removed_member_are_kept_out(tmp_path: Path) -> None:
+    """Two processes of one identity: the second says what to do, and the first stays; until an
+    operator removes it."""
     name = cluster_name()
-    founder, original, copy = (loopback_peer(tmp_path / who, name) for who in "abc")
+    founder = loopback_peer(tmp_path / "a", name)
+    original, copy = (loopback_peer(tmp_path / n, name, devices="cpu:8MiB") for n in "bc")
     async with Peers([founder, original, copy]) as peers:
         founder.start()
         await founder.listening()
@@ -184,5 +200,35 @@ async def test_a_copied_home_does_not_get_in_beside_the_original(tmp_path: Path)
         assert "move identity.pem" in seen["advice"], json.dumps(seen)
         states = await peers.states(pair)
         assert all(node["state"] in ("here", "up") for s in states for node in s["nodes"])
-        log = (founder.home / "logs" / "aivailable.log").read_text()
-        assert log.count("a second machine with the identity of") == 1
+        assert log_of(founder).count("a second machine with the identity of") == 1
+        copy.kill()
+        await removed_while_it_works(peers, founder, original)
+
+
+async def removed_while_it_works(peers: Peers, keeper: PeerProcess, gone: PeerProcess) -> None:
+    """`gone` passes on an answer of the replica on `keeper` while an operator removes it."""
+    await peers.deploy_fake(keeper, options={"need_bytes": str(16 << 20), "step_ms": "50"})
+    node, key = (await peers.state(gone))["here"], gone.key
+    assert host_of(await peers.state(keeper), "fake") != node
+    async with peers.streaming(gone, max_tokens=2000) as response:
+        async for _ in pieces(response):
+            break
+        assert busy_slots(await peers.state(keeper), "fake") == 1
+        answer = await peers.ask(keeper, "DELETE", f"/cluster/v1/members/{node}", limit_s=20.0)
+        assert answer.status == 200, answer
+        await peers.until(
+            "requests are cut", lambda s: busy_slots(s[0], "fake") == 0, [keeper], CUT_OFF_LIMIT_S
+        )
+        (told,) = await peers.until(
+            "it is told", lambda s: s[0]["phase"] == "removed", [gone], CUT_OFF_LIMIT_S
+        )
+    assert "removed from the cluster" in told["advice"]
+    made = await peers.ask(keeper, "POST", "/cluster/v1/keys", {"label": "later"})
+    assert made.status == 201, made
+    (left,) = await peers.states([keeper])
+    assert [entry["node"] for entry in left["nodes"]] == [left["here"]]
+    assert (await peers.state(gone))["version"] < left["version"], "its log goes no further"
+    assert (await peers.ask(keeper, "GET", "/cluster/v1/keys", key=key)).status == 401
+    assert log_of(gone).count("refuses us: removed") == 1
+    stranger = "a stranger at the link port was refused"
+    await peers.until("told", lambda _: log_of(keeper).count(stranger) == 1, [keeper])
