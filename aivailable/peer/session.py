@@ -460,10 +460,12 @@ class Session:
 
     async def _lay_down_lost_vote(self) -> None:
         """Ready to vote, but the log does not count us: the promotion failed, or we were demoted
-        while we could not be told."""
+        while we could not be told. Only a leader's log says so: one that died while it added us
+        needs our vote to come back."""
         idle_s = self._ports.clock.monotonic() - self._reopened_s
         if (
-            self.raft.role is Role.VOTER
+            self.raft.leader is not None
+            and self.raft.role is Role.VOTER
             and self._node not in self.raft.voters
             and idle_s > VOTE_UNCOUNTED_S
         ):

@@ -10,6 +10,9 @@ from sim.loop import SimLoop
 from sim.run import unformed
 from sim.world import World
 
+from aivailable.core.records import Role
+from aivailable.peer.session import VOTE_UNCOUNTED_S
+
 FORM_LIMIT_S = 90.0
 BACK_LIMIT_S = 90.0
 
@@ -58,6 +61,52 @@ def test_a_peer_with_a_damaged_log_votes_again_under_a_new_number(victim_is: str
 
     loop = SimLoop()
     world = World(11, 3, loop)
+    try:
+        loop.run(scenario(), limit_s=600.0)
+    finally:
+        loop.close()
+    assert world.checker.problems == []
+
+
+def test_willingness_to_vote_is_laid_down_only_while_somebody_leads() -> None:
+    """A leader that dies while it adds a voter needs that vote, and its log alone says so."""
+
+    async def scenario() -> None:
+        for name in world.names:
+            world.boot(name)
+        await until(world, lambda: unformed(world) or unvoted(), FORM_LIMIT_S)
+        name = next(n for n in world.names if world.machine(n).node not in voters())
+        session = world.running[name].peer.session
+        leader = world.leader()
+        assert session is not None
+        assert leader is not None
+        asked = {"role": "voter", "voters": ""}
+        task = world.on_behalf(
+            name, lambda run: session._reopened(world.machine(leader).node, asked)
+        )
+        assert task is not None
+        await task
+        others = [other for other in world.names if other != name]
+        for other in others:
+            world.kill(other, power=True)
+        await elapse(3 * VOTE_UNCOUNTED_S)
+        assert session.raft.role is Role.VOTER
+        for other in others:
+            world.boot(other)
+        await until(
+            world, lambda: "willing" if session.raft.role is Role.VOTER else "", BACK_LIMIT_S
+        )
+        assert len(voters()) == 3
+
+    def voters() -> tuple[str, ...]:
+        session = world.running[world.leader() or "n1"].peer.session
+        return () if session is None else session.raft.voters
+
+    def unvoted() -> str:
+        return "" if len(voters()) == 3 else "too few voters"
+
+    loop = SimLoop()
+    world = World(11, 4, loop)
     try:
         loop.run(scenario(), limit_s=600.0)
     finally:
