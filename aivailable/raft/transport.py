@@ -344,6 +344,9 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
             self._deliver(node, as_heartbeat(message, commit))
             return
         consensus = self.consensus
+        if self._snapshots.refused is not None:
+            self._deliver(node, as_heartbeat(message, commit))
+            return
         known = snapshot_known(consensus.entries(), consensus.raftCommitIndex, snapshot.last)
         if known is not None and self._guards.newer_snapshot:
             self._deliver(node, as_heartbeat(message, known))
@@ -351,6 +354,9 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
             return
         self._snapshots.adopt(sealed, durable=False)
         self._deliver(node, message)
+        if self._snapshots.refused is not None:
+            log.error("the snapshot of %s is not taken: %s", node, self._snapshots.refused)
+            return
         consensus.rebase_members(snapshot.voters)
         consensus.after_restore()
         self.classify_all()
