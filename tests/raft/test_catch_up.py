@@ -77,6 +77,8 @@ def test_the_largest_state_to_a_voter_that_quorum_needs() -> None:
             cluster.isolate(lagging)
             size = COMMAND_MAX_BYTES - 100
             await fill(leader, STATE_MAX_BYTES // size, size)
+            state_bytes = len(cluster.machines[leader.node_id].snapshot())
+            assert 0.99 * STATE_MAX_BYTES < state_bytes <= STATE_MAX_BYTES
             leader.compact()
             await cluster.until(lambda: leader.log_length < 5)
             term = leader.term
