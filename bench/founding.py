@@ -2,16 +2,20 @@
 
 Counted from the start of the process (the last one's, for three together) until every started
 peer says that it is a member of a cluster with a controller. "Whole" adds: three voters, and
-everyone has heard everyone's heartbeat and devices.
+everyone has heard everyone's heartbeat and devices. Each peer is on a host of its own where there
+is the right to make network namespaces. Else all share the loopback and its one mDNS port, where
+answers meant for one peer reach another, and joining takes a second more.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
-from bench.peers import Cluster, Peer, members, whole
-from bench.report import Figure, report, wanted
+from bench.lan import lan, missing, places
+from bench.peers import Cluster, Peer, Place, members, on_loopback, whole
+from bench.report import Figure, Wanted, report, wanted
 
 ROUNDS = 9
 ROUNDS_QUICK = 2
@@ -24,14 +28,24 @@ NO_OTHER = "nothing else founds such a cluster without configuration"
 def main() -> None:
     asked = wanted("founding", "time from `up` to member")
     rounds = ROUNDS_QUICK if asked.quick else ROUNDS
+    reason = missing()
+    if reason:
+        asked.say(f"all peers on the loopback: {reason}")
+        _measure(asked, rounds, on_loopback)
+        return
+    with lan(TOGETHER + 1) as hosts:
+        _measure(asked, rounds, places(hosts))
+
+
+def _measure(asked: Wanted, rounds: int, where: Callable[[int], Place]) -> None:
     alone: list[float] = []
     together: list[float] = []
     formed: list[float] = []
     into: list[float] = []
     for number in range(rounds):
-        with Cluster() as cluster:
+        with Cluster(places=where) as cluster:
             alone.append(_member_s(cluster, cluster.start(1)))
-        with Cluster() as cluster:
+        with Cluster(places=where) as cluster:
             started = cluster.start(TOGETHER)
             cluster.until("three are members of one cluster", lambda seen: members(seen), started)
             together.append(_since_s(started))
