@@ -83,6 +83,8 @@ class Job:
         self._text = Utf8Stream()
         self._parser = prepared.parser()
         self._stops = StopStrings((*request.stop, *prepared.stop))
+        self._observed = len(prompt)
+        """Tokens before it have been taken by a sampler that needs every row."""
         self._replay()
 
     @property
@@ -105,9 +107,13 @@ class Job:
 
         Raises NoToken.
         """
+        if self.fed != self._observed:
+            # The cache was lost and is filled again: this row has been seen.
+            return
         position = self.fed - self.prompt_tokens
         self._choose(logits, self.tokens[: self.fed], position)
         self._take(self.tokens[self.fed])
+        self._observed += 1
 
     def draw(self, logits: Logits) -> Drawn:
         """Take the next token. Raises NoToken, or GrammarError when the grammar fails by then."""
@@ -119,6 +125,7 @@ class Job:
         if self.request.logprobs is not None:
             told = (self._logprob(logits, token),)
         self.tokens.append(token)
+        self._observed = len(self.tokens)
         self._take(token)
         part = self._read(token)
         self._settle()

@@ -65,8 +65,9 @@ class Binding:
         """The token stands. Raises GrammarError when it does not fit."""
         if self._is_end(token):
             return
-        state, tail = self._after(self._text_of(token))
-        if state == DEAD:
+        text = self._text_of(token)
+        state, tail = self._after(text)
+        if state == DEAD or (self.bound and not text):
             raise GrammarError("the tokens that were already generated do not match the grammar")
         self._state, self._tail = state, tail
 

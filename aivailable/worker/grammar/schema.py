@@ -98,15 +98,16 @@ _REFUSED: Final = frozenset(
 Schema = Mapping[str, Any]
 
 
-def read_schema(text: str) -> dict[str, Node]:
-    """The rules of a schema given as JSON text. Raises GrammarError."""
+def read_schema(text: str, *, strict: bool = True) -> dict[str, Node]:
+    """The rules of a schema given as JSON text. Not `strict`: a part that cannot be expressed is
+    bound by its type alone. Raises GrammarError."""
     if len(text) > SCHEMA_MAX_CHARS:
         raise GrammarError(f"the schema has {len(text)} characters; {SCHEMA_MAX_CHARS} are allowed")
     try:
         schema = json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
         raise GrammarError(f"the schema is not JSON: {error}") from error
-    return _Reader(schema).read()
+    return _Reader(schema, strict=strict).read()
 
 
 def any_object() -> dict[str, Node]:
@@ -115,8 +116,9 @@ def any_object() -> dict[str, Node]:
 
 
 class _Reader:
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Any, *, strict: bool) -> None:
         self._schema = schema
+        self._strict = strict
         self._rules = base_rules()
         self._named: dict[str, Rule] = {}
         """Rule by reference, so that recursion ends."""
@@ -150,7 +152,9 @@ class _Reader:
     def _new_rule(self) -> Rule:
         if len(self._rules) >= RULES_MAX:
             raise GrammarError("the schema is too large")
-        return Rule(f"r{len(self._rules)}")
+        rule = Rule(f"r{len(self._rules)}")
+        self._rules[rule.name] = NOTHING
+        return rule
 
     def _node(self, schema: Any, where: str, depth: int) -> Node:
         if depth > DEPTH_MAX:
@@ -161,6 +165,20 @@ class _Reader:
             return NOTHING
         if not isinstance(schema, dict):
             raise GrammarError(f"{where}: a schema is an object, true or false")
+        if self._strict:
+            return self._described(schema, where, depth)
+        known = {key: value for key, value in schema.items() if key not in _REFUSED}
+        try:
+            return self._described(known, where, depth)
+        except GrammarError:
+            return self._by_type_alone(known)
+
+    def _by_type_alone(self, schema: Schema) -> Node:
+        said = schema.get("type")
+        types = [kind for kind in (said if isinstance(said, list) else [said]) if kind in _TYPES]
+        return choice(*(self._typed(kind, {}, "", 0) for kind in types)) if types else VALUE
+
+    def _described(self, schema: Schema, where: str, depth: int) -> Node:
         if unknown := sorted(_REFUSED & schema.keys()):
             raise GrammarError(f"{where}/{unknown[0]}: this keyword is not supported")
         if used := [key for key in _COMBINED if key in schema]:
