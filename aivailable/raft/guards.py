@@ -68,13 +68,15 @@ def keep_matching(
 
     Stock syncobj.py 991-1004 truncates everything after prevLogIdx even where it matches, applied
     or not (D3), and goes back one entry per round after a divergence (D19). Here the matching
-    prefix is stripped, so that what is left conflicts or is new.
+    prefix is stripped, so that what is left conflicts or is new. A batch behind a gap gets the
+    answer of the one before it that did not fit: stock asks for what follows the log's end, which
+    sends the leader, batch after batch, back to the entry that diverged.
     """
     first, last = log[0][1], log[-1][1]
     index, term = message["prevLogIdx"], message["prevLogTerm"]
-    if index < first or index > last:
+    if index < first:
         return message, None
-    if log[index - first][2] != term:
+    if index > last or log[index - first][2] != term:
         if fast_backtrack and commit_index < index:
             return as_heartbeat(message, 0), Ack(commit_index + 1, reset=True, success=False)
         return message, None

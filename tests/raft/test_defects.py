@@ -19,6 +19,7 @@ from aivailable.raft import codec, library
 from aivailable.raft.guards import Guards, keep_matching
 from aivailable.raft.library import NO_OP, REGULAR
 from aivailable.raft.node import RaftNode
+from aivailable.raft.settings import RaftSettings
 from aivailable.raft.store import MemoryStore
 
 
@@ -242,6 +243,34 @@ def test_d19_many_divergent_entries_are_replaced_fast() -> None:
             await asyncio.gather(*(new.propose(b"%d" % n, deadline_s=2.0) for n in range(500)))
             cluster.heal()
             assert await cluster.converge(limit_s=2.0) == [b"%d" % n for n in range(500)]
+
+    run(scenario(), limit_s=60)
+
+
+def test_divergence_ends_also_when_more_than_one_batch_waits() -> None:
+    """Each further batch stands behind a gap; its answer must not undo the first one's."""
+
+    async def scenario() -> None:
+        async with Cluster("ABC") as cluster:
+            old = await cluster.leader()
+            others = "ABC".replace(old.node_id, "")
+            await cluster.converge()
+            for other in others:
+                cluster.silence(old.node_id, other)
+            lost = [old.propose(b"old%d" % n, deadline_s=0.5) for n in range(8)]
+            await asyncio.gather(*lost, return_exceptions=True)
+            new = await cluster.leader(among=others)
+            small = [b"%d" % n for n in range(8)]
+            await asyncio.gather(*(new.propose(payload, deadline_s=2.0) for payload in small))
+            await new.transfer_leadership()
+            newest = await cluster.leader(among=others.replace(new.node_id, ""))
+            big = [
+                (b"big%d" % n).ljust(6_000, b".")
+                for n in range(3 * RaftSettings().batch_bytes // 6_000)
+            ]
+            await asyncio.gather(*(newest.propose(payload, deadline_s=2.0) for payload in big))
+            cluster.heal()
+            assert await cluster.converge(limit_s=2.0) == small + big
 
     run(scenario(), limit_s=60)
 
