@@ -31,9 +31,14 @@ LOGIT_BYTES: Final = 4
 ACTIVATION_BYTES: Final = 4
 ACTIVATIONS_AT_ONCE: Final = 4
 MASK_BYTES: Final = 2
+BESIDE_BYTES: Final = 1 << 20
+"""Small tensors beside the large ones; up to 0.75 MiB were seen."""
 FEED_FORWARD_GUESS: Final = 4
 """Times the embedding, where the header does not say."""
 CONTEXT_STEP_TOKENS: Final = 256
+SEQUENCES_WARM: Final = 8
+SEQUENCES_MAX: Final = 256
+"""llama.h `LLAMA_MAX_SEQ`."""
 
 
 class Shape(Protocol):
@@ -80,6 +85,14 @@ class Need:
 def pad(count: int, step: int) -> int:
     """The next multiple of `step`."""
     return -(-count // step) * step
+
+
+def sequences(shape: Shape, slots: int) -> int:
+    """Caches that a worker with so many slots keeps: some more than slots, so that the prompts of
+    earlier requests stay warm, but only where a further one costs next to nothing. A sliding
+    window's cells and a recurrent state would be allocated for every one."""
+    plain = not shape.sliding_window and all(shape.heads_kv)
+    return min(SEQUENCES_MAX, slots + SEQUENCES_WARM) if plain else slots
 
 
 def need(
@@ -146,15 +159,16 @@ def _window_cells(shape: Shape, cells: int, slots: int, ubatch: int) -> int:
 
 
 def _compute_bytes(shape: Shape, cells: int, slots: int, ubatch: int, flash: bool) -> int:
-    """The largest of the graph's moments (logits, feed-forward, or without flash attention the
-    score matrix of one layer), the attention masks beside it, and the output buffer.
-    `n_outputs_max = slots` keeps the logits small."""
+    """The graph's largest moment: the logits (`n_outputs_max = slots` keeps them small), or the
+    attention masks and activations beside the feed-forward's or, without flash attention, beside
+    the score matrix of one layer."""
     outputs = min(slots, ubatch) * shape.vocab * LOGIT_BYTES
     activation = ubatch * shape.embedding * ACTIVATION_BYTES
     wide = shape.feed_forward or FEED_FORWARD_GUESS * shape.embedding
-    moment = max(outputs, ubatch * (2 * wide + 4 * shape.embedding) * ACTIVATION_BYTES)
+    moment = ubatch * (2 * wide + 4 * shape.embedding) * ACTIVATION_BYTES
     if not flash:
         heads = shape.heads or 2 * max(shape.heads_kv)
         moment = max(moment, ubatch * cells * (heads + 1) * ACTIVATION_BYTES)
     masked = cells + (_window_cells(shape, cells, slots, ubatch) if shape.sliding_window else 0)
-    return outputs + moment + masked * ubatch * MASK_BYTES + ACTIVATIONS_AT_ONCE * activation
+    moment += masked * ubatch * MASK_BYTES + ACTIVATIONS_AT_ONCE * activation
+    return max(outputs, moment) + BESIDE_BYTES

@@ -2,8 +2,8 @@
 
 Framing: u32 big-endian length, then msgpack [kind, map]; at most WORKER_FRAME_MAX_BYTES.
 The worker speaks first (Hello). Load is answered by Progress* then Ready or LoadFailed (and the
-process ends). After Ready: Generate and Cancel down; Step frames up, one per decode step for all
-requests together. Shutdown, or the socket's end, ends the process.
+process ends). After Ready: Generate, Cancel, Pause and Resume down; Step frames up, one per decode
+step for all requests together. Shutdown, or the socket's end, ends the process.
 """
 
 from __future__ import annotations
@@ -117,11 +117,28 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """The reader of this request does not keep up: no more tokens until Resume. It keeps its slot
+    and its place in the cache; its deadline runs on."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The reader of this request has caught up."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     reason: str = ""
 
 
-TO_WORKER = Registry(load=Load, generate=Generate, cancel=Cancel, shutdown=Shutdown)
+TO_WORKER = Registry(
+    load=Load, generate=Generate, cancel=Cancel, pause=Pause, resume=Resume, shutdown=Shutdown
+)
 FROM_WORKER = Registry(
     hello=Hello, progress=Progress, ready=Ready, load_failed=LoadFailed, step=Step
 )

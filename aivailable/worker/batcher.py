@@ -1,57 +1,105 @@
 """Who is decoded in the next step: slots, the waiting line, rows and prefill chunks.
 
-Owns: scheduling only. Pure: no engine, no clock, no I/O; used by session and tested by itself.
+Owns: scheduling only. Pure: no clock, no I/O; what a cache can do it asks of `sequences.Caches`.
+Used by session and tested by itself.
 
-Laws: a slot has at most one job; decode rows go first, one token each; prefill chunks of a fixed
-size go beside them, whole or not at all, under a token budget, taking turns; waiting is first in,
-first out; a cancelled job is in no further step.
+Laws: at most `slots` jobs run, each in a sequence of its own; decode rows go first, one token
+each; prefill goes beside them in what is left of a step. Short prompts are let through one after
+another, because somebody waits for each; long ones share the given budget in turns. Waiting is
+first in, first out; a cancelled or paused job is in no further step. A job whose prompt begins
+like one that is being prefilled waits for it and starts from its cache.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from aivailable.worker.engine import Part
 from aivailable.worker.job import Job
+from aivailable.worker.radix import common_length
+from aivailable.worker.sequences import Sequences
 
 REPLAY_CHUNK_TOKENS: Final = 32
-"""Continuation replays generated ids in such chunks: measured to repeat the text exactly."""
+"""Continuation replays generated ids in such chunks beside other work."""
+REPLAY_EXACT_TOKENS: Final = 256
+"""So many replayed ids go as the engine says (`replay_tokens`); what is beyond goes in chunks, so
+that the pause of a continuation stays bounded."""
 WAITING_MAX_JOBS: Final = 1024
 """The peer's own queue is far shorter; beyond this the worker refuses."""
+SHORT_PROMPT_TOKENS: Final = 256
+"""A prompt with no more to compute goes before the long ones and past their budget."""
+LONG_SHARE: Final = 4
+"""While short prompts are let through, long ones keep up to one such part of a chunk."""
+GIVE_WAY_MAX: Final = 3
+"""Times that one request is computed anew for others; then one of them fails instead."""
+FOLLOW_MIN_TOKENS: Final = 32
+"""Waiting for another job's prefill must save at least so many tokens."""
+CHUNK_MIN_TOKENS: Final = 2
+"""No prompt chunk is a single token, if the prompt has more: one row alone takes other kernels
+than several, and then the same prompt would give another text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """`job` waits until `leader` has prefilled the `length` tokens that both begin with."""
+
+    job: Job
+    leader: Job
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What an engine can do in one step; see engine.Engine."""
+
+    slots: int
+    chunk: int
+    step: int
+    replay: int
 
 
 class Batcher:
     """Slots and the line before them. Not thread-safe."""
 
-    def __init__(self, slots: int, chunk_tokens: int, budget_tokens: int) -> None:
-        if slots < 1 or chunk_tokens < 1 or budget_tokens < chunk_tokens:
-            raise ValueError("slots and chunk must be positive, the budget at least one chunk")
-        self._chunk = chunk_tokens
-        self._budget = budget_tokens
-        self._cached: list[tuple[int, ...]] = [()] * slots
-        """Tokens whose KV an idle slot still holds."""
-        self._idle_since: list[int] = [0] * slots
-        self._turn = 0
-        self._free: list[int] = list(range(slots))
+    def __init__(self, sizes: Sizes, sequences: Sequences) -> None:
+        if sizes.slots < 1 or sizes.chunk < CHUNK_MIN_TOKENS or sizes.step < sizes.chunk:
+            raise ValueError("slots must be positive, a chunk two tokens, a step one chunk")
+        self._sizes = sizes
+        self._sequences = sequences
         self._running: dict[int, Job] = {}
         self._prefilling: deque[Job] = deque()
+        self._following: list[Follower] = []
         self._waiting: deque[Job] = deque()
+        self._long: dict[int, None] = {}
+        """Sequences whose prompt has more than SHORT_PROMPT_TOKENS to compute."""
+        self._paused: dict[str, None] = {}
+        self._gave_way: dict[int, int] = {}
 
     @property
     def busy(self) -> int:
         """Slots with a job."""
-        return len(self._running)
+        return len(self._running) + len(self._following)
 
     @property
     def waiting(self) -> int:
         """Jobs without a slot."""
         return len(self._waiting)
 
+    @property
+    def rows(self) -> int:
+        """Decode rows of the next step."""
+        return sum(job.decoding for job in self._running.values() if self._moves(job))
+
     def jobs(self) -> tuple[Job, ...]:
         """Every job, running ones first."""
-        return (*self._running.values(), *self._waiting)
+        followers = (follower.job for follower in self._following)
+        return (*self._running.values(), *followers, *self._waiting)
+
+    def running(self) -> tuple[Job, ...]:
+        """The jobs that have a sequence, in the order in which they got it."""
+        return tuple(self._running.values())
 
     def find(self, request_id: str) -> Job | None:
         """The job of a request, running or waiting."""
@@ -64,42 +112,64 @@ class Batcher:
         self._waiting.append(job)
         return True
 
-    def admit(self, trim: Callable[[int, int], int]) -> tuple[Job, ...]:
-        """Give free slots to waiting jobs. `trim(slot, length)` cuts a slot's cache and returns
-        what it kept (Engine.trim)."""
-        admitted: list[Job] = []
-        while self._waiting and self._free:
-            job = self._waiting.popleft()
-            slot, common = self._best_slot(job)
-            self._free.remove(slot)
-            kept = trim(slot, common)
-            job.slot, job.fed, job.cached = slot, kept, kept
-            self._cached[slot] = ()
-            self._running[slot] = job
-            self._prefilling.append(job)
-            admitted.append(job)
-        return tuple(admitted)
+    def pause(self, request_id: str) -> None:
+        """The job keeps its slot and its cells, but is in no step until resumed."""
+        if self.find(request_id) is not None:
+            self._paused[request_id] = None
 
-    def plan(self) -> tuple[Part, ...]:
-        """The next step; empty when there is nothing to do. Changes nothing."""
+    def resume(self, request_id: str) -> None:
+        """Undo a pause; nothing happens without one."""
+        self._paused.pop(request_id, None)
+
+    def admit(self) -> tuple[Job, ...]:
+        """Give free slots to waiting jobs; those whose prefill begins now, with what their cache
+        holds already (`fed`, `cached`)."""
+        if self._waiting or self._following:
+            for number, job in self._running.items():
+                self._sequences.grow(number, job.tokens[: job.fed])
+        begun: list[Job] = []
+        waited, self._following = self._following, []
+        for follower in waited:
+            if self._leads(follower.leader, follower.length):
+                self._following.append(follower)
+            else:
+                self._begin_or_follow(follower.job, begun)
+        while self._waiting and self.busy < self._sizes.slots:
+            self._begin_or_follow(self._waiting.popleft(), begun)
+        return tuple(begun)
+
+    def plan(self, budget: int) -> tuple[Part, ...]:
+        """The next step; empty when there is nothing to do. Changes nothing.
+
+        `budget`: prefill tokens that long prompts and replays may take in this step.
+        """
         parts = [
             Part(job.slot, (job.tokens[job.fed],), job.fed, wants_logits=True)
             for job in self._running.values()
-            if job.decoding
+            if job.decoding and self._moves(job)
         ]
-        room = self._budget
-        for job in self._prefilling:
-            size = self._next_chunk(job)
-            if size > room:
-                break
+        room = max(0, min(self._sizes.chunk, self._sizes.step - len(parts)))
+        budget = min(room, budget)
+        # Short prompts never starve the long ones altogether.
+        kept = min(budget, room // LONG_SHARE) if self._long else 0
+        for job in self._short_first():
+            if job.slot in self._long:
+                size = self._next_chunk(job, min(budget, room), room)
+                budget -= size
+            else:
+                size = self._next_chunk(job, room - kept, room)
+            if size == 0:
+                continue
+            if not parts and self._replays(job):
+                size = min(size, self._exact_replay(job))
             room -= size
             end = job.fed + size
-            wants = end == len(job.tokens)
+            wants = end == len(job.tokens) or (job.replays_singly and end >= job.prompt_tokens)
             parts.append(Part(job.slot, tuple(job.tokens[job.fed : end]), job.fed, wants))
         return tuple(parts)
 
     def job_in(self, slot: int) -> Job:
-        """The job that has this slot. Raises KeyError for a free one."""
+        """The job that has this sequence. Raises KeyError for a free one."""
         return self._running[slot]
 
     def advance(self, part: Part) -> Job:
@@ -107,54 +177,121 @@ class Batcher:
         job = self._running[part.slot]
         job.fed = part.position + len(part.tokens)
         if self._prefilling and job in self._prefilling:
-            self._prefilling.remove(job)
-            if job.fed < len(job.tokens):
-                # To the end of the line, so that a short prompt is not behind a long one.
+            if job.fed >= len(job.tokens) or job.decoding:
+                self._prefilling.remove(job)
+                self._long.pop(job.slot, None)
+            elif job.slot in self._long:
+                # To the end of the line: long prompts take turns.
+                self._prefilling.remove(job)
                 self._prefilling.append(job)
         return job
 
     def release(self, job: Job, *, reusable: bool = True) -> None:
         """The job is over or cancelled: it leaves the line or frees its slot at once.
 
-        `reusable` false: what the slot's cache holds is not to be trusted.
+        `reusable` false: what its sequence holds is not to be trusted.
         """
+        self._paused.pop(job.request_id, None)
         if job.slot < 0:
-            self._waiting.remove(job)
+            if job in self._waiting:
+                self._waiting.remove(job)
+            self._following = [other for other in self._following if other.job is not job]
             return
-        del self._running[job.slot]
+        number, job.slot = job.slot, -1
+        del self._running[number]
+        self._gave_way.pop(number, None)
+        self._long.pop(number, None)
         if job in self._prefilling:
             self._prefilling.remove(job)
-        self._cached[job.slot] = tuple(job.tokens[: job.fed]) if reusable else ()
-        self._turn += 1
-        self._idle_since[job.slot] = self._turn
-        self._free.append(job.slot)
-        job.slot = -1
+        self._sequences.give_back(number, job.tokens[: job.fed] if reusable else ())
 
-    def _next_chunk(self, job: Job) -> int:
-        if job.fed < job.prompt_tokens:
-            # Chunks end at multiples of the chunk size also after a reused prefix.
-            return min(self._chunk - job.fed % self._chunk, job.prompt_tokens - job.fed)
-        return min(REPLAY_CHUNK_TOKENS, len(job.tokens) - job.fed)
+    def give_way(self) -> Job | None:
+        """Drop what one job's sequence holds, to free cells that it shares; it is computed again.
+        The youngest of those that gave way least often; None when it is nobody's turn."""
+        candidates = [job for job in reversed(self._running.values()) if job.fed > 0]
+        if len(candidates) < 2:
+            return None
+        job = min(candidates, key=lambda job: self._gave_way.get(job.slot, 0))
+        times = self._gave_way.get(job.slot, 0) + 1
+        if times > GIVE_WAY_MAX:
+            return None
+        self._gave_way[job.slot] = times
+        self._sequences.clear(job.slot)
+        job.fed = 0
+        if job not in self._prefilling:
+            self._prefilling.append(job)
+        self._classify(job)
+        return job
 
-    def _best_slot(self, job: Job) -> tuple[int, int]:
-        """A free slot and how much of its cache begins this job's prompt, in whole chunks; among
-        equals the emptiest cache, then the one idle for longest."""
-        shared = {slot: self._common_prefix(job, self._cached[slot]) for slot in self._free}
-        best = min(
-            self._free,
-            key=lambda slot: (
-                -shared[slot],
-                bool(self._cached[slot]),
-                self._idle_since[slot],
-                slot,
-            ),
-        )
-        return best, shared[best]
+    def _moves(self, job: Job) -> bool:
+        return not self._paused or job.request_id not in self._paused
 
-    def _common_prefix(self, job: Job, cached: tuple[int, ...]) -> int:
-        # The last prompt token is always decoded anew: its logits are needed.
-        most = min(len(cached), job.prompt_tokens - 1)
-        common = 0
-        while common < most and cached[common] == job.tokens[common]:
-            common += 1
-        return common - common % self._chunk
+    def _begin_or_follow(self, job: Job, begun: list[Job]) -> None:
+        prompt = job.tokens[: self._reusable(job)]
+        leader, length = self._leader(job, prompt)
+        if leader is not None:
+            self._following.append(Follower(job, leader, length))
+            return
+        job.slot, kept = self._sequences.take(prompt)
+        job.fed = job.cached = kept
+        self._running[job.slot] = job
+        self._prefilling.append(job)
+        self._classify(job)
+        begun.append(job)
+
+    def _leader(self, job: Job, prompt: list[int]) -> tuple[Job | None, int]:
+        """The job whose prefill would save this one the most, if it saves enough."""
+        best: Job | None = None
+        longest = 0
+        for other in self._prefilling:
+            length = common_length(prompt, other.tokens)
+            if length > longest and self._leads(other, length):
+                best, longest = other, length
+        if best is None or longest < FOLLOW_MIN_TOKENS:
+            return None, 0
+        if longest - self._sequences.cached_length(prompt) < FOLLOW_MIN_TOKENS:
+            return None, 0
+        return best, longest
+
+    def _leads(self, leader: Job, length: int) -> bool:
+        """Whether the leader is still on its way to these first tokens."""
+        return leader.slot >= 0 and leader.fed < length and self._moves(leader)
+
+    def _classify(self, job: Job) -> None:
+        self._long.pop(job.slot, None)
+        if len(job.tokens) - job.fed > SHORT_PROMPT_TOKENS:
+            self._long[job.slot] = None
+
+    def _short_first(self) -> list[Job]:
+        moving = [job for job in self._prefilling if self._moves(job)]
+        return sorted(moving, key=lambda job: job.slot in self._long)
+
+    @staticmethod
+    def _reusable(job: Job) -> int:
+        """Most tokens that may come from a cache: the last one's logits are needed, and the last
+        chunk is not to be a single token."""
+        return max(0, job.prompt_tokens - CHUNK_MIN_TOKENS)
+
+    @staticmethod
+    def _replays(job: Job) -> bool:
+        return job.fed >= job.prompt_tokens
+
+    def _exact_replay(self, job: Job) -> int:
+        exact = job.fed - job.prompt_tokens < REPLAY_EXACT_TOKENS
+        return self._sizes.replay if exact else REPLAY_CHUNK_TOKENS
+
+    def _next_chunk(self, job: Job, wanted: int, room: int) -> int:
+        """Tokens of the job's next part: about `wanted`, at most `room`; 0 = none fits."""
+        if self._replays(job):
+            size = 1 if job.replays_singly else REPLAY_CHUNK_TOKENS
+            return max(0, min(wanted, size, len(job.tokens) - job.fed))
+        left = job.prompt_tokens - job.fed
+        size = max(0, min(wanted, left))
+        for follower in self._following:
+            # A sliding window forgets the place where a follower starts: stop exactly there.
+            ahead = follower.length - job.fed
+            if follower.leader is job and CHUNK_MIN_TOKENS <= ahead < size:
+                size = ahead
+        if left - size == 1:
+            size = left if left <= room else size - 1
+        return size if size >= min(CHUNK_MIN_TOKENS, left) else 0

@@ -35,6 +35,10 @@ class DecodeFailed(WorkerError):
     """One decode did not succeed; the sequences in it are to be trimmed before another try."""
 
 
+class CellsExhausted(DecodeFailed):
+    """No cell was free for a token. Nothing has changed: another try may follow an eviction."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Consecutive tokens of one slot in one decode."""
@@ -67,10 +71,21 @@ class Engine(Protocol):
     slots: int
     vocabulary: int
     """Number of tokens; ids are 0 … vocabulary - 1."""
+    sequences: int
+    """Numbers of caches, at least `slots`: what is over keeps prompts warm."""
+    warm_tokens: int
+    """Most tokens that idle sequences may hold together; no more than all cells."""
     chunk_tokens: int
-    """Prefill goes in chunks of so many tokens, always the same, so that the numbers repeat."""
-    budget_tokens: int
-    """Most prefill tokens in one step, over all slots. At least `chunk_tokens`."""
+    """Most prefill tokens in one step."""
+    least_tokens: int
+    """Prefill tokens that are worth a step beside running rows, however slow they are."""
+    step_tokens: int
+    """Most tokens in one step, over all slots. At least `chunk_tokens`."""
+    replay_tokens: int
+    """Chunk in which ids of a continuation are replayed by a request that is alone, so that the
+    numbers are those of the first time."""
+    notes: tuple[str, ...]
+    """What was chosen where the deployment left it open (wire.worker.Ready.notes)."""
     footprint: Footprint
 
     def prepare(self, request: Generate) -> Prepared:
@@ -90,8 +105,18 @@ class Engine(Protocol):
         """Keep the first `length` tokens of the slot's cache, or none where the cache cannot
         (sliding window); returns how many are kept."""
 
+    def fork(self, source: int, target: int, length: int) -> int:
+        """Make `target` the first `length` tokens of `source`, sharing their cells; returns how
+        many it holds now: all or none."""
+
+    def reach(self, slot: int, length: int) -> bool:
+        """Whether the token after the slot's first `length` can be computed from its cache."""
+
     def piece(self, token: int) -> bytes:
         """The bytes of a token; a character may be spread over several."""
+
+    def marker(self, token: int) -> bytes:
+        """The text of a control token, as its model writes it; of others their bytes."""
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""

@@ -48,8 +48,9 @@ class FakeEngine:
     name = "fake"
     version = ""
     vocabulary = VOCABULARY_TOKENS
-    chunk_tokens = CHUNK_TOKENS
-    budget_tokens = CHUNK_TOKENS
+    chunk_tokens = least_tokens = CHUNK_TOKENS
+    replay_tokens = CHUNK_TOKENS
+    notes: tuple[str, ...] = ()
 
     def __init__(self, load: Load, progress: ReportProgress) -> None:
         options = Options(load.options)
@@ -67,7 +68,10 @@ class FakeEngine:
         self._prefill_rate = options.integer("prefill_tokens_per_s", 0, 0, 10**9)
         self._crash_after = options.integer("crash_after", 0, 0, 10**9)
         self._steps = 0
-        self._cache: list[list[int]] = [[] for _ in range(load.slots)]
+        self.sequences = load.slots * 2
+        self.warm_tokens = load.slots * load.context
+        self.step_tokens = CHUNK_TOKENS + load.slots
+        self._cache: list[list[int]] = [[] for _ in range(self.sequences)]
         load_s = options.integer("load_ms", 0, 0, 600_000) / 1000
         for report in range(LOAD_REPORTS):
             progress("loading", report / LOAD_REPORTS)
@@ -119,9 +123,22 @@ class FakeEngine:
         del self._cache[slot][length:]
         return len(self._cache[slot])
 
+    def fork(self, source: int, target: int, length: int) -> int:
+        """Copy the first `length` tokens."""
+        self._cache[target] = self._cache[source][:length]
+        return length
+
+    def reach(self, slot: int, length: int) -> bool:
+        """Whether so many tokens are held."""
+        return len(self._cache[slot]) >= length
+
     def piece(self, token: int) -> bytes:
         """`tok17 `"""
         return f"tok{token} ".encode()
+
+    def marker(self, token: int) -> bytes:
+        """There are no control tokens."""
+        return self.piece(token)
 
     def is_end(self, token: int) -> bool:
         """Never: the answer ends by max_tokens, a stop string or the context."""

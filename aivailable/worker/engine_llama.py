@@ -11,6 +11,8 @@ and in session.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -22,7 +24,9 @@ from aivailable.wire.generation import Generate
 from aivailable.wire.worker import Load
 from aivailable.worker.answer import Prepared
 from aivailable.worker.chat import ChatTemplate, no_template
+from aivailable.worker.cores import Cores, read_cores
 from aivailable.worker.engine import (
+    CellsExhausted,
     DecodeFailed,
     Footprint,
     LoadRefused,
@@ -30,12 +34,22 @@ from aivailable.worker.engine import (
     Part,
     ReportProgress,
 )
+from aivailable.worker.llama_cache import LlamaCache
 from aivailable.worker.llama_claims import Claimed, claim_devices
 from aivailable.worker.llama_dry_run import dry_run
-from aivailable.worker.llama_library import Log, import_library, parse_buffers, parse_offloaded
+from aivailable.worker.llama_library import (
+    Log,
+    has_openmp,
+    import_library,
+    parse_buffers,
+    parse_flash_attention,
+    parse_offloaded,
+)
 from aivailable.worker.llama_parameters import (
+    NUMA,
     Parameters,
     context_parameters,
+    default_threads,
     model_parameters,
     parameters,
 )
@@ -43,6 +57,8 @@ from aivailable.worker.llama_parameters import (
 PIECE_BUFFER_BYTES: Final = 256
 PROGRESS_STEP: Final = 0.05
 SMOKE_TOKENS: Final = 4
+NO_CELLS: Final = 1
+"""llama_decode's answer when no KV cell is free; the memory is as before."""
 PROMPT_MAX_BYTES: Final = 8 << 20
 
 
@@ -54,12 +70,19 @@ class LlamaEngine:
     def __init__(self, load: Load, progress: ReportProgress) -> None:
         header = _checked_header(load)
         on_gpu = any(device.backend not in ("cpu", "sim") for device in load.devices)
-        chosen = parameters(load.context, load.slots, load.options, on_gpu=on_gpu)
+        chosen = parameters(header.facts, load.context, load.slots, load.options, on_gpu=on_gpu)
         self._library, self.version = import_library()
         self.context, self.slots = load.context, load.slots
-        self.chunk_tokens = self.budget_tokens = chosen.chunk
+        self.sequences, self.warm_tokens = chosen.sequences, chosen.warm
+        self.chunk_tokens, self.least_tokens = chosen.chunk, chosen.least
+        self.step_tokens, self.replay_tokens = chosen.step, chosen.replay
         self._log = Log(self._library)
         self._library.llama_backend_init()
+        self._library.llama_numa_init(NUMA[chosen.numa])
+        cores = read_cores()
+        if not chosen.threads:
+            threads = default_threads(cores, openmp=has_openmp(self._library), on_gpu=on_gpu)
+            chosen = dataclasses.replace(chosen, threads=threads)
         claimed = claim_devices(self._library, load.devices)
         # Nothing is allocated before it is known to fit: a KV cache over the claim would push out
         # the desktop's, or on the CPU somebody's, memory before the load fails.
@@ -79,10 +102,14 @@ class LlamaEngine:
             buffers.kv_bytes,
             buffers.compute_bytes,
         )
-        self._memory = self._library.llama_get_memory(self._context)
+        identity = f"{self.version}|{chosen.kv_type}|{os.path.getsize(load.path)}|{header.facts}"
+        self.cache = LlamaCache(
+            self._library, self._context, self._model, header.facts.sliding_window, identity
+        )
+        self.trim, self.fork, self.reach = self.cache.trim, self.cache.fork, self.cache.reach
+        self.notes = _notes(chosen, cores, self._log)
         self._vocab = self._library.llama_model_get_vocab(self._model)
         self.vocabulary: int = self._library.llama_vocab_n_tokens(self._vocab)
-        self._window = header.facts.sliding_window
         self._pieces: dict[int, bytes] = {}
         self._buffer = ctypes.create_string_buffer(PIECE_BUFFER_BYTES)
         self._batch = _Batch(self._library, chosen.batch)
@@ -107,20 +134,20 @@ class LlamaEngine:
         """One llama_decode. Raises DecodeFailed with llama.cpp's return code."""
         rows = self._batch.fill(parts)
         code = self._library.llama_decode(self._context, self._batch.native)
+        if code == NO_CELLS:
+            raise CellsExhausted(f"no KV cell is free for {self._batch.native.n_tokens} tokens")
         if code != 0:
-            why = {1: "no free KV cells", 2: "aborted", -1: "invalid batch"}.get(code, "failed")
+            why = {2: "aborted", -1: "invalid batch"}.get(code, "failed")
             raise DecodeFailed(f"llama_decode returned {code}: {why} | {self._log.tail(2)}")
-        return [self._logits(row) for row in rows]
-
-    def trim(self, slot: int, length: int) -> int:
-        """Keep the first `length` tokens of a slot, or none: a sliding window may have dropped
-        cells that the next token would look at, and recurrent states cannot go back."""
-        library, memory = self._library, self._memory
-        reaches = length > 0 and self._reaches(slot, length)
-        if reaches and library.llama_memory_seq_rm(memory, slot, length, -1):
-            return length
-        library.llama_memory_seq_rm(memory, slot, -1, -1)
-        return 0
+        if not rows:
+            return []
+        # The rows that were asked for lie one after another, in the batch's order.
+        pointer = self._library.llama_get_logits(self._context)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if address is None:
+            raise DecodeFailed("llama.cpp computed no logits")
+        numbers = (ctypes.c_float * (rows * self.vocabulary)).from_address(address)
+        return list(np.frombuffer(memoryview(numbers), np.float32).reshape(rows, self.vocabulary))
 
     def piece(self, token: int) -> bytes:
         """The token's bytes, cached; empty for control tokens."""
@@ -128,6 +155,10 @@ class LlamaEngine:
         if piece is None:
             piece = self._pieces[token] = self._read_piece(token, special=False)
         return piece
+
+    def marker(self, token: int) -> bytes:
+        """The token's text, also that of a control token."""
+        return self._read_piece(token, special=True)
 
     def is_end(self, token: int) -> bool:
         """End of text, of turn, of message: what llama.cpp counts as end of generation."""
@@ -183,21 +214,6 @@ class LlamaEngine:
                 "bad_file", "the model computes no finite numbers: verify or copy the file again"
             )
         self.trim(0, 0)
-
-    def _logits(self, row: int) -> Logits:
-        pointer = self._library.llama_get_logits_ith(self._context, row)
-        if not pointer:
-            raise DecodeFailed(f"no logits for batch row {row}")
-        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary,))
-
-    def _reaches(self, slot: int, length: int) -> bool:
-        last = self._library.llama_memory_seq_pos_max(self._memory, slot)
-        if last + 1 < length:
-            return False
-        if not self._window:
-            return True
-        first = self._library.llama_memory_seq_pos_min(self._memory, slot)
-        return bool(first <= max(0, length - self._window))
 
     def _chat(self) -> ChatTemplate:
         if self._template_source is None:
@@ -263,14 +279,13 @@ class _Batch:
             logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    def fill(self, parts: Sequence[Part]) -> list[int]:
-        """Write the parts; the batch rows of those that want logits. Raises DecodeFailed when
-        they are more than the batch holds."""
+    def fill(self, parts: Sequence[Part]) -> int:
+        """Write the parts; how many want logits. Raises DecodeFailed when they are more than the
+        batch holds."""
         total = sum(len(part.tokens) for part in parts)
         if total > self._size:
             raise DecodeFailed(f"{total} tokens in one step; the batch holds {self._size}")
-        rows: list[int] = []
-        at = 0
+        rows = at = 0
         for part in parts:
             end = at + len(part.tokens)
             self._tokens[at:end] = part.tokens
@@ -279,7 +294,7 @@ class _Batch:
             self._wanted[at:end] = 0
             if part.wants_logits:
                 self._wanted[end - 1] = 1
-                rows.append(end - 1)
+                rows += 1
             at = end
         self.native.n_tokens = total
         return rows
@@ -290,3 +305,17 @@ def _checked_header(load: Load) -> Header:
         return read_header(load.path)
     except GgufError as error:
         raise LoadRefused("bad_file", str(error)) from error
+
+
+def _notes(chosen: Parameters, cores: Cores, log: Log) -> tuple[str, ...]:
+    """What this load runs with, for the operator."""
+    numa = f"numa={chosen.numa}" + (f" of {cores.nodes} nodes" if cores.nodes > 1 else "")
+    return (
+        f"threads={chosen.threads} of {cores.logical}",
+        f"flash_attention={parse_flash_attention(log.lines) or chosen.flash_attention}",
+        f"kv_type={chosen.kv_type}",
+        f"ubatch={chosen.ubatch}",
+        f"chunk={chosen.chunk}",
+        f"warm_tokens={chosen.warm} in {chosen.sequences - chosen.slots} more sequences",
+        numa,
+    )

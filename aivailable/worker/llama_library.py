@@ -29,6 +29,7 @@ BACKEND_PREFIXES: Final = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan"}
 _BUFFER: Final = re.compile(r"(\S+) (model|KV|RS|compute|output) buffer size *= *([0-9.]+) MiB")
 _KV_SIZE: Final = re.compile(r"size *= *([0-9.]+) MiB \( *\d+ cells")
 _OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_FLASH: Final = re.compile(r"Flash Attention was auto, set to (enabled|disabled)")
 _NO_MEMORY: Final = re.compile(r"out of memory|failed to allocate|unable to allocate|cudaMalloc")
 MIB: Final = 1 << 20
 
@@ -110,6 +111,20 @@ def parse_offloaded(lines: Iterable[str]) -> tuple[int, int] | None:
         if found is not None:
             return int(found[1]), int(found[2])
     return None
+
+
+def parse_flash_attention(lines: Iterable[str]) -> str:
+    """ "on" or "off" as llama.cpp chose by itself; "" when it was told."""
+    for line in lines:
+        found = _FLASH.search(line)
+        if found is not None:
+            return {"enabled": "on", "disabled": "off"}[found[1]]
+    return ""
+
+
+def has_openmp(library: Any) -> bool:
+    """Whether this build computes on OpenMP's threads instead of ggml's own."""
+    return b"OPENMP = 1" in library.llama_print_system_info()
 
 
 class Log:

@@ -6,11 +6,13 @@ and which options are refused. Pure. ENGINE notes say why each default differs f
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from aivailable.gguf.facts import ModelFacts
+from aivailable.gguf.memory import sequences
+from aivailable.worker.cores import Cores
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.options import Options
 
@@ -19,15 +21,27 @@ UBATCH_GPU_TOKENS: Final = 512
 UBATCH_CPU_TOKENS: Final = 128
 UBATCH_MIN_TOKENS: Final = 32
 UBATCH_MAX_TOKENS: Final = 4096
-CHUNK_CPU_TOKENS: Final = 32
-"""On two old cores 32 tokens of a small model take 200 ms, and more at once are not faster: a
-cancelled prefill gives its slot back within one such step."""
+STEP_CPU_TOKENS: Final = 63
+"""From 64 tokens on ggml's CPU backend computes attention in tiles, with other roundings. Below,
+a token's numbers do not depend on what is decoded beside it (measured bit by bit), so batched
+equals solo; and a step stays short enough for a cancellation to take effect soon."""
+CHUNK_CPU_TOKENS: Final = 60
+CHUNK_GPU_TOKENS: Final = 32
+"""What a GPU computes beside running rows in little more time than the rows alone."""
+LEAST_CPU_TOKENS: Final = 2
+REPLAY_TOKENS: Final = 32
+THREADS_GPU_MAX: Final = 4
+"""With everything on the GPU the CPU looks up embeddings and waits."""
+THREADS_LOGICAL_MAX: Final = 4
+"""Up to so many, hyper-threads are used, too; above only one of each core, as llama.cpp does."""
 THREADS_MAX: Final = 256
 KV_TYPES: Final = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_0": 2}
 """ggml.h `enum ggml_type`."""
 FLOAT_KV_TYPES: Final = frozenset({"f32", "f16", "bf16"})
 FLASH_ATTENTION: Final = {"auto": -1, "off": 0, "on": 1}
 """llama.h `enum llama_flash_attn_type`."""
+NUMA: Final = {"off": 0, "distribute": 1, "isolate": 2}
+"""ggml-cpu.h `enum ggml_numa_strategy`."""
 CPU_BACKENDS: Final = frozenset({"cpu", "sim"})
 
 
@@ -38,44 +52,75 @@ class Parameters:
     on_gpu: bool
     slots: int
     cells: int
+    sequences: int
+    warm: int
     ubatch: int
     chunk: int
+    step: int
     batch: int
     threads: int
+    """0 = not chosen by the deployment."""
     kv_type: str
     flash_attention: str
+    numa: str
+
+    @property
+    def least(self) -> int:
+        """Prefill tokens that are worth a step beside rows."""
+        return min(self.chunk, CHUNK_GPU_TOKENS if self.on_gpu else LEAST_CPU_TOKENS)
+
+    @property
+    def replay(self) -> int:
+        """On a CPU one row alone takes other kernels than several: repeat that, too."""
+        return REPLAY_TOKENS if self.on_gpu else 1
 
 
-def parameters(context: int, slots: int, options: Mapping[str, str], *, on_gpu: bool) -> Parameters:
+def parameters(
+    facts: ModelFacts, context: int, slots: int, options: Mapping[str, str], *, on_gpu: bool
+) -> Parameters:
     """Raises LoadRefused("unsupported") for an option that is unknown or out of range."""
     chosen = Options(options)
-    chosen.only("kv_type", "ubatch", "threads", "flash_attention")
+    chosen.only("kv_type", "ubatch", "threads", "flash_attention", "warm_tokens", "numa")
     kv_type = chosen.choice("kv_type", "f16", tuple(KV_TYPES))
     flash = chosen.choice("flash_attention", "auto", tuple(FLASH_ATTENTION))
     if kv_type not in FLOAT_KV_TYPES and flash == "off":
         raise LoadRefused("unsupported", f"kv_type={kv_type} needs flash_attention=on or auto")
     default = UBATCH_GPU_TOKENS if on_gpu else UBATCH_CPU_TOKENS
     ubatch = chosen.integer("ubatch", default, UBATCH_MIN_TOKENS, UBATCH_MAX_TOKENS)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # With as many OpenMP threads as busy cores every token takes a second or more.
-    threads = chosen.integer("threads", max(1, (cores or 1) - 1), 1, THREADS_MAX)
     cells = -(-context * slots // CONTEXT_PAD_CELLS) * CONTEXT_PAD_CELLS
     # Rows and one chunk together fit one ubatch, so that a step is one pass over the weights.
-    room = max(UBATCH_MIN_TOKENS // 2, (ubatch - slots) // 32 * 32)
-    chunk = room if on_gpu else min(room, CHUNK_CPU_TOKENS)
+    chunk = max(UBATCH_MIN_TOKENS // 2, (ubatch - slots) // 32 * 32)
+    if not on_gpu:
+        chunk = min(chunk, CHUNK_CPU_TOKENS)
     # llama.cpp clamps n_batch to n_ctx and aborts on a larger batch.
     chunk = min(chunk, cells - slots)
+    step = chunk + slots if on_gpu else max(STEP_CPU_TOKENS, slots + LEAST_CPU_TOKENS)
+    # On a GPU every row reads the cells of all sequences: warm ones are not for nothing there.
+    warm = chosen.integer("warm_tokens", cells // 2 if on_gpu else cells, 0, cells)
     return Parameters(
         on_gpu=on_gpu,
         slots=slots,
         cells=cells,
+        sequences=sequences(facts, slots),
+        warm=warm,
         ubatch=min(ubatch, cells),
         chunk=chunk,
-        batch=max(chunk + slots, min(ubatch, cells)),
-        threads=threads,
+        step=min(step, cells),
+        batch=max(step, min(ubatch, cells)),
+        threads=chosen.integer("threads", 0, 1, THREADS_MAX),
         kv_type=kv_type,
         flash_attention=flash,
+        numa=chosen.choice("numa", "off", tuple(NUMA)),
     )
+
+
+def default_threads(cores: Cores, *, openmp: bool, on_gpu: bool) -> int:
+    """All cores, but with OpenMP one less: as many OpenMP threads as busy cores take a second or
+    more for a token, where ggml's own threads are merely slower. See ENGINE notes."""
+    if on_gpu:
+        return max(1, min(THREADS_GPU_MAX, cores.logical - 1))
+    many = cores.logical if cores.logical <= THREADS_LOGICAL_MAX else cores.physical
+    return max(1, many - 1 if openmp else many)
 
 
 def model_parameters(library: Any, chosen: Parameters) -> Any:
@@ -92,10 +137,9 @@ def context_parameters(library: Any, chosen: Parameters) -> Any:
     context.n_ctx = chosen.cells
     context.n_batch = chosen.batch
     context.n_ubatch = chosen.ubatch
-    context.n_seq_max = chosen.slots
-    context.n_outputs_max = chosen.slots
-    context.n_threads = chosen.threads
-    context.n_threads_batch = chosen.threads
+    context.n_seq_max = chosen.sequences
+    context.n_outputs_max = chosen.sequences
+    context.n_threads = context.n_threads_batch = max(1, chosen.threads)
     context.kv_unified = True
     context.swa_full = False
     context.offload_kqv = chosen.on_gpu

@@ -44,7 +44,7 @@ def measure(
     check_sizes(context, slots)
     header = read_header(path)
     on_gpu = backend not in CPU_BACKENDS
-    chosen = parameters(context, slots, options, on_gpu=on_gpu)
+    chosen = parameters(header.facts, context, slots, options, on_gpu=on_gpu)
     library, _ = import_library()
     log = Log(library)
     library.llama_backend_init()

@@ -6,7 +6,6 @@ step produced in one frame. It must not schedule (batcher) or compute (engine). 
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -19,15 +18,39 @@ from aivailable.wire.generation import (
     Failed,
     Finished,
     Generate,
-    Sampling,
     Started,
     Tokens,
 )
 from aivailable.wire.limits import STOP_STRING_MAX_CHARS, STOP_STRINGS_MAX
-from aivailable.wire.worker import Counters, Hello, Load, LoadFailed, Progress, Ready, Step
-from aivailable.worker.batcher import Batcher
-from aivailable.worker.engine import DecodeFailed, Engine, LoadRefused, Logits, Part, ReportProgress
-from aivailable.worker.job import Job, Reason
+from aivailable.wire.worker import (
+    Counters,
+    Hello,
+    Load,
+    LoadFailed,
+    Pause,
+    Progress,
+    Ready,
+    Resume,
+    Step,
+)
+from aivailable.worker.batcher import Batcher, Sizes
+from aivailable.worker.engine import (
+    CellsExhausted,
+    DecodeFailed,
+    Engine,
+    LoadRefused,
+    Logits,
+    Part,
+    ReportProgress,
+)
+from aivailable.worker.grammar.rules import GrammarError
+from aivailable.worker.job import Job
+from aivailable.worker.language import Language
+from aivailable.worker.pace import Pace
+from aivailable.worker.sampling.logprobs import ALTERNATIVES_MAX
+from aivailable.worker.sampling.parameters import check_sampling
+from aivailable.worker.sampling.sampler import NoToken
+from aivailable.worker.sequences import Sequences
 
 CONTEXT_MIN_TOKENS: Final = 16
 CONTEXT_MAX_TOKENS: Final = 1 << 20
@@ -75,6 +98,7 @@ def announce_and_load(port: Port, engine: str, version: str, make: MakeEngine) -
             kv_bytes=footprint.kv_bytes,
             compute_bytes=footprint.compute_bytes,
             load_ms=round((time.monotonic() - began) * 1000),
+            notes=loaded.notes,
         )
     )
     return loaded
@@ -113,7 +137,11 @@ class Session:
         self._engine = engine
         self._port = port
         self._clock = clock
-        self._batcher = Batcher(engine.slots, engine.chunk_tokens, engine.budget_tokens)
+        sizes = Sizes(engine.slots, engine.chunk_tokens, engine.step_tokens, engine.replay_tokens)
+        self._sequences = Sequences(engine.sequences, engine.warm_tokens, engine)
+        self._batcher = Batcher(sizes, self._sequences)
+        self._pace = Pace(engine.chunk_tokens, engine.least_tokens)
+        self._language = Language(engine)
         self._out = _Outbox()
         self._counters = Counters()
         self._told: tuple[int, int, Counters] = (0, 0, Counters())
@@ -130,7 +158,7 @@ class Session:
         for message in [*messages, *self._port.receive_ready()]:
             self._take(message)
         self._expire()
-        for job in self._batcher.admit(self._engine.trim):
+        for job in self._batcher.admit():
             self._tell_started(job)
         self._step()
         self._tell()
@@ -146,12 +174,17 @@ class Session:
             job = self._batcher.find(message.request_id)
             if job is not None:
                 self._cancel(job)
+        elif isinstance(message, Pause):
+            self._batcher.pause(message.request_id)
+        elif isinstance(message, Resume):
+            self._batcher.resume(message.request_id)
 
     def _submit(self, request: Generate) -> None:
         if self._batcher.find(request.request_id) is not None:
             raise RequestError(409, "invalid_request", "a request of this id is running already")
         self._check(request)
-        prompt = self._engine.prepare(request).prompt
+        prepared = self._engine.prepare(request)
+        prompt = prepared.prompt
         self._check_ids(prompt, "the prompt")
         self._check_ids(request.generated_ids, "generated_ids")
         context = self._engine.context
@@ -169,14 +202,13 @@ class Session:
             limit = min(limit, request.max_tokens)
         job = Job(
             request,
-            prompt,
+            prepared,
+            self._language,
             limit=limit,
             arrived_s=self._clock(),
-            piece=self._engine.piece,
-            is_end=self._engine.is_end,
         )
         if job.finished is not None:
-            self._finish(job, job.finished)
+            self._finish(job)
         elif not self._batcher.submit(job):
             raise RequestError(503, "queue_full", "too many requests wait for this replica")
 
@@ -193,12 +225,11 @@ class Session:
             problem = f"at most {STOP_STRINGS_MAX} stop strings"
         elif any(not 0 < len(stop) <= STOP_STRING_MAX_CHARS for stop in request.stop):
             problem = f"a stop string has 1 to {STOP_STRING_MAX_CHARS} characters"
-        elif not all(map(math.isfinite, _numbers(request.sampling))):
-            problem = "sampling parameters must be finite numbers"
-        elif request.sampling.repeat_penalty <= 0:
-            problem = "repeat_penalty must be above 0"
+        elif not 0 <= (request.logprobs or 0) <= ALTERNATIVES_MAX:
+            problem = f"logprobs: 0 to {ALTERNATIVES_MAX} alternatives are possible"
         if problem:
             raise RequestError(400, "invalid_request", problem)
+        check_sampling(request.sampling, self._engine.vocabulary)
 
     def _check_ids(self, ids: tuple[int, ...], what: str) -> None:
         # An id outside the vocabulary makes llama.cpp read outside its tables.
@@ -228,16 +259,41 @@ class Session:
         )
 
     def _step(self) -> None:
-        parts = self._batcher.plan()
+        rows = self._batcher.rows
+        parts = self._batcher.plan(self._pace.budget(rows))
         if not parts:
             return
         self._count(steps=1)
+        began = self._clock()
         try:
-            rows = self._engine.decode(parts)
+            logits = self._decode(parts)
+        except CellsExhausted as error:
+            self._make_room(error)
         except DecodeFailed:
             self._step_one_by_one(parts)
         else:
-            self._use(parts, rows)
+            prefill = sum(len(part.tokens) for part in parts) - rows
+            self._pace.observe(rows, prefill, self._clock() - began)
+            self._use(parts, logits)
+
+    def _decode(self, parts: tuple[Part, ...]) -> list[Logits]:
+        """Decode; warm sequences give way to what was admitted. Raises DecodeFailed."""
+        while True:
+            try:
+                return self._engine.decode(parts)
+            except CellsExhausted:
+                if not self._sequences.evict():
+                    raise
+
+    def _make_room(self, error: CellsExhausted) -> None:
+        """Nothing is left to evict. Under a sliding window, cells that several requests share stay
+        taken although all of them have passed: the youngest one gives up its share and computes it
+        again. One that is alone has no room, whatever is done."""
+        if self._batcher.give_way() is not None:
+            return
+        job = max(self._batcher.running(), key=lambda job: job.fed)
+        self._batcher.release(job, reusable=False)
+        self._fail(job.request_id, "decode_failed", str(error), 500)
 
     def _step_one_by_one(self, parts: tuple[Part, ...]) -> None:
         """A decode failed as a whole: find the job that is to blame, spare the others."""
@@ -246,10 +302,9 @@ class Session:
             try:
                 if kept[part.slot] != part.position:
                     raise DecodeFailed("the cache of this request could not be restored")
-                rows = self._engine.decode((part,))
+                rows = self._decode((part,))
             except DecodeFailed as error:
                 job = self._batcher.job_in(part.slot)
-                self._engine.trim(part.slot, 0)
                 self._batcher.release(job, reusable=False)
                 self._fail(job.request_id, "decode_failed", str(error), 500)
             else:
@@ -263,24 +318,46 @@ class Session:
             self._count(prompt_tokens=max(0, min(job.fed, job.prompt_tokens) - before))
             if not part.wants_logits:
                 continue
-            ids, text = job.draw(next(remaining))
-            if ids:
-                self._count(generated_tokens=len(ids))
-                self._out.tokens.append(Tokens(job.request_id, ids, text))
-            if job.finished is not None:
+            try:
+                self._draw(job, next(remaining))
+            except (NoToken, GrammarError) as error:
                 self._batcher.release(job)
-                self._finish(job, job.finished)
+                self._fail(job.request_id, "decode_failed", str(error), 500)
 
-    def _finish(self, job: Job, reason: Reason) -> None:
+    def _draw(self, job: Job, row: Logits) -> None:
+        if job.fed < len(job.tokens):
+            job.observe(row)
+            return
+        drawn = job.draw(row)
+        if drawn.ids:
+            self._count(generated_tokens=len(drawn.ids))
+            self._out.tokens.append(
+                Tokens(
+                    job.request_id,
+                    drawn.ids,
+                    drawn.text,
+                    drawn.reasoning,
+                    drawn.calls,
+                    drawn.logprobs,
+                )
+            )
+        if job.finished is not None:
+            self._batcher.release(job)
+            self._finish(job)
+
+    def _finish(self, job: Job) -> None:
         self._count(finished=1)
+        held = job.held()
         self._out.finished.append(
             Finished(
                 job.request_id,
-                reason,
-                text=job.held_text(),
+                job.reason,
+                text=held.text,
                 prompt_tokens=job.prompt_tokens,
                 completion_tokens=job.completion_tokens,
                 cached_tokens=job.cached,
+                reasoning=held.reasoning,
+                calls=held.calls,
             )
         )
 
@@ -317,14 +394,3 @@ class Session:
     def _count(self, **more: int) -> None:
         grown = {name: getattr(self._counters, name) + by for name, by in more.items()}
         self._counters = replace(self._counters, **grown)
-
-
-def _numbers(sampling: Sampling) -> tuple[float, ...]:
-    return (
-        sampling.temperature,
-        sampling.top_p,
-        sampling.min_p,
-        sampling.repeat_penalty,
-        sampling.presence_penalty,
-        sampling.frequency_penalty,
-    )

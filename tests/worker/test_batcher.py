@@ -3,149 +3,286 @@
 from __future__ import annotations
 
 import pytest
+from fixtures.letter_tokens import LetterTokens
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aivailable.wire.generation import Generate
-from aivailable.worker.batcher import REPLAY_CHUNK_TOKENS, WAITING_MAX_JOBS, Batcher
+from aivailable.worker.answer import Prepared
+from aivailable.worker.batcher import (
+    REPLAY_CHUNK_TOKENS,
+    SHORT_PROMPT_TOKENS,
+    WAITING_MAX_JOBS,
+    Batcher,
+    Sizes,
+)
 from aivailable.worker.engine import Part
 from aivailable.worker.job import Job
+from aivailable.worker.language import Language
+from aivailable.worker.sequences import Sequences
 
-CHUNK, BUDGET = 16, 32
+CHUNK, BUDGET = 32, 8
 
 
 def job(name: str, prompt: int | tuple[int, ...], generated: int = 0, limit: int = 1000) -> Job:
     ids = tuple(range(prompt)) if isinstance(prompt, int) else prompt
     return Job(
         Generate(name, "d", prompt_ids=ids, generated_ids=(7,) * generated),
-        ids,
+        Prepared(ids),
+        Language(LetterTokens()),
         limit=limit,
         arrived_s=0.0,
-        piece=lambda token: b"x",
-        is_end=lambda token: False,
     )
 
 
-def keep_all(slot: int, length: int) -> int:
-    return length
+class Lists:
+    """Caches as lists. `keeps` false: an engine that can reuse nothing."""
+
+    def __init__(self, count: int, *, keeps: bool = True) -> None:
+        self.held: list[list[int]] = [[] for _ in range(count)]
+        self.keeps = keeps
+        self.forks: list[tuple[int, int, int]] = []
+
+    def trim(self, slot: int, length: int) -> int:
+        del self.held[slot][length if self.keeps else 0 :]
+        return len(self.held[slot])
+
+    def fork(self, source: int, target: int, length: int) -> int:
+        self.forks.append((source, target, length))
+        self.held[target] = self.held[source][:length]
+        return length
+
+    def reach(self, slot: int, length: int) -> bool:
+        return self.keeps and len(self.held[slot]) >= length
 
 
-def step(batcher: Batcher) -> tuple[Part, ...]:
-    """One step in which every wanted row yields token 7."""
-    parts = batcher.plan()
-    for part in parts:
-        moved = batcher.advance(part)
-        if part.wants_logits:
-            moved.tokens.append(7)
-    return parts
+class House:
+    """A batcher over lists; a step yields token 7 for every wanted row."""
+
+    def __init__(self, slots: int, *, warm: int = 4, replay: int = 1, keeps: bool = True) -> None:
+        self.caches = Lists(slots + warm, keeps=keeps)
+        self.sequences = Sequences(slots + warm, 10_000, self.caches)
+        self.batcher = Batcher(Sizes(slots, CHUNK, CHUNK + slots, replay), self.sequences)
+        self.computed = 0
+
+    def submit(self, *jobs: Job) -> None:
+        for item in jobs:
+            assert self.batcher.submit(item)
+
+    def step(self, budget: int = BUDGET) -> tuple[Part, ...]:
+        self.batcher.admit()
+        parts = self.batcher.plan(budget)
+        for part in parts:
+            held = self.caches.held[part.slot]
+            assert len(held) == part.position
+            held.extend(part.tokens)
+            self.computed += len(part.tokens)
+            moved = self.batcher.advance(part)
+            if part.wants_logits and moved.fed == len(moved.tokens):
+                moved.tokens.append(7)
+        return parts
+
+    def until_decoding(self, *jobs: Job) -> None:
+        while not all(item.decoding for item in jobs):
+            assert self.step()
+
+
+def sizes(parts: tuple[Part, ...]) -> list[int]:
+    return [len(part.tokens) for part in parts]
 
 
 def test_wrong_sizes_are_refused() -> None:
-    for sizes in ((0, 1, 1), (1, 0, 1), (1, 8, 4)):
+    sequences = Sequences(1, 0, Lists(1))
+    for wrong in (Sizes(0, 8, 8, 1), Sizes(1, 1, 8, 1), Sizes(1, 8, 4, 1)):
         with pytest.raises(ValueError):
-            Batcher(*sizes)
+            Batcher(wrong, sequences)
 
 
-def test_rows_go_before_chunks_and_chunks_keep_their_size() -> None:
-    batcher = Batcher(3, CHUNK, BUDGET)
-    batcher.submit(job("a", 3))
-    batcher.admit(keep_all)
-    step(batcher)
-    batcher.submit(job("b", 40))
-    batcher.submit(job("c", 50))
-    batcher.admit(keep_all)
-    sizes = [[len(part.tokens) for part in step(batcher)] for _ in range(5)]
-    assert sizes == [[1, 16, 16], [1, 16, 16], [1, 8, 16], [1, 1, 2], [1, 1, 1]]
+def test_rows_go_first_and_short_prompts_one_after_another_beside_them() -> None:
+    house = House(3)
+    house.submit(job("a", 3))
+    house.step()
+    house.submit(job("b", 40), job("c", tuple(range(100, 150))))
+    assert [sizes(house.step()) for _ in range(4)] == [[1, 32], [1, 8, 24], [1, 1, 26], [1, 1, 1]]
 
 
-def test_prefill_takes_turns_when_the_budget_is_one_chunk() -> None:
-    batcher = Batcher(2, CHUNK, CHUNK)
-    batcher.submit(job("long", 64))
-    batcher.submit(job("short", 10))
-    long, short = batcher.admit(keep_all)
-    slots = [[part.slot for part in step(batcher)] for _ in range(3)]
-    assert slots == [[long.slot], [short.slot], [short.slot, long.slot]]
+def test_long_prompts_take_turns_within_their_budget() -> None:
+    house = House(4)
+    house.submit(job("row", 3))
+    house.step()
+    length = SHORT_PROMPT_TOKENS + 100
+    house.submit(job("long", length), job("other", tuple(range(1000, 1000 + length))))
+    parts = [house.step()[1:] for _ in range(4)]
+    assert [sizes(part) for part in parts] == [[BUDGET]] * 4
+    assert len({part[0].slot for part in parts[:2]}) == 2
+    house.submit(job("short", tuple(range(5000, 5040))))
+    # The short one passes, and the long ones go on.
+    assert sizes(house.step()) == [1, 24, 8]
+    assert sizes(house.step()) == [1, 16, 8]
+
+
+def test_no_prompt_chunk_is_a_single_token() -> None:
+    house = House(1)
+    house.submit(job("a", 33))
+    assert [sizes(house.step()) for _ in range(3)] == [[31], [2], [1]]
 
 
 def test_waiting_is_first_in_first_out() -> None:
-    batcher = Batcher(1, CHUNK, BUDGET)
+    house = House(1)
     jobs = [job(name, 4) for name in "abc"]
+    house.submit(*jobs)
     for item in jobs:
-        batcher.submit(item)
-    for item in jobs:
-        assert batcher.admit(keep_all) == (item,)
-        batcher.release(item)
-    assert (batcher.busy, batcher.waiting) == (0, 0)
+        assert house.batcher.admit() == (item,)
+        house.batcher.release(item)
+    assert (house.batcher.busy, house.batcher.waiting) == (0, 0)
 
 
 def test_the_line_is_bounded() -> None:
-    batcher = Batcher(1, CHUNK, BUDGET)
-    assert all(batcher.submit(job(str(number), 1)) for number in range(WAITING_MAX_JOBS))
-    assert not batcher.submit(job("one too many", 1))
+    house = House(1)
+    house.submit(*(job(str(number), 1) for number in range(WAITING_MAX_JOBS)))
+    assert not house.batcher.submit(job("one too many", 1))
 
 
-def test_replay_goes_in_its_own_chunks_after_the_whole_prompt() -> None:
-    batcher = Batcher(1, CHUNK, BUDGET)
-    batcher.submit(job("a", 20, generated=40))
-    batcher.admit(keep_all)
-    steps = [step(batcher) for _ in range(5)]
-    assert [len(parts[0].tokens) for parts in steps] == [16, 4, REPLAY_CHUNK_TOKENS, 8, 1]
-    assert [parts[0].wants_logits for parts in steps] == [False, False, False, True, True]
+def test_a_lonely_replay_goes_as_the_first_time_and_in_chunks_beside_others() -> None:
+    house = House(2)
+    house.submit(job("a", 20, generated=40))
+    assert [sizes(house.step()) for _ in range(4)] == [[20], [1], [1], [1]]
+    house.submit(job("b", tuple(range(500, 510))))
+    house.step()
+    assert sizes(house.step()) == [1, REPLAY_CHUNK_TOKENS]
 
 
-def test_prefix_reuse_keeps_whole_chunks_and_the_best_slot() -> None:
-    batcher = Batcher(2, CHUNK, BUDGET)
+def test_a_shared_prefix_stays_with_its_owner_and_its_end_is_taken_over() -> None:
+    house = House(2)
     first, other = job("a", 50), job("b", tuple(range(900, 940)))
-    batcher.submit(first)
-    batcher.submit(other)
-    batcher.admit(keep_all)
-    while not (first.decoding and other.decoding):
-        step(batcher)
+    house.submit(first, other)
+    house.until_decoding(first, other)
     slot = first.slot
-    batcher.release(first)
-    batcher.release(other)
-    again = job("c", 50)
-    batcher.submit(again)
-    batcher.admit(keep_all)
-    assert (again.slot, again.cached, again.fed) == (slot, 48, 48)
-    batcher.release(again, reusable=False)
-    fresh = job("d", 50)
-    batcher.submit(fresh)
-    batcher.admit(keep_all)
-    assert fresh.cached == 0
+    house.batcher.release(first)
+    again = job("c", 45)
+    house.submit(again)
+    house.step()
+    assert (again.cached, house.caches.forks) == (43, [(slot, again.slot, 43)])
+    house.batcher.release(again)
+    # What goes on where an idle sequence ends takes it over: nothing is lost.
+    longer = job("d", (*range(50), 7, 8, 9, 10))
+    house.submit(longer)
+    house.batcher.admit()
+    assert (longer.slot, longer.cached, len(house.caches.forks)) == (slot, 51, 1)
+
+
+def test_eight_jobs_with_one_prefix_compute_it_once() -> None:
+    house = House(8, warm=0)
+    jobs = [job(str(n), (*range(800), *range(1000 + 20 * n, 1020 + 20 * n))) for n in range(8)]
+    house.submit(*jobs)
+    house.until_decoding(*jobs)
+    decoded = sum(len(item.tokens) - item.prompt_tokens - 1 for item in jobs)
+    assert house.computed - decoded == 800 + 8 * 20
+    assert [item.cached for item in jobs] == [0] + [800] * 7
+
+
+def test_a_follower_goes_its_own_way_when_its_leader_is_gone_or_paused() -> None:
+    for end in ("cancel", "pause"):
+        house = House(2)
+        leader, follower = job("a", 200), job("b", 210)
+        house.submit(leader, follower)
+        house.step()
+        assert (follower.slot, house.batcher.busy) == (-1, 2)
+        if end == "cancel":
+            house.batcher.release(leader)
+        else:
+            house.batcher.pause("a")
+        house.until_decoding(follower)
+        assert follower.cached == CHUNK
+
+
+def test_a_paused_job_keeps_its_place_and_others_go_on() -> None:
+    house = House(2)
+    first, other = job("a", 10), job("b", tuple(range(50, 60)))
+    house.submit(first, other)
+    house.until_decoding(first, other)
+    house.batcher.pause("a")
+    assert [part.slot for part in house.step()] == [other.slot]
+    assert house.batcher.busy == 2
+    house.batcher.resume("a")
+    assert len(house.step()) == 2
+    house.batcher.pause("a")
+    house.batcher.release(first)
+    assert [part.slot for part in house.step()] == [other.slot]
+
+
+def test_the_youngest_gives_way_and_is_computed_again_but_not_for_ever() -> None:
+    house = House(2)
+    first, young = job("a", 10), job("b", tuple(range(50, 60)))
+    house.submit(first, young)
+    house.until_decoding(first, young)
+    assert house.batcher.give_way() is young
+    assert (young.fed, house.caches.held[young.slot]) == (0, [])
+    house.until_decoding(young)
+    for _ in range(5):
+        house.batcher.give_way()
+        house.until_decoding(first, young)
+    assert house.batcher.give_way() is None
+
+
+def test_the_least_recently_used_prompt_gives_way() -> None:
+    house = House(1, warm=1)
+    for name, start in (("a", 0), ("b", 100), ("c", 200)):
+        item = job(name, tuple(range(start, start + 40)))
+        house.submit(item)
+        house.until_decoding(item)
+        house.batcher.release(item)
+    found = [house.sequences.cached_length(range(start, start + 40)) for start in (0, 100, 200)]
+    assert found == [0, 40, 40]
+    assert house.sequences.evict()
+    assert house.sequences.evict()
+    assert not house.sequences.evict()
+    assert house.caches.held == [[], []]
 
 
 def test_an_engine_that_cannot_keep_is_believed() -> None:
-    batcher = Batcher(1, CHUNK, BUDGET)
+    house = House(1, keeps=False)
     for name in "ab":
         item = job(name, 50)
-        batcher.submit(item)
-        batcher.admit(lambda slot, length: 0)
-        assert item.fed == 0
-        while not item.decoding:
-            step(batcher)
-        batcher.release(item)
+        house.submit(item)
+        house.until_decoding(item)
+        assert item.cached == 0
+        house.batcher.release(item)
+
+
+def test_digests_say_what_is_warm_and_are_bounded() -> None:
+    house = House(2)
+    for name in "ab":
+        item = job(name, 50 if name == "a" else tuple(range(100, 150)))
+        house.submit(item)
+        house.until_decoding(item)
+        house.sequences.mark(item.slot, (9, ord(name)))
+        house.batcher.release(item)
+    assert house.sequences.digests(64) == (9, ord("a"), ord("b"))
+    assert house.sequences.digests(2) == (9, ord("b"))
+    house.sequences.evict()
+    assert house.sequences.digests(64) == (9, ord("b"))
 
 
 class Laws(RuleBasedStateMachine):
-    """Random requests, cancellations and steps never break the scheduler's promises."""
+    """Random requests, cancellations, pauses and steps never break the scheduler's promises."""
 
-    @initialize(slots=st.integers(1, 4))
-    def start(self, slots: int) -> None:
+    @initialize(slots=st.integers(1, 4), warm=st.integers(0, 2))
+    def start(self, slots: int, warm: int) -> None:
         self.slots = slots
-        self.batcher = Batcher(slots, CHUNK, BUDGET)
+        self.house = House(slots, warm=warm)
+        self.batcher = self.house.batcher
         self.live: list[Job] = []
-        self.order: list[str] = []
+        self.paused: set[str] = set()
         self.number = 0
 
-    @rule(prompt=st.integers(1, 100), generated=st.integers(0, 70))
-    def submit(self, prompt: int, generated: int) -> None:
+    @rule(prompt=st.integers(1, 100), start=st.integers(0, 1), generated=st.integers(0, 70))
+    def submit(self, prompt: int, start: int, generated: int) -> None:
         self.number += 1
-        item = job(str(self.number), prompt, generated)
-        assert self.batcher.submit(item)
+        item = job(str(self.number), tuple(range(start, start + prompt)), generated)
+        self.house.submit(item)
         self.live.append(item)
-        self.order.append(item.request_id)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -153,36 +290,48 @@ class Laws(RuleBasedStateMachine):
         item = data.draw(st.sampled_from(self.live))
         self.batcher.release(item)
         self.live.remove(item)
-        if item.request_id in self.order:
-            self.order.remove(item.request_id)
+        self.paused.discard(item.request_id)
         assert self.batcher.find(item.request_id) is None
 
-    @rule()
-    def run_step(self) -> None:
-        for item in self.batcher.admit(keep_all):
-            assert item.request_id == self.order.pop(0)
-        assert not self.order or self.batcher.busy == self.slots
-        fed = {item.slot: item.fed for item in self.live if item.slot >= 0}
-        parts = self.batcher.plan()
-        assert parts == self.batcher.plan()
-        assert bool(parts) == bool(self.batcher.busy)
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), resume=st.booleans())
+    def pause(self, data: st.DataObject, resume: bool) -> None:
+        item = data.draw(st.sampled_from(self.live))
+        if resume:
+            self.batcher.resume(item.request_id)
+            self.paused.discard(item.request_id)
+        else:
+            self.batcher.pause(item.request_id)
+            self.paused.add(item.request_id)
+
+    @rule(evict=st.booleans(), budget=st.integers(2, CHUNK))
+    def run_step(self, evict: bool, budget: int) -> None:
+        if evict:
+            self.house.sequences.evict()
+        self.batcher.admit()
+        assert self.batcher.busy == min(self.slots, len(self.live))
+        parts = self.batcher.plan(budget)
+        assert parts == self.batcher.plan(budget)
         assert len({part.slot for part in parts}) == len(parts)
+        working = [item for item in self.live if item.slot >= 0]
+        moving = [item for item in working if item.request_id not in self.paused]
+        assert bool(parts) == bool(moving)
         rows = [part for part in parts if self.batcher.job_in(part.slot).decoding]
         assert list(parts[: len(rows)]) == rows
-        assert {part.slot for part in rows} == {item.slot for item in self.live if item.decoding}
-        prefill = [part for part in parts if part not in rows]
-        assert sum(len(part.tokens) for part in prefill) <= BUDGET
-        assert all(part.position == fed[part.slot] for part in parts)
+        assert {part.slot for part in rows} == {item.slot for item in moving if item.decoding}
+        assert {part.slot for part in parts} <= {item.slot for item in moving}
+        assert sum(len(part.tokens) for part in parts[len(rows) :]) <= CHUNK
         for part in parts:
-            moved = self.batcher.advance(part)
-            assert part.wants_logits == (moved.fed == len(moved.tokens))
-            if part.wants_logits:
-                moved.tokens.append(7)
+            item = self.batcher.job_in(part.slot)
+            assert part.wants_logits == (part.position + len(part.tokens) == len(item.tokens))
+        self.house.step(budget)
+        for item in working:
+            assert self.house.caches.held[item.slot] == item.tokens[: item.fed]
 
     @invariant()
     def slots_are_neither_leaked_nor_shared(self) -> None:
         running = [item.slot for item in self.live if item.slot >= 0]
-        assert len(set(running)) == len(running) == self.batcher.busy <= self.slots
+        assert len(set(running)) == len(running) <= self.batcher.busy <= self.slots
         assert self.batcher.busy + self.batcher.waiting == len(self.live)
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aivailable.gguf import ModelFacts
 from aivailable.wire.worker import DeviceClaim
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.llama_claims import Claimed
@@ -19,6 +20,7 @@ from aivailable.worker.llama_library import (
 from aivailable.worker.llama_parameters import parameters
 
 MIB = 1 << 20
+FACTS = ModelFacts("llama", "m", 8192, 2, 64, (2, 2), 32, 32, 1000, 1 << 30)
 GPU_LOG = """
 load_tensors: offloading output layer to GPU
 load_tensors: offloaded 31/31 layers to GPU
@@ -97,9 +99,10 @@ def test_simulated_devices_share_main_memory_in_order() -> None:
 def test_a_step_always_fits_the_batch_and_the_batch_the_context(
     context: int, slots: int, ubatch: int, on_gpu: bool
 ) -> None:
-    chosen = parameters(context, slots, {"ubatch": str(ubatch)}, on_gpu=on_gpu)
-    assert chosen.chunk >= 1
-    assert chosen.chunk + slots <= chosen.batch <= chosen.cells
+    chosen = parameters(FACTS, context, slots, {"ubatch": str(ubatch)}, on_gpu=on_gpu)
+    assert 2 <= chosen.least <= chosen.chunk <= chosen.step <= chosen.batch <= chosen.cells
+    assert slots < chosen.step
+    assert slots <= chosen.sequences <= 256
     assert chosen.cells >= context * slots
     assert chosen.cells % 256 == 0
-    assert on_gpu or chosen.chunk <= 32
+    assert on_gpu or chosen.step <= max(63, slots + 2)
