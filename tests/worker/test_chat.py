@@ -13,7 +13,7 @@ from fixtures.models import smollm2_path
 
 from aivailable.errors import RequestError
 from aivailable.gguf import read_header
-from aivailable.worker.chat import ChatTemplate
+from aivailable.worker.chat.template import ChatTemplate, checked_variables
 
 USER = {"role": "user", "content": "hi"}
 
@@ -51,22 +51,31 @@ def test_what_templates_use() -> None:
     assert render("{{ add_generation_prompt }}") == "True"
 
 
-def test_content_parts_are_joined_and_images_refused() -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    message = {"role": "user", "content": parts}
-    assert render("{{ messages[0].content }}", message) == "ab"
-    parts.append({"type": "image_url", "text": ""})
-    with pytest.raises(RequestError) as caught:
-        render("{{ messages[0].content }}", message)
-    assert caught.value.code == "invalid_request"
+def test_generation_marks_mean_nothing() -> None:
+    assert render("a{% generation %}b{% endgeneration %}c") == "abc"
+
+
+def test_variables_of_the_request() -> None:
+    source = "{{ enable_thinking }}{% if documents %}x{% endif %}"
+    assert ChatTemplate(source, "", "").render((USER,), None, {"enable_thinking": False}) == "False"
 
 
 @pytest.mark.parametrize(
-    "message", [{}, {"role": 7, "content": "x"}, {"role": "user", "content": 7}]
+    "variables",
+    [
+        {"messages": []},
+        {"tools": []},
+        {"bos_token": "x"},
+        {"_x": 1},
+        {"a b": 1},
+        {"x" * 65: 1},
+        {f"x{number}": 1 for number in range(33)},
+        {"x": "y" * 20_000},
+    ],
 )
-def test_messages_of_a_wrong_shape(message: dict[str, Any]) -> None:
+def test_variables_that_are_not_the_clients_to_give(variables: dict[str, Any]) -> None:
     with pytest.raises(RequestError) as caught:
-        render("x", message)
+        checked_variables(variables)
     assert (caught.value.code, caught.value.status) == ("invalid_request", 400)
 
 

@@ -21,7 +21,9 @@ from types import FrameType
 from typing import Any, Final
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from aivailable.errors import RequestError
@@ -36,6 +38,13 @@ PRODUCT_MAX: Final = 1 << 20
 """Largest factor, exponent base and field width in a template's arithmetic."""
 EXPONENT_MAX: Final = 64
 CLOCK_CHECK_LINES: Final = 256
+VARIABLES_MAX: Final = 32
+VARIABLES_MAX_CHARS: Final = 16 * 1024
+NAME_MAX_CHARS: Final = 64
+_RESERVED: Final = frozenset(
+    {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+    | {"raise_exception", "strftime_now", "self", "loop", "range", "namespace"}
+)
 _REFUSED_METHODS: Final = frozenset(
     {"format", "format_map", "center", "ljust", "rjust", "zfill", "expandtabs", "translate"}
 )
@@ -76,11 +85,23 @@ def _small_product(left: Any, right: Any) -> bool:
     return max(sizes) <= 1 << 62 if numbers else sizes[0] * sizes[1] <= PRODUCT_MAX
 
 
+class _Generation(Extension):
+    """`{% generation %}` marks what a trainer learns from; for a prompt it means nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - as the base class declares it
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class ChatTemplate:
     """A compiled template. Raises RequestError(template_error) when it does not compile."""
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = _Sandbox(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+        )
         for name in _REFUSED_FILTERS:
             environment.filters.pop(name, None)
         environment.filters["tojson"] = _tojson
@@ -97,24 +118,27 @@ class ChatTemplate:
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt, ready for the assistant's turn.
+        """The prompt, ready for the assistant's turn. `messages` as messages.checked_messages
+        makes them, `variables` as checked_variables lets them pass.
 
-        Raises RequestError: invalid_request for messages of a wrong shape, template_error when
-        the template refuses them (many refuse some order of roles) or exceeds its bounds.
+        Raises RequestError(template_error) when the template refuses the messages (many refuse
+        some order of roles) or exceeds its bounds.
         """
-        plain = [_plain_message(message) for message in messages]
-        if not plain:
-            raise RequestError(400, "invalid_request", "messages must not be empty")
         pieces: list[str] = []
         length = 0
         try:
             with _bounded():
                 for piece in self._template.generate(
-                    messages=plain,
-                    tools=list(tools) if tools else None,
-                    add_generation_prompt=True,
-                    **self._tokens,
+                    {
+                        "documents": None,
+                        **(variables or {}),
+                        "messages": list(messages),
+                        "tools": list(tools) if tools else None,
+                        "add_generation_prompt": True,
+                        **self._tokens,
+                    }
                 ):
                     pieces.append(piece)
                     length += len(piece)
@@ -123,6 +147,24 @@ class ChatTemplate:
         except _FAILURES as error:
             raise _template_error(error) from error
         return "".join(pieces)
+
+
+def checked_variables(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A request's own variables for the template. Raises RequestError(invalid_request) for too
+    many or too large ones, and for names that are not the client's to give."""
+    problem = ""
+    if len(variables) > VARIABLES_MAX:
+        problem = f"at most {VARIABLES_MAX} template arguments"
+    for name in variables:
+        if not isinstance(name, str) or not name.isidentifier() or len(name) > NAME_MAX_CHARS:
+            problem = f"a template argument's name has up to {NAME_MAX_CHARS} letters, digits and _"
+        elif name in _RESERVED or name.startswith("_"):
+            problem = f"{name} is not a template argument that a request can give"
+    if not problem and len(json.dumps(dict(variables), default=str)) > VARIABLES_MAX_CHARS:
+        problem = f"template arguments have at most {VARIABLES_MAX_CHARS} characters as JSON"
+    if problem:
+        raise RequestError(400, "invalid_request", problem)
+    return variables
 
 
 def no_template() -> RequestError:
@@ -154,30 +196,21 @@ def _template_error(error: BaseException) -> RequestError:
     return RequestError(400, "template_error", f"the model's chat template failed: {said}")
 
 
-def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message with its text parts joined, since most templates know only plain text."""
-    if not isinstance(message.get("role"), str):
-        raise RequestError(400, "invalid_request", "every message needs a role")
-    content = message.get("content")
-    if isinstance(content, list):
-        texts = [
-            part.get("text")
-            for part in content
-            if isinstance(part, Mapping) and part.get("type") == "text"
-        ]
-        if len(texts) != len(content) or not all(isinstance(text, str) for text in texts):
-            raise RequestError(400, "invalid_request", "this model takes text content only")
-        content = "".join(text for text in texts if isinstance(text, str))
-    elif content is None:
-        content = ""
-    elif not isinstance(content, str):
-        raise RequestError(400, "invalid_request", "a message's content must be text")
-    return {**message, "content": content}
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
+def _tojson(
+    value: Any,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+    ensure_ascii: bool = False,
+) -> str:
     # Jinja's own filter escapes for HTML, which models were not trained on.
-    return json.dumps(value, ensure_ascii=False, indent=min(indent, 8) if indent else None)
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=min(indent, 8) if indent else None,
+        separators=tuple(separators) if separators else None,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: str) -> None:
