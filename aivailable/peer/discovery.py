@@ -6,9 +6,7 @@ who is a member. Implements ports.Discovery; built by peer.app.
 
 Nothing on the network is ever final here: interfaces come and go (Wi-Fi, wake-up, a cable), so
 they are looked at again for ever; a switch may drop multicast for its first half minute, so we
-announce again for ever; an address that goes and comes back takes the kernel's multicast groups
-with it, so one who does not hear himself any more opens everything again. What keeps us from it is
-in `problem`, in words.
+announce again for ever. What keeps us from it is in `problem`, in words.
 """
 
 from __future__ import annotations
@@ -114,8 +112,6 @@ class MdnsDiscovery:
         self._own: Sighting | None = None
         self._info: AsyncServiceInfo | None = None
         self._heard: dict[str, Sighting] = {}
-        self._deaf = False
-        """We have heard our own announcement, and do not any more."""
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -175,13 +171,12 @@ class MdnsDiscovery:
                     mdns.async_send(mdns.generate_service_broadcast(self._info, None))
 
     async def _rescan(self) -> None:
-        """Open, or open again, when the interfaces are not those in use, or nothing comes in."""
+        """Open, or open again, when the interfaces are not those in use."""
         async with self._changing:
             try:
                 usable = usable_interfaces(self._only)
                 interfaces = tuple(one for one in usable if _is_ready(one))
-                same = self._zeroconf is not None and interfaces == self._interfaces
-                if same and not self._deaf:
+                if self._zeroconf is not None and interfaces == self._interfaces:
                     return
                 await self._close(goodbye=False)
                 self._interfaces = interfaces
@@ -201,7 +196,6 @@ class MdnsDiscovery:
         self.problem = problem
 
     async def _open(self) -> None:
-        self._deaf = False
         choice = _multicast_choice(self._interfaces)
         families = {ipaddress.ip_address(address).version for address in choice}
         version = {
@@ -275,7 +269,6 @@ class MdnsDiscovery:
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
         if state_change is ServiceStateChange.Removed:
-            self._deaf |= self._info is not None and name == self._info.name
             if self._heard.pop(name, None) is not None:
                 self._news.set()
             return

@@ -263,6 +263,9 @@ class Nemesis:
         node, cluster = before.get("here"), before.get("cluster_id")
         through = self._peers.peers[number % HOSTS]
         try:
+            # After all were off at once nobody can time the old window any more: it has expired.
+            await self._peers.ask(through, "POST", "/cluster/v1/window", {"duration_s": WINDOW_S},
+                                  limit_s=20.0)  # fmt: skip
             answer = await self._peers.ask(through, "DELETE", f"/cluster/v1/members/{node}",
                                            limit_s=20.0)  # fmt: skip
         except TROUBLE as error:
@@ -326,18 +329,20 @@ async def play(hosts: Lan, folder: Path, seed: int, duration_s: float) -> Report
             peer.start()
         await asyncio.gather(*(peer.listening(FORM_S) for peer in peers.peers))
         states = await peers.until("five voters", whole, limit_s=FORM_S)
-        await peers.ask(peers.peers[0], "POST", "/cluster/v1/window", {"duration_s": WINDOW_S})
         report.terms_at_start = states[0]["term"]
         registers = Registers(peers, random.Random(f"clients {seed}"), report)
         clients = asyncio.ensure_future(registers.run())
-        await Nemesis(hosts, peers, rng, report).run(duration_s)
-        registers.stopped = True
-        await clients
         try:
+            await Nemesis(hosts, peers, rng, report).run(duration_s)
+            registers.stopped = True
+            await clients
             states = await peers.until("all are one again", whole, limit_s=HEAL_S)
-        except AssertionError:
-            print(f"{report.line()}\n{last_words(peers)}", flush=True)
+        except AssertionError as error:
+            print(f"{report.line()}\n{last_words(peers)}\n{error}", flush=True)
             raise
+        finally:
+            registers.stopped = True
+            await asyncio.gather(clients, return_exceptions=True)
         report.terms = states[0]["term"]
         await registers.judge()
     if report.terms > report.terms_at_start + 2 * report.leaders_lost:

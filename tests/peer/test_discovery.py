@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -140,41 +139,6 @@ async def test_an_address_that_is_not_ours_yet_is_waited_for(
     await until(port, lambda: port.problem == "")
     assert port.addresses() == LOOPBACK_ONLY
     await port.stop()
-
-
-async def test_one_who_does_not_hear_itself_any_more_opens_anew(
-    ports: list[MdnsDiscovery],
-) -> None:
-    """The address went and came back between two looks: the same, but the kernel forgot the
-    multicast group. Our own announcement expires like everybody's."""
-    first, second = ports
-    await asyncio.gather(first.announce(sighting(0)), second.announce(sighting(1)))
-    await until(first, lambda: len(first._heard) == 2)
-    opened, info = first._zeroconf, first._info
-    assert opened is not None
-    assert info is not None
-    _forget_group(opened)
-    await first._rescan()
-    assert first._zeroconf is opened
-    gone = discovery.ServiceStateChange.Removed
-    first._on_change(opened.zeroconf, discovery.SERVICE_TYPE, info.name, gone)
-    await first._rescan()
-    assert first._zeroconf is not opened
-    await until(first, lambda: heard(1) in first.sightings())
-    again = first._zeroconf
-    await first._rescan()
-    assert first._zeroconf is again
-
-
-def _forget_group(opened: Any) -> None:
-    """What the kernel does to an address that goes."""
-    listening = next(
-        reader.transport.get_extra_info("socket")
-        for reader in opened.zeroconf.engine.readers
-        if reader not in opened.zeroconf.engine.senders
-    )
-    group = socket.inet_aton("224.0.0.251") + socket.inet_aton("127.0.0.1")
-    listening.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, group)
 
 
 def adapter(name: str, index: int, *addresses: str) -> ifaddr.Adapter:
