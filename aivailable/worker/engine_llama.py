@@ -23,7 +23,7 @@ from aivailable.gguf.header import Header, read_header
 from aivailable.wire.generation import Generate
 from aivailable.wire.worker import Load
 from aivailable.worker.answer import Prepared
-from aivailable.worker.chat import ChatTemplate, no_template
+from aivailable.worker.chat import Conversations, no_template
 from aivailable.worker.cores import Cores, read_cores
 from aivailable.worker.engine import (
     CellsExhausted,
@@ -114,21 +114,20 @@ class LlamaEngine:
         self._buffer = ctypes.create_string_buffer(PIECE_BUFFER_BYTES)
         self._batch = _Batch(self._library, chosen.batch)
         self._bos = self._special(self._library.llama_vocab_bos(self._vocab))
-        self._template_source = header.chat_template
-        self._template: ChatTemplate | None = None
+        self._templates = (header.chat_template, header.tool_template)
+        self._chats: Conversations | None = None
         progress("warming", 0.0)
         self._smoke()
 
     def prepare(self, request: Generate) -> Prepared:
         """Render and tokenize. Raises RequestError."""
+        if request.messages is not None:
+            return self._conversations().prepare(
+                request, tokenize=self._prompt_ids, control_token=self._marker_token
+            )
         if request.prompt_ids is not None:
             return Prepared(request.prompt_ids)
-        if request.prompt is not None:
-            return Prepared(self._tokenize(request.prompt, add_special=True))
-        text = self._chat().render(request.messages or (), request.tools)
-        # A template that writes the begin token itself must not get a second one.
-        special = not (self._bos and text.startswith(self._bos))
-        return Prepared(self._tokenize(text, add_special=special))
+        return Prepared(self._tokenize(request.prompt or "", add_special=True))
 
     def decode(self, parts: Sequence[Part]) -> list[Logits]:
         """One llama_decode. Raises DecodeFailed with llama.cpp's return code."""
@@ -215,13 +214,24 @@ class LlamaEngine:
             )
         self.trim(0, 0)
 
-    def _chat(self) -> ChatTemplate:
-        if self._template_source is None:
-            raise no_template()
-        if self._template is None:
+    def _conversations(self) -> Conversations:
+        if self._chats is None:
+            plain, with_tools = self._templates
+            source = plain or with_tools
+            if source is None:
+                raise no_template()
             eos = self._special(self._library.llama_vocab_eos(self._vocab))
-            self._template = ChatTemplate(self._template_source, self._bos, eos)
-        return self._template
+            self._chats = Conversations(source, self._bos, eos, tool_source=with_tools)
+        return self._chats
+
+    def _prompt_ids(self, text: str) -> tuple[int, ...]:
+        # A template that writes the begin token itself must not get a second one.
+        special = not (self._bos and text.startswith(self._bos))
+        return self._tokenize(text, add_special=special)
+
+    def _marker_token(self, marker: str) -> int | None:
+        ids = self._tokenize(marker, add_special=False)
+        return ids[0] if len(ids) == 1 else None
 
     def _tokenize(self, text: str, *, add_special: bool) -> tuple[int, ...]:
         data = text.encode("utf-8", "replace")

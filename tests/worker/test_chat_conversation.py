@@ -135,6 +135,9 @@ def test_thinking_switched_off_by_the_request() -> None:
     more: dict[str, Any] = {"template_arguments": {"enable_thinking": False}, "tools": None}
     assert prompt_of(QWEN3, **more).endswith("<think>\n\n</think>\n\n")
     assert read_answer(QWEN3, "Yes", **more) == Read("Yes")
+    more = {"template_arguments": {"enable_thinking": True}, "tools": None}
+    assert prompt_of(FAMILIES["deepseek-v3.1"], **more).endswith("<｜Assistant｜><think>")
+    assert read_answer(FAMILIES["deepseek-v3.1"], "Hm</think>Yes", **more) == Read("Yes", "Hm")
 
 
 def test_a_continuation_keeps_its_prompt_and_is_read_alike() -> None:

@@ -107,6 +107,9 @@ class Conversations:
         dialect = self._with_tools if wishes.tools else self._plain
         variables = dict(request.template_arguments)
         apart = variables.pop(REASONING_FORMAT, "auto") != "none"
+        if "enable_thinking" in variables:
+            # DeepSeek's and Granite's word for it.
+            variables.setdefault("thinking", variables["enable_thinking"])
         messages = checked_messages(request.messages or ())
         rendered = _render(dialect, messages, wishes.tools, checked_variables(variables))
         form, thinking = dialect.format, dialect.thinking
