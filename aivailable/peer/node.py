@@ -187,6 +187,10 @@ class Peer:
             )
             return
         log.warning("%s refuses our link: %s %s", short(node), code, message)
+        if code == "cloned_identity":
+            # Two logs of one voter would promise different things. Members that start later hear
+            # only one of the two machines, perhaps us; so we link to nobody until a person acts.
+            self._tasks.spawn(self._ports.links.stop(), "withdraw")
         self.membership.advice = f"{short(node)} refuses our link: {code}: {message}"
 
     # --- ports.JoinServer

@@ -133,6 +133,29 @@ def test_a_clone_is_refused_by_all_and_told_what_it_is() -> None:
     play(world, scenario)
 
 
+def test_a_clone_once_refused_links_to_nobody_that_starts_later() -> None:
+    """Its log is another one by then: a vote or an acknowledgement of it would lose commands."""
+
+    async def scenario() -> None:
+        await formed(world)
+        world.clone("n2")
+        await elapse(4.0)
+        for name in ("n1", "n3"):
+            world.kill(name, power=True)
+        world.kill("n2")
+        for name in ("n1", "n3"):
+            world.boot(name)
+        await elapse(10.0)
+        assert linked(world) == {"n1": 1, "n3": 1}
+        world.end_clone("n2")
+        world.boot("n2")
+        await elapse(5.0)
+        assert linked(world) == dict.fromkeys(world.names, 2)
+
+    world = World(SEED, 3, SimLoop())
+    play(world, scenario)
+
+
 def test_a_clone_that_is_told_nothing_is_a_problem() -> None:
     async def scenario() -> None:
         await formed(world)
