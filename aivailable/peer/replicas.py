@@ -22,11 +22,20 @@ from aivailable.wire.generation import (
     Finished,
     Generate,
     GenerationEvent,
-    Started,
-    Tokens,
 )
 from aivailable.wire.peer import ReplicaLoad
-from aivailable.wire.worker import Counters, Load, LoadFailed, Progress, Ready, Shutdown, Step
+from aivailable.wire.prefixes import PREFIX_DIGESTS_MAX
+from aivailable.wire.worker import (
+    Counters,
+    Load,
+    LoadFailed,
+    Pause,
+    Progress,
+    Ready,
+    Resume,
+    Shutdown,
+    Step,
+)
 
 log = logging.getLogger("aivailable.replica")
 
@@ -34,6 +43,12 @@ RATE_WINDOW_S = 2.0
 REASON_MAX_CHARS = 300
 EXIT_GRACE_S = 5.0
 """A worker that has closed its socket may take so long to be gone (a core dump, a driver)."""
+EVENTS_PAUSE = 64
+"""So many events wait for a slow reader: then the worker is told to pause its request."""
+EVENTS_RESUME = 16
+"""So few are left: the worker may go on."""
+EVENTS_MAX = 4096
+"""A worker that goes on all the same has its request ended: far more than what was under way."""
 TOKENS_UNKNOWN = 256
 """What an answer counts in the fair queue when the client named no limit."""
 
@@ -44,6 +59,7 @@ class _Run:
     def __init__(self, request: Generate) -> None:
         self.request = request
         self.events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
+        self.paused = False
 
 
 class LocalReplica:
@@ -68,6 +84,7 @@ class LocalReplica:
         self._rate = 0.0
         self._rate_tokens = 0
         self._rate_since_s = clock.monotonic()
+        self._prefixes: tuple[int, ...] = ()
         self._entry = LocalWorker(record.replica, Status.FETCHING, since_ms=self._now_ms())
 
     @property
@@ -101,6 +118,7 @@ class LocalReplica:
             cancelled=self.counters.cancelled,
             failed=self.counters.failed,
             generated_tokens=self.counters.generated_tokens,
+            prefixes=self._prefixes,
         )
 
     # --- the process
@@ -112,6 +130,7 @@ class LocalReplica:
         """
         # What a worker counts, it counts since its own start.
         self.counters, self.progress, self.phase = Counters(), 0.0, ""
+        self._prefixes = ()
         self.become(Status.LOADING)
         failure = ""
         worker = await launcher.launch(load)
@@ -194,6 +213,7 @@ class LocalReplica:
             self._pump()
             while True:
                 event = await run.events.get()
+                self._let_go_on(run)
                 yield event
                 if isinstance(event, Finished | Failed):
                     return
@@ -224,8 +244,7 @@ class LocalReplica:
         if self._runs.pop(request_id, None) is None:
             return
         self._queue.cancel(request_id)
-        if request_id in self._in_worker and self._worker is not None:
-            self._worker.send(Cancel(request_id))
+        self._tell_worker(Cancel(request_id))
         self._pump()
         self._on_change()
 
@@ -235,8 +254,12 @@ class LocalReplica:
             self._on_change()
         if step.counters is not None:
             self.counters = step.counters
+        if step.prefixes is not None:
+            self._prefixes = step.prefixes[:PREFIX_DIGESTS_MAX]
         for started in step.started:
             self._deliver(started)
+        for embedded in step.embedded:
+            self._deliver(embedded)
         for tokens in step.tokens:
             self._rate_tokens += len(tokens.ids)
             self._deliver(tokens)
@@ -247,10 +270,31 @@ class LocalReplica:
         if step.finished or step.failed:
             self._pump()
 
-    def _deliver(self, event: Started | Tokens | Finished | Failed) -> None:
+    def _deliver(self, event: GenerationEvent) -> None:
         run = self._runs.get(event.request_id)
-        if run is not None:
-            run.events.put_nowait(event)
+        if run is None:
+            return
+        waiting = run.events.qsize()
+        if waiting >= EVENTS_MAX and not isinstance(event, Finished | Failed):
+            if run.request.request_id in self._in_worker and waiting == EVENTS_MAX:
+                self._tell_worker(Cancel(run.request.request_id))
+                event = Failed(event.request_id, "slow_reader", "the answer was not read", 503)
+                run.events.put_nowait(event)
+            return
+        run.events.put_nowait(event)
+        if waiting >= EVENTS_PAUSE and not run.paused:
+            run.paused = True
+            self._tell_worker(Pause(event.request_id))
+
+    def _let_go_on(self, run: _Run) -> None:
+        """The reader took an event; with few left its request may be decoded again."""
+        if run.paused and run.events.qsize() <= EVENTS_RESUME:
+            run.paused = False
+            self._tell_worker(Resume(run.request.request_id))
+
+    def _tell_worker(self, message: Cancel | Pause | Resume) -> None:
+        if self._worker is not None and message.request_id in self._in_worker:
+            self._worker.send(message)
 
     def _measure_rate(self) -> None:
         now_s = self._clock.monotonic()

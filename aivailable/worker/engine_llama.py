@@ -39,7 +39,6 @@ from aivailable.worker.llama_claims import Claimed, claim_devices
 from aivailable.worker.llama_dry_run import dry_run
 from aivailable.worker.llama_library import (
     Log,
-    has_openmp,
     import_library,
     parse_buffers,
     parse_flash_attention,
@@ -81,7 +80,7 @@ class LlamaEngine:
         self._library.llama_numa_init(NUMA[chosen.numa])
         cores = read_cores()
         if not chosen.threads:
-            threads = default_threads(cores, openmp=has_openmp(self._library), on_gpu=on_gpu)
+            threads = default_threads(cores, on_gpu=on_gpu)
             chosen = dataclasses.replace(chosen, threads=threads)
         claimed = claim_devices(self._library, load.devices)
         # Nothing is allocated before it is known to fit: a KV cache over the claim would push out

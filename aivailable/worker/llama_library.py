@@ -122,11 +122,6 @@ def parse_flash_attention(lines: Iterable[str]) -> str:
     return ""
 
 
-def has_openmp(library: Any) -> bool:
-    """Whether this build computes on OpenMP's threads instead of ggml's own."""
-    return b"OPENMP = 1" in library.llama_print_system_info()
-
-
 class Log:
     """Keeps llama.cpp's last lines and passes the more important ones to stderr."""
 

@@ -44,6 +44,8 @@ class Sequences:
         self._warm: dict[int, None] = {}
         """Least recently used first."""
         self._digests: dict[int, tuple[int, ...]] = {}
+        self.digests_turn = 0
+        """Grows when `digests` may have changed."""
 
     def cached_length(self, tokens: Sequence[int]) -> int:
         """The longest beginning of these tokens that some sequence can be started from."""
@@ -94,7 +96,7 @@ class Sequences:
         """Forget what a sequence holds; it stays busy or idle as it was."""
         self._caches.trim(number, 0)
         self._tree.put(number, ())
-        self._digests.pop(number, None)
+        self._unmark(number)
 
     def evict(self) -> bool:
         """Clear the warm sequence that was not used for longest; False when there is none."""
@@ -109,6 +111,7 @@ class Sequences:
     def mark(self, number: int, digests: tuple[int, ...]) -> None:
         """The prompt with these digests (wire.prefixes) is in the sequence."""
         self._digests[number] = digests
+        self.digests_turn += 1
 
     def digests(self, most: int) -> tuple[int, ...]:
         """What is warm, busy sequences included, sorted; of the least recent ones not all when
@@ -135,7 +138,11 @@ class Sequences:
         del self._warm[number]
         return number
 
+    def _unmark(self, number: int) -> None:
+        if self._digests.pop(number, None) is not None:
+            self.digests_turn += 1
+
     def _begin(self, number: int, tokens: Sequence[int]) -> tuple[int, int]:
         self._tree.put(number, tokens)
-        self._digests.pop(number, None)
+        self._unmark(number)
         return number, len(tokens)

@@ -6,10 +6,11 @@ step produced in one frame. It must not schedule (batcher) or compute (engine). 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from aivailable.errors import RequestError
@@ -22,8 +23,8 @@ from aivailable.wire.generation import (
     Tokens,
 )
 from aivailable.wire.limits import STOP_STRING_MAX_CHARS, STOP_STRINGS_MAX
+from aivailable.wire.prefixes import PREFIX_DIGESTS_MAX, digests
 from aivailable.wire.worker import (
-    Counters,
     Hello,
     Load,
     LoadFailed,
@@ -51,6 +52,7 @@ from aivailable.worker.sampling.logprobs import ALTERNATIVES_MAX
 from aivailable.worker.sampling.parameters import check_sampling
 from aivailable.worker.sampling.sampler import NoToken
 from aivailable.worker.sequences import Sequences
+from aivailable.worker.tally import Tally
 
 CONTEXT_MIN_TOKENS: Final = 16
 CONTEXT_MAX_TOKENS: Final = 1 << 20
@@ -60,6 +62,8 @@ SLOTS_MAX: Final = 64
 """llama.cpp refuses more than 256 sequences; no legacy GPU decodes even 64 at once."""
 STARTED_IDS_PER_FRAME_MAX: Final = 512 * 1024
 """Prompt ids that one frame may carry (5 bytes each), so that it stays under the wire's limit."""
+
+COUNTERS_EVERY_S: Final = 0.25
 
 Clock = Callable[[], float]
 MakeEngine = Callable[[Load, ReportProgress], Engine]
@@ -143,8 +147,11 @@ class Session:
         self._pace = Pace(engine.chunk_tokens, engine.least_tokens)
         self._language = Language(engine)
         self._out = _Outbox()
-        self._counters = Counters()
-        self._told: tuple[int, int, Counters] = (0, 0, Counters())
+        self._tally = Tally()
+        self._told = (0, 0)
+        self._counted_s = -math.inf
+        """When the counters were told last."""
+        self._digests_turn = 0
 
     def run(self) -> None:
         """Serve for ever; the process ends with the socket (see protocol.Channel.on_end)."""
@@ -165,7 +172,7 @@ class Session:
 
     def _take(self, message: Any) -> None:
         if isinstance(message, Generate):
-            self._count(requests=1)
+            self._tally.requests += 1
             try:
                 self._submit(message)
             except RequestError as error:
@@ -247,7 +254,7 @@ class Session:
 
     def _cancel(self, job: Job) -> None:
         self._batcher.release(job)
-        self._count(cancelled=1)
+        self._tally.cancelled += 1
         self._out.finished.append(
             Finished(
                 job.request_id,
@@ -263,7 +270,7 @@ class Session:
         parts = self._batcher.plan(self._pace.budget(rows))
         if not parts:
             return
-        self._count(steps=1)
+        self._tally.steps += 1
         began = self._clock()
         try:
             logits = self._decode(parts)
@@ -315,7 +322,10 @@ class Session:
         for part in parts:
             job = self._batcher.advance(part)
             before = part.position
-            self._count(prompt_tokens=max(0, min(job.fed, job.prompt_tokens) - before))
+            if before < job.prompt_tokens:
+                self._tally.prompt_tokens += min(job.fed, job.prompt_tokens) - before
+                if job.fed >= job.prompt_tokens:
+                    self._sequences.mark(job.slot, digests(job.request))
             if not part.wants_logits:
                 continue
             try:
@@ -330,7 +340,7 @@ class Session:
             return
         drawn = job.draw(row)
         if drawn.ids:
-            self._count(generated_tokens=len(drawn.ids))
+            self._tally.generated_tokens += len(drawn.ids)
             self._out.tokens.append(
                 Tokens(
                     job.request_id,
@@ -346,7 +356,7 @@ class Session:
             self._finish(job)
 
     def _finish(self, job: Job) -> None:
-        self._count(finished=1)
+        self._tally.finished += 1
         held = job.held()
         self._out.finished.append(
             Finished(
@@ -362,20 +372,28 @@ class Session:
         )
 
     def _fail(self, request_id: str, code: str, message: str, status: int) -> None:
-        self._count(failed=1)
+        self._tally.failed += 1
         self._out.failed.append(Failed(request_id, code, message, status))
 
     def _tell_started(self, job: Job) -> None:
         ids = sum(len(started.prompt_ids) for started in self._out.started)
         if ids + job.prompt_tokens > STARTED_IDS_PER_FRAME_MAX:
             self._tell()
+        self._tally.cached_tokens += job.cached
         prompt = tuple(job.tokens[: job.prompt_tokens])
         self._out.started.append(Started(job.request_id, len(prompt), job.cached, prompt))
 
     def _tell(self) -> None:
-        """One Step with everything new; none when nothing is."""
-        state = (self._batcher.busy, self._batcher.waiting, self._counters)
-        if not self._out and state == self._told:
+        """One Step with everything new; none when nothing is.
+
+        The counters go with every end of a request, else a few times a second: a row of them for
+        each token would cost more than the token's text."""
+        state = (self._batcher.busy, self._batcher.waiting)
+        now = self._clock()
+        ends = bool(self._out.finished or self._out.failed or self._out.started)
+        idle = state == (0, 0) and state != self._told
+        count = ends or idle or now - self._counted_s >= COUNTERS_EVERY_S
+        if not self._out and state == self._told and not count:
             return
         out, self._out = self._out, _Outbox()
         self._port.send(
@@ -386,11 +404,17 @@ class Session:
                 failed=tuple(out.failed),
                 slots_busy=state[0],
                 waiting=state[1],
-                counters=self._counters if self._counters != self._told[2] else None,
+                counters=self._tally.counters() if count else None,
+                prefixes=self._new_prefixes(),
             )
         )
         self._told = state
+        if count:
+            self._counted_s = now
 
-    def _count(self, **more: int) -> None:
-        grown = {name: getattr(self._counters, name) + by for name, by in more.items()}
-        self._counters = replace(self._counters, **grown)
+    def _new_prefixes(self) -> tuple[int, ...] | None:
+        turn = self._sequences.digests_turn
+        if turn == self._digests_turn:
+            return None
+        self._digests_turn = turn
+        return self._sequences.digests(PREFIX_DIGESTS_MAX)

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from aivailable.core.records import Claim, Replica, Status
 from aivailable.errors import RequestError, WorkerError
-from aivailable.peer.replicas import EXIT_GRACE_S, LocalReplica
+from aivailable.peer.replicas import (
+    EVENTS_MAX,
+    EVENTS_PAUSE,
+    EVENTS_RESUME,
+    EXIT_GRACE_S,
+    LocalReplica,
+)
 from aivailable.wire.generation import (
     Cancel,
     Failed,
@@ -25,7 +31,7 @@ from aivailable.wire.generation import (
     Started,
     Tokens,
 )
-from aivailable.wire.worker import Counters, Load, LoadFailed, Shutdown
+from aivailable.wire.worker import Counters, Load, LoadFailed, Pause, Resume, Shutdown
 
 RECORD = Replica("m#1.1", "m", "d", 1, "n1", (Claim("d0", 100),), context=64, slots=2)
 LOAD = Load("m#1.1", "fake", "", 64, 2, ())
@@ -370,5 +376,70 @@ def test_slots_are_never_exceeded_and_every_request_ends_once(seed: int, steps: 
             # Refused (429) ends with an exception; retrieve it.
             if not reader.task.cancelled() and reader.task.exception() is None:
                 assert len(reader.events) == 1
+
+    run(scenario())
+
+
+def test_a_reader_that_stops_pauses_its_request_alone_until_it_has_caught_up() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        await stage.up()
+        stalled = stage.replica.generate(Generate("slow", "m", "m#1.1", prompt="x"))
+        waiting = asyncio.ensure_future(anext(stalled))
+        other = stage.ask("other")
+        await turns()
+        for number in range(EVENTS_PAUSE * 2):
+            stage.worker.step(
+                tokens=(Tokens("slow", (number,), "a"), Tokens("other", (number,), "a"))
+            )
+            await turns()
+        assert (stage.worker.of(Pause), stage.worker.of(Resume)) == (["slow"], [])
+        assert len(other.events) == EVENTS_PAUSE * 2
+        read = [await waiting]
+        while stage.worker.of(Resume) == []:
+            read.append(await anext(stalled))
+        assert len(read) == EVENTS_PAUSE * 2 - EVENTS_RESUME
+        assert [event.ids for event in read if isinstance(event, Tokens)] == [
+            (number,) for number in range(len(read))
+        ]
+        await stalled.aclose()
+        assert stage.worker.of(Cancel) == ["slow"]
+
+    run(scenario())
+
+
+def test_a_worker_that_ignores_the_pause_has_its_request_ended() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        await stage.up()
+        stalled = stage.replica.generate(Generate("slow", "m", "m#1.1", prompt="x"))
+        first = asyncio.ensure_future(anext(stalled))
+        await turns()
+        tokens = tuple(Tokens("slow", (7,), "a") for _ in range(EVENTS_MAX * 2))
+        stage.worker.step(tokens=tokens)
+        await turns()
+        assert stage.worker.of(Cancel) == ["slow"]
+        events = [await first, *[event async for event in stalled]]
+        assert len(events) == EVENTS_MAX + 1
+        assert isinstance(events[-1], Failed)
+        assert events[-1].code == "slow_reader"
+
+    run(scenario())
+
+
+def test_warm_prefixes_are_told_with_the_load_and_forgotten_with_the_worker() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        await stage.up()
+        stage.worker.step(prefixes=(3, 5))
+        stage.worker.step()
+        await turns()
+        assert stage.replica.load().prefixes == (3, 5)
+        stage.worker.die("")
+        await turns()
+        again = stage.start()
+        await turns()
+        assert stage.replica.load().prefixes == ()
+        again.cancel()
 
     run(scenario())

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Sampling
-from aivailable.wire.worker import DeviceClaim, Load, Step
-from aivailable.worker.engine import DecodeFailed, Logits, Part
+from aivailable.wire.prefixes import digests
+from aivailable.wire.worker import DeviceClaim, Load, Pause, Resume, Step
+from aivailable.worker.engine import CellsExhausted, DecodeFailed, Logits, Part
 from aivailable.worker.engine_fake import FakeEngine
 from aivailable.worker.session import Session
 
@@ -155,3 +156,75 @@ def test_sampling_parameters_are_checked() -> None:
     assert [(end.code, end.status) for end in port.sent[-1].failed] == [
         ("invalid_request", 400)
     ] * 2
+
+
+def test_a_paused_request_gets_nothing_until_resumed_and_disturbs_nobody() -> None:
+    alone = ListPort(request("a", 1, 2, 3))
+    run(Session(engine(), alone), alone, 1)
+    port = ListPort(request("a", 1, 2, 3), request("b", 4, 5))
+    session = Session(engine(), port)
+    session.serve_once()
+    port.inbox = [Pause("a")]
+    run(session, port, 1)
+    assert len(ids_of(port, "a")) == 1
+    assert len(ids_of(port, "b")) == 6
+    assert port.sent[-1].slots_busy == 1
+    port.inbox = [Resume("a")]
+    run(session, port, 1)
+    assert ids_of(port, "a") == ids_of(alone, "a")
+
+
+def test_the_deadline_of_a_paused_request_runs_on() -> None:
+    now = 0.0
+    port = ListPort(request("a", 1, deadline_s=5.0))
+    session = Session(engine(), port, clock=lambda: now)
+    session.serve_once()
+    port.inbox = [Pause("a")]
+    now = 5.0
+    session.serve_once()
+    assert [end.code for end in port.sent[-1].failed] == ["deadline_exceeded"]
+
+
+class Cramped(FakeEngine):
+    """Has fewer cells than its sequences could fill; shared ones count once for each."""
+
+    cells = 60
+
+    def decode(self, parts: Sequence[Part]) -> list[Logits]:
+        if sum(map(len, self._cache)) + sum(len(part.tokens) for part in parts) > self.cells:
+            raise CellsExhausted("full")
+        return super().decode(parts)
+
+
+def test_warm_prompts_give_way_to_what_was_admitted() -> None:
+    port = ListPort(request("a", *range(30)))
+    session = Session(engine(Cramped), port)
+    run(session, port, 1)
+    port.inbox = [request("b", *range(100, 130))]
+    assert isinstance(run(session, port, 1)["b"], Finished)
+    port.inbox = [request("c", *range(30))]
+    end = run(session, port, 1)["c"]
+    assert isinstance(end, Finished)
+    assert end.cached_tokens == 0
+
+
+def test_without_room_for_all_some_wait_and_the_last_resort_fails_one() -> None:
+    alone = ListPort(request("a", *range(30)))
+    run(Session(engine(), alone), alone, 1)
+    port = ListPort(*(request(name, *range(n, n + 30)) for n, name in ((0, "a"), (100, "b"))))
+    ends = run(Session(engine(Cramped), port), port, 2)
+    kinds = sorted(type(end).__name__ for end in ends.values())
+    assert kinds == ["Failed", "Finished"]
+    whole = next(name for name, end in ends.items() if isinstance(end, Finished))
+    assert len(ids_of(port, whole)) == 6
+
+
+def test_counters_tell_what_was_cached_and_prefixes_what_is_warm() -> None:
+    port = ListPort(request("a", *range(100)))
+    session = Session(engine(), port)
+    run(session, port, 1)
+    prefixes = [step.prefixes for step in port.sent if step.prefixes is not None]
+    assert prefixes == [tuple(sorted(digests(request("a", *range(100)))))]
+    port.inbox = [request("b", *range(100))]
+    run(session, port, 1)
+    assert (port.sent[-1].counters.cached_tokens, port.sent[-1].counters.prompt_tokens) == (98, 102)
