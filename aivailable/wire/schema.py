@@ -58,24 +58,12 @@ def _default(entry: dataclasses.Field[Any]) -> Any:
 
 
 def to_plain(value: Any) -> Plain:
-    """A dataclass (or tuple, mapping, scalar) as plain values; mappings sorted by key."""
-    if value is None or isinstance(value, (bool, int, float, bytes)):
-        return value
-    if isinstance(value, str):
-        return str(value)
-    if dataclasses.is_dataclass(value):
-        plain = {
-            name: to_plain(getattr(value, name)) for name in _field_names(cast(type, type(value)))
-        }
-        for name, (_, default) in late_fields(cast(type, type(value))).items():
-            if getattr(value, name) == default:
-                del plain[name]
-        return plain
-    if isinstance(value, Mapping):
-        return {key: to_plain(value[key]) for key in sorted(value)}
-    if isinstance(value, (tuple, list)):
-        return [to_plain(item) for item in value]
-    raise TypeError(f"cannot encode {type(value).__name__}")
+    """A dataclass (or tuple, mapping, scalar) as plain values.
+
+    Mappings are sorted by key, so that equal values give equal bytes; but what is declared as Any
+    belongs to a client (a JSON schema, template arguments) and keeps the order it came in.
+    """
+    return _to_plain(value, ordered=False)
 
 
 def from_plain(kind: type[T], value: Plain, path: str = "", level: int = INT_MAX) -> T:
@@ -102,9 +90,36 @@ def unpack_plain(data: bytes) -> Plain:
         raise SchemaError(f"not msgpack: {error}") from error
 
 
+def _to_plain(value: Any, *, ordered: bool) -> Plain:
+    if value is None or isinstance(value, (bool, int, float, bytes)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        kind = cast(type, type(value))
+        late = late_fields(kind)
+        return {
+            name: _to_plain(getattr(value, name), ordered=free)
+            for name, free in _fields(kind)
+            if name not in late or getattr(value, name) != late[name][1]
+        }
+    if isinstance(value, Mapping):
+        keys = value if ordered else sorted(value)
+        return {key: _to_plain(value[key], ordered=ordered) for key in keys}
+    if isinstance(value, (tuple, list)):
+        return [_to_plain(item, ordered=ordered) for item in value]
+    raise TypeError(f"cannot encode {type(value).__name__}")
+
+
 @lru_cache(maxsize=512)
-def _field_names(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
+def _fields(kind: type) -> tuple[tuple[str, bool], ...]:
+    """Each field's name and whether its mappings keep their order."""
+    hints = get_type_hints(kind)
+    return tuple((field.name, _has_any(hints[field.name])) for field in dataclasses.fields(kind))
+
+
+def _has_any(annotation: Any) -> bool:
+    return annotation is Any or any(_has_any(part) for part in get_args(annotation))
 
 
 @lru_cache(maxsize=2048)

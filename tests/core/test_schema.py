@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aivailable.errors import SchemaError
+from aivailable.wire.generation import Generate, Sampling
 from aivailable.wire.schema import from_plain, pack, to_plain, unpack, unpack_plain
 
 
@@ -143,3 +144,14 @@ def test_junk_is_a_schema_error_or_a_value(junk: bytes) -> None:
 def test_claimed_lengths_and_depths_cost_nothing(junk: bytes) -> None:
     with pytest.raises(SchemaError):
         unpack_plain(junk)
+
+
+def test_a_clients_own_objects_keep_their_order() -> None:
+    schema = {"type": "object", "properties": {"zeta": {}, "alpha": {}}}
+    request = Generate(
+        "r", "m", tools=(schema,), sampling=Sampling(logit_bias={"9": 1.0, "1": 2.0})
+    )
+    read = unpack(Generate, pack(request))
+    assert read.tools is not None
+    assert list(read.tools[0]["properties"]) == ["zeta", "alpha"]
+    assert list(read.sampling.logit_bias) == ["1", "9"]
