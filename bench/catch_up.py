@@ -21,7 +21,7 @@ from bench.lan import lan, missing, places, shape
 from bench.peers import BenchFailed
 from bench.report import Figure, report, wanted
 
-from fixtures.member_process import Members  # type: ignore[import-not-found]  # isort: skip
+from cluster.member_process import Members  # type: ignore[import-not-found]  # isort: skip
 
 HOSTS = 3
 MBIT_PER_S = 100

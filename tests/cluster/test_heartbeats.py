@@ -1,7 +1,8 @@
 """A death or a slow disk of one delays nobody's heartbeats: three processes, real TLS, real disks.
 
 Gaps are judged by their 90th percentile: on a machine with other work, single ones are late for
-reasons that are not ours. The last test shows that the measure finds what it is for.
+reasons that are not ours (alone they are 0.107 s at most, with the mutation 0.35 s). The last test
+is that mutation: the measure finds what it is for.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.member_process import BEAT_S, CLIENTS, Members, members
+from cluster.member_process import BEAT_S, CLIENTS, Members, members
 
 COUNT = 3
 WATCH_S = 2.0
 SYNC_MS = 100
-LATE = 1.5
+LATE = 2.0
 """Times the period: what nine of ten gaps must stay below."""
 COMMITTED_MIN = 10
 FORM_LIMIT_S = 20.0
