@@ -29,6 +29,8 @@ from fixtures.netns import Lan, lan, missing
 from fixtures.peers import PeerProcess, Peers, State
 from lan.workload_checker import NEVER, Operation, linearizable
 
+from aivailable.peer.session import SETTLE_S
+
 HOSTS = 5
 REGISTERS = tuple(f"register-{number}" for number in range(4))
 CLIENTS = 5
@@ -246,6 +248,8 @@ class Nemesis:
         for peer in self._peers.peers:
             peer.start()
         await asyncio.gather(*(peer.listening() for peer in self._peers.peers))
+        # A window that an operator opens sooner is taken for replay everywhere, and expires.
+        await asyncio.sleep(SETTLE_S + 1.0)
 
     async def _kill(self, number: int) -> None:
         peer = self._peers.peers[number - 1]

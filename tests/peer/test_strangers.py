@@ -198,9 +198,14 @@ async def test_a_copied_home_and_a_removed_member_are_kept_out(tmp_path: Path) -
             "the copy knows", lambda s: "cloned_identity" in s[0]["advice"], [copy]
         )
         assert "move identity.pem" in seen["advice"], json.dumps(seen)
-        states = await peers.states(pair)
-        assert all(node["state"] in ("here", "up") for s in states for node in s["nodes"])
-        assert log_of(founder).count("a second machine with the identity of") == 1
+        await peers.until(
+            "the original stays, and the founder tells once of the copy",
+            lambda s: (
+                all(node["state"] in ("here", "up") for x in s for node in x["nodes"])
+                and log_of(founder).count("a second machine with the identity of") == 1
+            ),
+            pair,
+        )
         copy.kill()
         await removed_while_it_works(peers, founder, original)
 
