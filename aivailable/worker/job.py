@@ -153,8 +153,9 @@ class Job:
     def _replay(self) -> None:
         """Ids and text travel together: what was certain after these ids has been sent, and what
         was held back then is held back here too."""
-        for token in self.tokens[: self.prompt_tokens]:
-            self._sampler.take(token, answer=False)
+        if self._sampler.remembers:
+            for token in self.tokens[: self.prompt_tokens]:
+                self._sampler.take(token, answer=False)
         for token in self.request.generated_ids:
             if not self.replays_singly:
                 self._take(token)

@@ -15,7 +15,7 @@ import numpy as np
 from aivailable.wire.generation import Constraint
 from aivailable.worker.answer import Grammar
 from aivailable.worker.engine import Logits
-from aivailable.worker.grammar.automaton import START, STATES_SOFT_MAX, Automaton
+from aivailable.worker.grammar.automaton import START, Automaton
 from aivailable.worker.grammar.binding import Binding
 from aivailable.worker.grammar.gbnf import read_gbnf
 from aivailable.worker.grammar.rules import GrammarError
@@ -81,7 +81,7 @@ class Language:
 
     def _masks(self, constraint: Constraint) -> Masks:
         known = self._grammars.pop(constraint, None)
-        if known is None or known.automaton.states > STATES_SOFT_MAX:
+        if known is None or known.automaton.worn:
             if constraint.kind == "json_object":
                 rules = any_object()
             elif constraint.kind == "json_schema":

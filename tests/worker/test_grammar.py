@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aivailable.wire.generation import Constraint
 from aivailable.worker.answer import Grammar
+from aivailable.worker.grammar import automaton as automaton_module
 from aivailable.worker.grammar.automaton import DEAD, START, Automaton
 from aivailable.worker.grammar.binding import Binding
 from aivailable.worker.grammar.gbnf import read_gbnf
@@ -110,6 +111,20 @@ def test_an_ambiguous_grammar_fails_instead_of_running_on() -> None:
     automaton = Automaton(read_gbnf('root ::= "a" root "b" | "a" root "c" | ""'))
     with pytest.raises(GrammarError, match="ambiguous"):
         automaton.walk(START, b"a" * 200)
+
+
+def test_work_is_bounded_for_each_token_and_for_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = " | ".join(f'"{chr(97 + n % 26)}" [a-z]{{0,{n}}} "."' for n in range(100))
+    masks, _ = masks_for(f"root ::= {many}", "abcdefgh")
+    monkeypatch.setattr(automaton_module, "WORK_MAX", 500)
+    with pytest.raises(GrammarError, match="too long"):
+        masks.mask(START)
+    monkeypatch.undo()
+    monkeypatch.setattr(automaton_module, "WORK_TOTAL_MAX", 100)
+    with pytest.raises(GrammarError, match="too long"):
+        masks.automaton.walk(START, b"zyxwvutsrqponmlkjihgfedcba" * 4)
+    masks.automaton.begin()
+    assert masks.automaton.worn
 
 
 def test_deep_nesting_fails_instead_of_growing() -> None:

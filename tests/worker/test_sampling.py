@@ -125,6 +125,19 @@ def test_draws_follow_the_probabilities() -> None:
         assert drawn[token] / 4000 == pytest.approx(share, abs=0.03)
 
 
+def test_draws_from_a_whole_vocabulary_follow_the_probabilities() -> None:
+    row = np.random.default_rng(2).normal(0, 1, 1000).astype(np.float32)
+    row[500:] = -math.inf
+    row[[3, 130, 499]] = 8.0
+    one = sampler(replace(PLAIN, temperature=0.8), 1000, seed=4)
+    drawn = Counter(one.draw(row, position) for position in range(3000))
+    weights = np.exp(row.astype(float) / 0.8)
+    for token in (3, 130, 499):
+        share = float(weights[token] / weights.sum())
+        assert drawn[token] / 3000 == pytest.approx(share, abs=0.03)
+    assert max(drawn) < 500
+
+
 def changed(sampling: Sampling, row: Row, prompt: list[int], answer: list[int]) -> list[float]:
     one = sampler(sampling, len(row))
     for token in prompt:

@@ -28,8 +28,11 @@ STACK_MAX: Final = 256
 """Nested calls: deeper nesting than any reader of the answer accepts."""
 STATES_MAX: Final = 16_384
 """1 KiB of table each."""
-STATES_SOFT_MAX: Final = STATES_MAX // 2
-"""Beyond it the next answer starts with a fresh automaton."""
+WORK_MAX: Final = 500_000
+"""Configurations and edges looked at for one token or mask: a third of a second. A mask under a
+JSON schema takes a few thousand."""
+WORK_TOTAL_MAX: Final = 20_000_000
+"""The same over an automaton's life: what is made once is kept."""
 START: Final = 0
 
 Configuration: TypeAlias = tuple[int, int]
@@ -50,12 +53,18 @@ class Automaton:
         self._moves: dict[frozenset[Configuration], int] = {}
         self.table: npt.NDArray[np.int32] = np.full((64, 256), _UNKNOWN, np.int32)
         """[state, byte] → state or DEAD; a row is valid once `prepare`d."""
+        self._work = self._work_total = 0
         self._state(frozenset({(self._network.start, 0)}))
 
     @property
     def states(self) -> int:
         """How many there are by now."""
         return len(self._configurations)
+
+    @property
+    def worn(self) -> bool:
+        """Whether it nears its limits: the next answer had better start with a fresh one."""
+        return self.states > STATES_MAX // 2 or self._work_total > WORK_TOTAL_MAX // 2
 
     def accepts(self, state: int) -> bool:
         """Whether the text may end here."""
@@ -67,6 +76,7 @@ class Automaton:
 
     def walk(self, state: int, text: bytes) -> int:
         """The state after these bytes, or DEAD."""
+        self.begin()
         for byte in text:
             following = int(self.table[state, byte])
             if following == _UNKNOWN:
@@ -76,6 +86,11 @@ class Automaton:
                 return DEAD
             state = following
         return state
+
+    def begin(self) -> None:
+        """Another token or mask: its work is counted anew."""
+        self._work_total += self._work
+        self._work = 0
 
     def prepare(self, states: Iterable[int]) -> None:
         """Make the table rows of these states valid."""
@@ -91,6 +106,7 @@ class Automaton:
         ]
         row = np.full(256, DEAD, np.int32)
         borders = sorted({low for low, _, _ in edges} | {high + 1 for _, high, _ in edges})
+        self._spend(len(edges) * len(borders) // 8)
         for begin, end in pairwise(borders):
             targets = frozenset(target for low, high, target in edges if low <= begin <= high)
             if targets:
@@ -124,6 +140,7 @@ class Automaton:
         accepting = False
         todo = list(targets)
         while todo:
+            self._spend(1)
             configuration = todo.pop()
             if configuration in seen:
                 continue
@@ -144,6 +161,11 @@ class Automaton:
                 # The last call of a rule needs no way back to it.
                 todo.append((start, stack if network.final[back] else self._push(back, stack)))
         return frozenset(kept), accepting
+
+    def _spend(self, work: int) -> None:
+        self._work += work
+        if self._work > WORK_MAX or self._work_total + self._work > WORK_TOTAL_MAX:
+            raise GrammarError("the grammar is too ambiguous: it takes too long")
 
     def _push(self, back: int, below: int) -> int:
         number = self._frame_numbers.get((back, below))

@@ -66,6 +66,7 @@ class Masks:
         mask: Mask = np.zeros(vocabulary.size, np.bool_)
         if automaton.accepts(state):
             mask[vocabulary.ends] = True
+        automaton.begin()
         automaton.prepare((state,))
         at = np.arange(len(vocabulary.tokens))
         states = np.full(len(at), state, np.int32)

@@ -18,8 +18,14 @@ import numpy.typing as npt
 from aivailable.errors import WorkerError
 from aivailable.wire.generation import Sampling
 from aivailable.worker.engine import Logits
-from aivailable.worker.sampling.candidates import Candidates, selected, without_top_choices
-from aivailable.worker.sampling.dice import DRAW, REDRAW, XTC, uniform
+from aivailable.worker.sampling.candidates import (
+    Candidates,
+    draw_from_all,
+    keeps_all,
+    selected,
+    without_top_choices,
+)
+from aivailable.worker.sampling.dice import DRAW, REDRAW, XTC, gumbels, uniform
 from aivailable.worker.sampling.mirostat import Mirostat
 from aivailable.worker.sampling.penalties import Bias, Dry, Penalties
 
@@ -54,6 +60,7 @@ class Sampler:
         self._greedy = sampling.temperature <= 0.0 and not self._xtc
         adaptive = sampling.mirostat > 0 and sampling.temperature > 0.0
         self._mirostat = Mirostat(sampling) if adaptive else None
+        self._unfiltered = not self._xtc and self._mirostat is None and keeps_all(sampling)
         self._plain = not (self._bias.active or self._penalties.active or self._dry.active)
         self._pending: Candidates | None = None
 
@@ -61,6 +68,11 @@ class Sampler:
     def needs_every_row(self) -> bool:
         """Whether a continuation must see the logits of the replayed tokens, too."""
         return self._mirostat is not None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the tokens of the prompt matter."""
+        return self._penalties.active or self._dry.active
 
     def take(self, token: int, *, answer: bool) -> None:
         """The token stands: one of the prompt, a replayed or a drawn one."""
@@ -93,15 +105,16 @@ class Sampler:
             raise NoToken("the model computed no finite logits, or every token is forbidden")
         if self._greedy:
             return best
+        purpose = REDRAW if again else DRAW
+        if self._unfiltered:
+            # Numbers for all tokens would cost more than everything else.
+            roll = uniform(self._seed, position, purpose)
+            return draw_from_all(row, self._sampling.temperature, roll, self._scratch)
         found = self.distribution(row, position)
         if len(found.ids) == 1:
             return int(found.ids[0])
-        # In the order of ids: where logits differ in the last digit, the draw hardly ever does.
-        order = np.argsort(found.ids)
-        cumulative = np.cumsum(found.weights()[order])
-        roll = uniform(self._seed, position, REDRAW if again else DRAW) * cumulative[-1]
-        at = int(np.searchsorted(cumulative, roll, side="right"))
-        return int(found.ids[order[min(at, len(order) - 1)]])
+        noise = gumbels(self._seed, position, purpose, found.ids)
+        return int(found.ids[(found.logits + noise).argmax()])
 
     def distribution(self, row: Logits, position: int) -> Candidates:
         """The tokens that may be drawn, with logits divided by the temperature."""
