@@ -239,8 +239,9 @@ class Membership:
 
     async def _enter(self, file: ClusterFile) -> Session:
         file.save(self._ports.home)
+        self.advice = ""  # Links may be refused, and say why, before the session is open.
         self._session = await self._open_session(file)
-        self.phase, self.advice = "member", ""
+        self.phase = "member"
         await self.announce()
         return self._session
 

@@ -111,12 +111,17 @@ def test_links_come_back_wherever_the_machines_are(how: str) -> None:
     play(world, scenario)
 
 
-def test_a_clone_is_refused_by_all_and_told_what_it_is() -> None:
+@pytest.mark.parametrize("soon", [False, True])
+def test_a_clone_is_refused_by_all_and_told_what_it_is(
+    soon: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         await formed(world)
         moves = Moves(world)
         await elapse(10.0)
         assert moves.whole()
+        if soon:  # Before its session is open.
+            monkeypatch.setattr(world.damage, "latency_s", lambda: 0.00001)
         world.clone("n2")
         await elapse(4.0)
         world.watch()
