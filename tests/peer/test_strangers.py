@@ -183,6 +183,7 @@ async def test_a_copied_home_and_a_removed_member_are_kept_out(tmp_path: Path) -
     async with Peers([founder, original, copy]) as peers:
         founder.start()
         await founder.listening()
+        await peers.until("it founds", lambda s: s[0]["quorum"], [founder])
         original.start()
         await original.listening()
         pair = [founder, original]
