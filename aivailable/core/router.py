@@ -6,7 +6,7 @@ each attempt of a request.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,6 +14,7 @@ from aivailable.core.ids import NodeId, ReplicaId
 from aivailable.core.records import Deployment
 from aivailable.core.state import State
 from aivailable.core.view import ReadyReplica, View, obstacle, ready_replicas
+from aivailable.wire.prefixes import shared
 
 RETRY_SOON_S = 1
 """Until the next look when a replica is on its way or every one was tried."""
@@ -22,6 +23,8 @@ RETRY_UNPLACED_S = 3
 RETRY_FULL_S = 5
 """What a client is told to wait when every queue is full."""
 NAMES_SHOWN_MAX = 16
+WARM_LOAD_BOUND = Fraction(1, 2)
+"""A warm prompt is worth that much more load per slot, and never a wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +79,16 @@ def choose(
     view: View,
     excluded: Collection[ReplicaId] = (),
     reserved: Mapping[ReplicaId, int] | None = None,
+    prefixes: Sequence[int] = (),
 ) -> Choice:
-    """The replica with the least load per slot; among equals ours, then the fastest.
+    """The replica that has computed the most of the request's beginning, if its load per slot is
+    within WARM_LOAD_BOUND of the least one and it has a free slot; else the one with the least
+    load per slot; among equals ours, then the fastest.
 
     `deployment_name`: what the request calls its model, a name or an alias. `excluded`: replicas
     this request has tried. `reserved`: requests this node has sent to each replica since its last
-    heartbeat, so that a burst does not pile up on one.
+    heartbeat, so that a burst does not pile up on one. `prefixes`: the request's digests
+    (wire.prefixes).
     """
     deployment = view.state.find_deployment(deployment_name)
     if deployment is None:
@@ -101,7 +108,13 @@ def choose(
             open_for_us.append(candidate)
     if not open_for_us:
         return _nothing(deployment, rejected, full)
-    open_for_us.sort(key=lambda candidate: _score(candidate, reserved))
+    bound = min(_load(candidate, reserved) for candidate in open_for_us) + WARM_LOAD_BOUND
+    open_for_us.sort(
+        key=lambda candidate: (
+            -_warmth(candidate, reserved, prefixes, bound),
+            *_score(candidate, reserved),
+        )
+    )
     best = open_for_us[0]
     rejected += [_because(other, "more loaded, farther or slower") for other in open_for_us[1:]]
     if best.local:
@@ -109,11 +122,31 @@ def choose(
     return Forward(best.replica, best.node, tuple(rejected))
 
 
-def _score(candidate: ReadyReplica, reserved: Mapping[ReplicaId, int]) -> tuple[object, ...]:
+def _load(candidate: ReadyReplica, reserved: Mapping[ReplicaId, int]) -> Fraction:
+    """Requests per slot, those included that were just sent."""
     load = candidate.load
     pending = load.slots_busy + load.waiting + reserved.get(candidate.replica, 0)
+    return Fraction(pending, max(1, load.slots))
+
+
+def _warmth(
+    candidate: ReadyReplica,
+    reserved: Mapping[ReplicaId, int],
+    prefixes: Sequence[int],
+    bound: Fraction,
+) -> int:
+    """First digests of the request that are warm there; 0 where it would have to wait or the
+    others have clearly less to do."""
+    load = _load(candidate, reserved)
+    if not prefixes or load >= 1 or load > bound:
+        return 0
+    return shared(prefixes, candidate.load.prefixes)
+
+
+def _score(candidate: ReadyReplica, reserved: Mapping[ReplicaId, int]) -> tuple[object, ...]:
+    load = candidate.load
     return (
-        Fraction(pending, max(1, load.slots)),
+        _load(candidate, reserved),
         not candidate.local,
         -load.tokens_per_s,
         candidate.replica,

@@ -32,6 +32,7 @@ from aivailable.wire.generation import (
     Started,
     Tokens,
 )
+from aivailable.wire.prefixes import digests
 
 log = logging.getLogger("aivailable.router")
 
@@ -182,11 +183,16 @@ class Router:
         pulse, number = Pulse(), self._next_waiter
         self._next_waiter += 1
         self._waiters[number] = pulse
+        wanted = digests(progress.request)
         try:
             while True:
                 view = View(self._state(), self._liveness())
                 choice = choose(
-                    progress.request.deployment, view, progress.excluded, self._reserved
+                    progress.request.deployment,
+                    view,
+                    progress.excluded,
+                    self._reserved,
+                    wanted,
                 )
                 match choice:
                     case Local():

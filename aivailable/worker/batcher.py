@@ -34,7 +34,7 @@ LONG_SHARE: Final = 4
 """While short prompts are let through, long ones keep up to one such part of a chunk."""
 GIVE_WAY_MAX: Final = 3
 """Times that one request is computed anew for others; then one of them fails instead."""
-FOLLOW_MIN_TOKENS: Final = 32
+FOLLOW_MIN_TOKENS: Final = 48
 """Waiting for another job's prefill must save at least so many tokens."""
 CHUNK_MIN_TOKENS: Final = 2
 """No prompt chunk is a single token, if the prompt has more: one row alone takes other kernels
@@ -228,6 +228,10 @@ class Batcher:
 
     def _begin_or_follow(self, job: Job, begun: list[Job]) -> None:
         prompt = job.tokens[: self._reusable(job)]
+        if not self._running and job.tokens[job.prompt_tokens :]:
+            # A continuation that is alone repeats the first time to the last bit: also the order
+            # of its cells, in which attention is summed up.
+            prompt = []
         leader, length = self._leader(job, prompt)
         if leader is not None:
             self._following.append(Follower(job, leader, length))

@@ -15,8 +15,9 @@ from typing import Final, Protocol
 
 from aivailable.worker.radix import RadixTree
 
-REUSE_MIN_TOKENS: Final = 8
-"""A shorter common beginning (the begin token, a template's first words) is computed anew."""
+REUSE_MIN_TOKENS: Final = 40
+"""A shorter common beginning (a template's first words) is computed anew: it saves little, and
+cells that do not lie in the order of their tokens are summed up in another order."""
 
 
 class Caches(Protocol):
@@ -50,13 +51,16 @@ class Sequences:
     def cached_length(self, tokens: Sequence[int]) -> int:
         """The longest beginning of these tokens that some sequence can be started from."""
         for match in self._tree.find(tokens):
+            if match.length < REUSE_MIN_TOKENS:
+                break
             if any(self._caches.reach(holder, match.length) for holder in match.holders):
                 return match.length
         return 0
 
     def take(self, tokens: Sequence[int]) -> tuple[int, int]:
-        """A sequence that holds as much of the beginning of `tokens` as can be had: its number and
-        how many. It is busy until given back. Raises LookupError when every one is busy."""
+        """A sequence that holds as much of the beginning of `tokens` as can be had (an empty one
+        for no tokens): its number and how many. It is busy until given back. Raises LookupError
+        when every one is busy."""
         for match in self._tree.find(tokens):
             if match.length < REUSE_MIN_TOKENS:
                 break

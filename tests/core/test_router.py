@@ -88,6 +88,32 @@ def test_reservations_spread_a_burst() -> None:
     assert reserved == {"chat#1.1": 4, "chat#1.2": 4, "chat#1.3": 4}
 
 
+def test_a_warm_prompt_is_preferred_within_a_load_bound() -> None:
+    state = state_with("a", "b", "c")
+    for busy, chosen in ((0, "chat#1.3"), (2, "chat#1.3"), (3, "chat#1.1"), (4, "chat#1.1")):
+        picture = view(
+            state,
+            b=load("chat#1.2", prefixes=(1,)),
+            c=load("chat#1.3", slots_busy=busy, prefixes=(2, 1, 9)),
+        )
+        warm = choose("chat", picture, prefixes=(1, 2, 3))
+        assert isinstance(warm, Local | Forward)
+        assert warm.replica == ("chat#1.2" if chosen == "chat#1.1" else chosen)
+        cold = choose("chat", picture, prefixes=(3, 2, 1))
+        assert cold == choose("chat", picture)
+        assert isinstance(cold, Local)
+
+
+def test_a_burst_with_one_warm_prompt_still_spreads() -> None:
+    picture = view(state_with("a", "b", "c"), c=load("chat#1.3", prefixes=(1,)))
+    reserved: dict[str, int] = {}
+    for _ in range(12):
+        choice = choose("chat", picture, (), reserved, (1,))
+        assert isinstance(choice, Local | Forward)
+        reserved[choice.replica] = reserved.get(choice.replica, 0) + 1
+    assert reserved == {"chat#1.1": 4, "chat#1.2": 4, "chat#1.3": 4}
+
+
 @pytest.mark.parametrize(
     ("status", "progress", "words"),
     [

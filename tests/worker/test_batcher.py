@@ -188,13 +188,14 @@ def test_a_follower_goes_its_own_way_when_its_leader_is_gone_or_paused() -> None
         leader, follower = job("a", 200), job("b", 210)
         house.submit(leader, follower)
         house.step()
+        house.step()
         assert (follower.slot, house.batcher.busy) == (-1, 2)
         if end == "cancel":
             house.batcher.release(leader)
         else:
             house.batcher.pause("a")
         house.until_decoding(follower)
-        assert follower.cached == CHUNK
+        assert follower.cached == CHUNK * 2
 
 
 def test_a_paused_job_keeps_its_place_and_others_go_on() -> None:
@@ -239,6 +240,22 @@ def test_the_least_recently_used_prompt_gives_way() -> None:
     assert house.sequences.evict()
     assert not house.sequences.evict()
     assert house.caches.held == [[], []]
+
+
+def test_a_continuation_that_is_alone_computes_its_prompt_as_the_first_time() -> None:
+    house = House(2)
+    for others in (0, 1):
+        first = job("a", 80)
+        house.submit(first)
+        house.until_decoding(first)
+        house.batcher.release(first)
+        beside = [job("other", tuple(range(500, 510))) for _ in range(others)]
+        again = job("b", 80, generated=3)
+        house.submit(*beside, again)
+        house.batcher.admit()
+        assert again.cached == (78 if others else 0)
+        for item in (*beside, again):
+            house.batcher.release(item)
 
 
 def test_an_engine_that_cannot_keep_is_believed() -> None:
