@@ -21,6 +21,9 @@ from aivailable.core.state import State
 PASSES_MAX = 64
 """Each but the last adds a command; what is left over is planned after these are applied."""
 
+_UNSTARTED = frozenset({Status.PLACED, Status.FETCHING})
+"""No process yet, so nobody is served."""
+
 
 def plan(
     state: State, liveness: Liveness, now_ms: int, *, window_expired: bool = False
@@ -182,10 +185,11 @@ class _Planning:
             answer = self._place_without(deployment, going)
         if isinstance(answer, Refused):
             self.notes[deployment.name] = self._unplaceable(deployment, refused)
-            self._drain_leaving(deployment)
+            self._drop_unstarted(deployment)
             return
         for replica in to_drain:
-            self._drain(replica)
+            if replica.node == answer.node:  # What goes elsewhere makes no room here.
+                self._drain(replica)
         waits_for = ", ".join(
             key for key in sorted(going) if self._state.replicas[key].node == answer.node
         )
@@ -204,10 +208,11 @@ class _Planning:
         still = f"; {old} goes on meanwhile" if old else ""
         return f"{count}{explain(refused)}{still}"
 
-    def _drain_leaving(self, deployment: Deployment) -> None:
-        """The operator wants the node empty, also when there is no other place."""
+    def _drop_unstarted(self, deployment: Deployment) -> None:
+        """Nothing new starts on a draining node, also when there is no other place; what already
+        runs there serves until one is found or the operator ends it."""
         for replica in self._outdated(deployment):
-            if self._leaving(replica):
+            if self._leaving(replica) and replica.status in _UNSTARTED:
                 self._drain(replica)
 
     def _retire(self, deployment: Deployment) -> None:

@@ -170,21 +170,6 @@ def test_a_change_that_fits_nowhere_leaves_the_old_serving() -> None:
     assert text.endswith("chat#1.1 goes on meanwhile")
 
 
-def test_a_draining_node_is_replaced_first_and_emptied_also_without_a_replacement() -> None:
-    heard = liveness("abc")
-    state, _ = settle(put(three_nodes(), deployment()), heard)
-    state = report(state, "chat#1.1", *TO_READY)
-    host = state.replicas["chat#1.1"].node
-    state, bodies = settle(run(state, SetDraining(host, True)), heard)
-    assert kinds(bodies) == ["Place"]
-    alone = cluster({"a": (device(),)})
-    alone, _ = settle(put(alone, deployment()), liveness("a"))
-    alone = report(alone, "chat#1.1", *TO_READY)
-    alone, bodies = settle(run(alone, SetDraining("a", True)), liveness("a"))
-    assert bodies == (Drain("chat#1.1"),)
-    assert "draining" in explanations(alone, liveness("a"))["chat"]
-
-
 def test_superfluous_replicas_go_those_that_serve_last() -> None:
     wanted = deployment(gib=1)
     state = running(
