@@ -10,20 +10,41 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 
+from aivailable.client.answers import (
+    ChatDelta,
+    ClientError,
+    KeyInfo,
+    Place,
+    Recovery,
+    Usage,
+    decoded,
+    delta_of,
+    json_of,
+    listed,
+    named,
+    parsed,
+    refused,
+    sse_data,
+)
 from aivailable.core.records import Deployment
 from aivailable.core.status import ClusterStatus, EventStatus
-from aivailable.errors import AivailableError, SchemaError
-from aivailable.wire.schema import from_plain
 
-T = TypeVar("T")
+__all__ = [
+    "ChatDelta",
+    "ChatStream",
+    "Client",
+    "ClientError",
+    "KeyInfo",
+    "Recovery",
+    "Usage",
+]
 
 CONNECT_TIMEOUT_S = 2.0
 RECONNECT_PAUSE_S = 0.2
@@ -38,53 +59,6 @@ WATCH_INTERVAL_S = 1.0
 ADDRESSES_MAX = 64
 LINE_MAX_BYTES = 4 * 1024 * 1024
 _JSON_BODY = {"Content-Type": "application/json"}
-
-
-class ClientError(AivailableError):
-    """The API refused, or nobody answered. `status` is 0 when there was no HTTP answer;
-    `code` is the API's, or unreachable | connection_lost | bad_answer."""
-
-    def __init__(self, message: str, status: int = 0, code: str = "unreachable") -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class KeyInfo:
-    key_id: str
-    scope: str
-    label: str
-    created_at_ms: int = 0
-    revoked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """A cluster founded anew, and what was given up for it."""
-
-    cluster_id: str
-    gone: tuple[str, ...] = ()
-    """Names of the members that are none any more."""
-    lost_models: tuple[str, ...] = ()
-    """Catalogue entries without a verified copy now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ChatDelta:
-    """A piece of an answer; the last ones carry the reason of its end and the usage."""
-
-    text: str = ""
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    reasoning: str = ""
-    """What the model thinks before it answers, told apart from the answer."""
 
 
 class Client:
@@ -132,7 +106,7 @@ class Client:
         `consistent`: everything committed before the call is in it; needs a majority.
         """
         query = "?consistent=1" if consistent else ""
-        status = _decoded(ClusterStatus, await self._read(f"/cluster/v1/state{query}"))
+        status = decoded(ClusterStatus, await self._read(f"/cluster/v1/state{query}"))
         self._learn(status)
         return status
 
@@ -150,12 +124,12 @@ class Client:
     ) -> AsyncGenerator[EventStatus, None]:
         """History after a version, oldest first; `follow` goes on for ever, at another member
         when this one dies, without loss."""
-        place = _Place(after)
+        place = Place(after)
         while True:
             path = f"/cluster/v1/events?after={place.resume()}"
             if not follow:
                 answer = await self._read(path)
-                page = [_decoded(EventStatus, one) for one in _listed(answer, "events")]
+                page = [decoded(EventStatus, one) for one in listed(answer, "events")]
                 fresh = [event for event in page if place.is_new(event)]
                 if not fresh:
                     return
@@ -166,8 +140,8 @@ class Client:
             try:
                 response = await self._open("GET", path, headers=headers, again=True)
                 async with response:
-                    async for data in _sse_data(response):
-                        event = _decoded(EventStatus, _parsed(data))
+                    async for data in sse_data(response):
+                        event = decoded(EventStatus, parsed(data))
                         if place.is_new(event):
                             yield event
             except ClientError as error:
@@ -178,7 +152,7 @@ class Client:
 
     async def models(self) -> tuple[str, ...]:
         """What a chat's `model` may be."""
-        return tuple(str(one["id"]) for one in _listed(await self._read("/v1/models"), "data"))
+        return tuple(str(one["id"]) for one in listed(await self._read("/v1/models"), "data"))
 
     async def deploy(self, model: str, **fields: Any) -> Deployment:
         """`fields` are those of peer.service.DeployRequest (name, context, slots, replicas_min,
@@ -187,19 +161,19 @@ class Client:
         answer = await self._change(
             "POST", "/cluster/v1/deployments", body, timeout_s=DEPLOY_TIMEOUT_S
         )
-        return _decoded(Deployment, answer)
+        return decoded(Deployment, answer)
 
     async def undeploy(self, name: str) -> None:
         await self._change("DELETE", f"/cluster/v1/deployments/{quote(name, safe='')}")
 
     async def keys(self) -> tuple[KeyInfo, ...]:
         answer = await self._read("/cluster/v1/keys")
-        return tuple(_decoded(KeyInfo, one) for one in _listed(answer, "keys"))
+        return tuple(decoded(KeyInfo, one) for one in listed(answer, "keys"))
 
     async def create_key(self, scope: str = "user", label: str = "") -> tuple[str, KeyInfo]:
         """The key's text, which is never shown again, and its record."""
         answer = await self._change("POST", "/cluster/v1/keys", {"scope": scope, "label": label})
-        info = _decoded(KeyInfo, answer)
+        info = decoded(KeyInfo, answer)
         return str(answer["key"]), info
 
     async def revoke_key(self, key_id: str) -> None:
@@ -224,7 +198,7 @@ class Client:
     async def recover(self) -> Recovery:
         """The node at the first URL founds its cluster anew: never sent to another."""
         answer = await self._change("POST", "/cluster/v1/recover", here_only=True)
-        return _decoded(Recovery, answer)
+        return decoded(Recovery, answer)
 
     def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **params: Any) -> ChatStream:
         """Stream an answer; `params` are OpenAI's (temperature, max_tokens, seed, …)."""
@@ -255,7 +229,7 @@ class Client:
 
     async def _read(self, path: str) -> Any:
         response = await self._open("GET", path, again=True, timeout_s=READ_TIMEOUT_S)
-        return await _json(response)
+        return await json_of(response)
 
     async def _change(
         self,
@@ -269,7 +243,7 @@ class Client:
         response = await self._open(
             method, path, body=body, again=False, timeout_s=timeout_s, here_only=here_only
         )
-        return await _json(response)
+        return await json_of(response)
 
     async def _open(
         self,
@@ -308,16 +282,16 @@ class Client:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if not again:
                     raise ClientError(
-                        f"{url} did not answer ({_named(error)}): whether it was done is "
+                        f"{url} did not answer ({named(error)}): whether it was done is "
                         "unknown, check status",
                         code="connection_lost",
                     ) from error
-                problems.append(f"{url}: {_named(error)}")
+                problems.append(f"{url}: {named(error)}")
                 continue
             if not here_only:
                 self._current = url
             if response.status >= 400:
-                raise await _refused(response)
+                raise await refused(response)
             return response
         raise ClientError(f"no member answers ({'; '.join(problems)})")
 
@@ -361,133 +335,15 @@ class ChatStream:
         attempts = headers.get("X-AIvailable-Attempts", "")
         self.attempts = int(attempts) if attempts.isdigit() else 0
         try:
-            async for data in _sse_data(response):
+            async for data in sse_data(response):
                 if data == "[DONE]":
                     return
-                yield _delta(_parsed(data))
+                yield delta_of(parsed(data))
         finally:
             # Closing the connection, not just forgetting it, is what cancels the request.
             response.close()
         raise ClientError("the answer broke off", code="connection_lost")
 
 
-class _Place:
-    """Where a reader of events is. One version can have several events: after a break between
-    them the version is asked for again, and those that had come are passed over."""
-
-    def __init__(self, after: int) -> None:
-        self._version = after
-        self._taken = 0
-        """How many events of `_version` were given out."""
-        self._skip = 0
-
-    def resume(self) -> int:
-        """The `after` to ask for now."""
-        self._skip = self._taken
-        return self._version - 1 if self._taken else self._version
-
-    def is_new(self, event: EventStatus) -> bool:
-        if event.version == self._version and self._skip:
-            self._skip -= 1
-            return False
-        self._taken = self._taken + 1 if event.version == self._version else 1
-        self._version = event.version
-        return True
-
-
-def _delta(chunk: Any) -> ChatDelta:
-    """One chunk of the stream. Raises ClientError when it is an error event."""
-    if not isinstance(chunk, dict):
-        raise ClientError("not a chat chunk", code="bad_answer")
-    if "error" in chunk:
-        raise _api_error(chunk, 200)
-    try:
-        usage = chunk.get("usage")
-        used = (
-            Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None
-        )
-        for choice in chunk["choices"]:
-            delta = choice["delta"]
-            text = str(delta.get("content") or "")
-            reasoning = str(delta.get("reasoning_content") or "")
-            return ChatDelta(text, choice.get("finish_reason"), used, reasoning)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ClientError(f"not a chat chunk: {error}", code="bad_answer") from error
-    return ChatDelta(usage=used)
-
-
-async def _sse_data(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
-    """The data of each server-sent event; comments and names are passed over."""
-    lines: list[str] = []
-    try:
-        async for raw in response.content:
-            line = raw.decode("utf-8", "replace").rstrip("\r\n")
-            if line.startswith("data:"):
-                lines.append(line[5:].removeprefix(" "))
-            elif line == "" and lines:
-                yield "\n".join(lines)
-                lines.clear()
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        raise ClientError(
-            f"the connection broke: {_named(error)}", code="connection_lost"
-        ) from error
-
-
-async def _json(response: aiohttp.ClientResponse) -> Any:
-    try:
-        async with response:
-            return json.loads(await response.read())
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ClientError(
-            f"the answer broke off: {_named(error)}", code="connection_lost"
-        ) from error
-    except ValueError as error:
-        raise ClientError(f"the answer is not JSON: {error}", code="bad_answer") from error
-
-
-async def _refused(response: aiohttp.ClientResponse) -> ClientError:
-    try:
-        async with response:
-            return _api_error(json.loads(await response.read()), response.status)
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-        return ClientError(
-            f"{response.url.host} answered {response.status}", response.status, "http_error"
-        )
-
-
-def _api_error(body: Any, status: int) -> ClientError:
-    error = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(error, dict):
-        return ClientError(f"the API answered {status}", status, "http_error")
-    return ClientError(
-        str(error.get("message", "refused")), status, str(error.get("code", "error"))
-    )
-
-
-def _parsed(data: str) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise ClientError(f"not JSON in the stream: {error}", code="bad_answer") from error
-
-
-def _decoded(kind: type[T], plain: Any) -> T:
-    try:
-        return from_plain(kind, plain)
-    except SchemaError as error:
-        raise ClientError(f"unexpected answer: {error}", code="bad_answer") from error
-
-
-def _listed(answer: Any, key: str) -> Iterable[Any]:
-    found = answer.get(key) if isinstance(answer, dict) else None
-    if not isinstance(found, list):
-        raise ClientError(f"unexpected answer: no list of {key}", code="bad_answer")
-    return found
-
-
 def _url(scheme: str, address: str, port: int) -> str:
     return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
