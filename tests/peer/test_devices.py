@@ -58,6 +58,9 @@ class FakeNvml:
             raise NVMLError("GPU is lost")
         return self.cards[index]
 
+    def nvmlDeviceGetHandleByPciBusId(self, bus_id: bytes) -> dict[str, Any]:
+        return next(card for card in self.cards if card.get("pci") == bus_id)
+
     def nvmlDeviceGetName(self, card: dict[str, Any]) -> Any:
         return self._field(card, "name")
 

@@ -42,6 +42,7 @@ class SystemDevices:
         self._nvml = nvml or Nvml()
         self._offload = offload
         self._cards: dict[str, Card] = {}
+        self._lost: dict[str, str] = {}
         self._devices = _explicit_devices(explicit)
         self._problems = _memory_problems(self._devices)
         self._engines = installed_engines(environment)
@@ -81,8 +82,17 @@ class SystemDevices:
         )
 
     def inventory(self, node: NodeId) -> Inventory:
+        lost = tuple(
+            f"{card.name} ({card.device_id}) is lost: {self._lost[device_id]}; nothing new goes "
+            "there until it answers again"
+            for device_id, card in self._cards.items()
+            if device_id in self._lost
+        )
         return Inventory(
-            node=node, devices=self._devices, engines=self._engines, problems=self._problems
+            node=node,
+            devices=self._devices,
+            engines=self._engines,
+            problems=self._problems + lost,
         )
 
     def load(self) -> tuple[DeviceLoad, ...]:
@@ -98,6 +108,10 @@ class SystemDevices:
         if card is None:
             return DeviceLoad(device.device_id, max(0, device.total_bytes - held_bytes))
         reading = self._nvml.read(card)
+        if reading.lost:
+            self._lost[device.device_id] = reading.lost
+            return DeviceLoad(device.device_id, 0)
+        self._lost.pop(device.device_id, None)
         free_bytes = reading.free_bytes or 0
         return DeviceLoad(
             device_id=device.device_id,
