@@ -31,3 +31,9 @@ class ModelFacts:
     """Most query heads of any layer."""
     feed_forward: int = 0
     """Widest feed-forward layer."""
+    pooling: str = ""
+    """How a text's token vectors become one: mean, cls, last; rank = a relevance score. "" = the
+    file says nothing: it generates."""
+    causal: bool = True
+    """False: every token sees the whole text, so that it is computed in one piece, without a cache.
+    """

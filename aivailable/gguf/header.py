@@ -38,6 +38,18 @@ SLIDING_PATTERNS: Final = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4,
 `set_swa_pattern`). An architecture not listed here is counted without a window: too much memory
 is claimed rather than too little."""
 
+POOLINGS: Final = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
+"""llama.h `enum llama_pooling_type`."""
+NON_CAUSAL: Final = frozenset(
+    {
+        *("bert", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe"),
+        *("jina-bert-v2", "jina-bert-v3", "eurobert", "gemma-embedding"),
+    }
+)
+"""Architectures without a generating half, also where the header does not say so."""
+RANK_TENSORS: Final = frozenset({"cls.weight", "cls.output.weight"})
+"""llama.cpp aborts on a ranking model that has neither."""
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -108,6 +120,12 @@ class _Values:
     def integer(self, key: str, least: int, most: int, default: int | None = None) -> int:
         return self._checked(key, self._values.get(key, default), least, most)
 
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._values.get(key, default)
+        if not isinstance(value, bool):
+            raise self.wrong(f"{key} is neither true nor false")
+        return value
+
     def integers(self, key: str, count: int, most: int, default: int) -> tuple[int, ...]:
         """One number for every layer; a scalar counts for all."""
         value = self._values.get(key, default)
@@ -141,6 +159,7 @@ def _facts(structure: Structure, values: _Values, has_template: bool) -> ModelFa
         raise values.wrong(f"token embeddings of {embedded.dimensions} do not fit {embedding}")
     heads, heads_kv, key_length, value_length = _attention(values, prefix, layers, embedding)
     window, sliding = _sliding(values, architecture, layers)
+    pooling, causal = _pooling(structure, values, architecture)
     return ModelFacts(
         architecture=architecture,
         name=values.text("general.name", architecture, NAME_READ_MAX_CHARS)[:NAME_MAX_CHARS],
@@ -161,7 +180,19 @@ def _facts(structure: Structure, values: _Values, has_template: bool) -> ModelFa
         feed_forward=max(
             values.integers(prefix + "feed_forward_length", layers, FEED_FORWARD_MAX, 0)
         ),
+        pooling=pooling,
+        causal=causal,
     )
+
+
+def _pooling(structure: Structure, values: _Values, architecture: str) -> tuple[str, bool]:
+    """How a text becomes one vector, "" for a model that generates, and whether it is causal."""
+    causal = values.flag(f"{architecture}.attention.causal", architecture not in NON_CAUSAL)
+    kind = values.integer(f"{architecture}.pooling_type", 0, max(POOLINGS), 0)
+    pooling = POOLINGS.get(kind, "" if causal else "mean")
+    if pooling == "rank" and not RANK_TENSORS & structure.tensors.keys():
+        raise values.wrong("it says that it ranks texts, but has no classification head")
+    return pooling, causal
 
 
 def _attention(

@@ -17,6 +17,7 @@ import sys
 from typing import Final
 
 from aivailable.wire.worker import Load
+from aivailable.worker.embedding import Embedder, EmbeddingSession
 from aivailable.worker.engine import Engine, LoadRefused, ReportProgress
 from aivailable.worker.engine_fake import FakeEngine
 from aivailable.worker.llama_library import NO_ENGINE
@@ -55,17 +56,17 @@ def installed_engine() -> tuple[str, str]:
     return "llama", importlib.metadata.version("llama-cpp-python")
 
 
-def make_engine(load: Load, progress: ReportProgress) -> Engine:
+def make_engine(load: Load, progress: ReportProgress) -> Engine | Embedder:
     """Load with the engine that was asked for. Raises LoadRefused."""
     if load.engine == "fake":
         return FakeEngine(load, progress)
     if load.engine != "llama":
         raise LoadRefused("unsupported", f"there is no engine {load.engine!r}; llama, fake are")
     try:
-        from aivailable.worker.engine_llama import LlamaEngine
+        from aivailable.worker.llama_embedding import load_llama
     except ModuleNotFoundError as error:
         raise LoadRefused("unsupported", f"{NO_ENGINE} ({error})") from error
-    return LlamaEngine(load, progress)
+    return load_llama(load, progress)
 
 
 def main(arguments: list[str]) -> int:
@@ -82,7 +83,10 @@ def main(arguments: list[str]) -> int:
         engine = announce_and_load(channel, *installed_engine(), make_engine)
         if engine is None:
             return EXIT_LOAD_FAILED
-        Session(engine, channel).run()
+        if isinstance(engine, Embedder):
+            EmbeddingSession(engine, channel).run()
+        else:
+            Session(engine, channel).run()
     except ConnectionError as error:
         end_process(f"the peer is gone: {error}")
     return 0

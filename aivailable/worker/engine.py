@@ -87,6 +87,10 @@ class Engine(Protocol):
     notes: tuple[str, ...]
     """What was chosen where the deployment left it open (wire.worker.Ready.notes)."""
     footprint: Footprint
+    tasks: tuple[str, ...]
+    """wire.worker.Ready.tasks"""
+    vision: bool
+    """Whether images may be in the messages."""
 
     def prepare(self, request: Generate) -> Prepared:
         """Render and tokenize the prompt, and say how the answer is to be read and bound.

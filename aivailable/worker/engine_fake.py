@@ -47,6 +47,8 @@ class FakeEngine:
 
     name = "fake"
     version = ""
+    tasks: tuple[str, ...] = ("generate",)
+    vision = False
     vocabulary = VOCABULARY_TOKENS
     chunk_tokens = least_tokens = CHUNK_TOKENS
     replay_tokens = CHUNK_TOKENS

@@ -38,6 +38,7 @@ from aivailable.worker.llama_cache import LlamaCache
 from aivailable.worker.llama_claims import Claimed, claim_devices
 from aivailable.worker.llama_dry_run import dry_run
 from aivailable.worker.llama_library import (
+    MAIN_MEMORY,
     Log,
     import_library,
     parse_buffers,
@@ -49,6 +50,7 @@ from aivailable.worker.llama_parameters import (
     Parameters,
     context_parameters,
     default_threads,
+    late_output_bytes,
     model_parameters,
     parameters,
 )
@@ -65,9 +67,11 @@ class LlamaEngine:
     """See the module's docstring. Raises LoadRefused from its constructor."""
 
     name = "llama"
+    tasks: tuple[str, ...] = ("generate",)
+    vision = False
 
     def __init__(self, load: Load, progress: ReportProgress) -> None:
-        header = _checked_header(load)
+        header = checked_header(load)
         on_gpu = any(device.backend not in ("cpu", "sim") for device in load.devices)
         chosen = parameters(header.facts, load.context, load.slots, load.options, on_gpu=on_gpu)
         self._library, self.version = import_library()
@@ -90,9 +94,12 @@ class LlamaEngine:
         self._model = self._load_model(load, chosen, claimed, progress)
         self._context = self._make_context(chosen)
         buffers = parse_buffers(self._log.lines)
+        buffers.add_compute(MAIN_MEMORY, late_output_bytes(header.facts, chosen))
         if on_gpu:
             offloaded = parse_offloaded(self._log.lines)
-            claimed.refuse_cpu(buffers, offloaded, header.embedding_bytes)
+            claimed.refuse_cpu(
+                buffers, offloaded, header.embedding_bytes, cached=predicted.kv_bytes > 0
+            )
         used = claimed.used(buffers)
         self.footprint = Footprint(
             header.facts.name,
@@ -232,7 +239,8 @@ class LlamaEngine:
         ids = self._tokenize(marker, add_special=False)
         return ids[0] if len(ids) == 1 else None
 
-    def _tokenize(self, text: str, *, add_special: bool) -> tuple[int, ...]:
+    def _tokenize(self, text: str, *, add_special: bool, special: bool = True) -> tuple[int, ...]:
+        """`special`: text that looks like a control token becomes one."""
         data = text.encode("utf-8", "replace")
         if len(data) > PROMPT_MAX_BYTES:
             raise RequestError(
@@ -243,7 +251,7 @@ class LlamaEngine:
         size = len(data) + 16
         ids = (self._library.llama_token * size)()
         count = self._library.llama_tokenize(
-            self._vocab, data, len(data), ids, size, add_special, True
+            self._vocab, data, len(data), ids, size, add_special, special
         )
         if count < 0:
             raise RequestError(400, "invalid_request", "the prompt cannot be tokenized")
@@ -288,9 +296,10 @@ class _Batch:
             logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    def fill(self, parts: Sequence[Part]) -> int:
-        """Write the parts; how many want logits. Raises DecodeFailed when they are more than the
-        batch holds."""
+    def fill(self, parts: Sequence[Part], *, every: bool = False) -> int:
+        """Write the parts; how many want logits. `every`: mark all tokens as outputs, which
+        llama.cpp asks for when it pools. Raises DecodeFailed when they are more than the batch
+        holds."""
         total = sum(len(part.tokens) for part in parts)
         if total > self._size:
             raise DecodeFailed(f"{total} tokens in one step; the batch holds {self._size}")
@@ -300,7 +309,7 @@ class _Batch:
             self._tokens[at:end] = part.tokens
             self._positions[at:end] = np.arange(part.position, part.position + end - at)
             self._slots[at:end] = part.slot
-            self._wanted[at:end] = 0
+            self._wanted[at:end] = every
             if part.wants_logits:
                 self._wanted[end - 1] = 1
                 rows += 1
@@ -309,7 +318,7 @@ class _Batch:
         return rows
 
 
-def _checked_header(load: Load) -> Header:
+def checked_header(load: Load) -> Header:
     try:
         return read_header(load.path)
     except GgufError as error:

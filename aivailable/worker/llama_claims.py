@@ -65,15 +65,21 @@ class Claimed:
             )
 
     def refuse_cpu(
-        self, buffers: Buffers, offloaded: tuple[int, int] | None, embedding_bytes: int
+        self,
+        buffers: Buffers,
+        offloaded: tuple[int, int] | None,
+        embedding_bytes: int,
+        *,
+        cached: bool = True,
     ) -> None:
-        """Raises LoadRefused(not_fully_offloaded) unless everything lies on the claimed GPUs."""
+        """Raises LoadRefused(not_fully_offloaded) unless everything lies on the claimed GPUs.
+        `cached` false: this model has no KV cache (an encoder)."""
         names = {gpu.name for gpu in self.gpus}
         if offloaded is None or offloaded[0] != offloaded[1]:
             layers = "no" if offloaded is None else f"{offloaded[0]} of {offloaded[1]}"
             raise LoadRefused("not_fully_offloaded", f"{layers} layers are on the GPU")
         elsewhere = sorted(memory for memory in buffers.kv if memory not in names)
-        if elsewhere or not buffers.kv:
+        if elsewhere or (cached and not buffers.kv):
             raise LoadRefused(
                 "not_fully_offloaded", f"KV cache on {', '.join(elsewhere) or 'no device'}"
             )

@@ -14,8 +14,13 @@ from aivailable.gguf.header import Header
 from aivailable.gguf.memory import Need
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.llama_claims import Claimed
-from aivailable.worker.llama_library import Log, parse_buffers, parse_kv_bytes
-from aivailable.worker.llama_parameters import Parameters, context_parameters, model_parameters
+from aivailable.worker.llama_library import MAIN_MEMORY, Log, parse_buffers, parse_kv_bytes
+from aivailable.worker.llama_parameters import (
+    Parameters,
+    context_parameters,
+    late_output_bytes,
+    model_parameters,
+)
 
 LOAD_MODE_NONE = 0
 """llama.h `LLAMA_LOAD_MODE_NONE`: no_alloc and memory mapping exclude each other."""
@@ -40,7 +45,9 @@ def dry_run(library: Any, log: Log, header: Header, chosen: Parameters, claimed:
         library.llama_free(context)
     finally:
         library.llama_model_free(model)
-    compute = parse_buffers(log.lines).compute
+    buffers = parse_buffers(log.lines)
+    buffers.add_compute(MAIN_MEMORY, late_output_bytes(header.facts, chosen))
+    compute = buffers.compute
     host_bytes = header.embedding_bytes if chosen.on_gpu and not header.tied else 0
     return Need(
         weights_bytes=header.facts.weights_bytes - host_bytes,

@@ -32,6 +32,8 @@ _OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _FLASH: Final = re.compile(r"Flash Attention was auto, set to (enabled|disabled)")
 _NO_MEMORY: Final = re.compile(r"out of memory|failed to allocate|unable to allocate|cudaMalloc")
 MIB: Final = 1 << 20
+MAIN_MEMORY: Final = "CPU"
+"""llama.cpp's name of it."""
 
 
 NO_ENGINE: Final = "this node has no inference engine; install aivailable[engine]"
@@ -81,6 +83,11 @@ class Buffers:
     @property
     def compute_bytes(self) -> int:
         return sum(self.compute.values())
+
+    def add_compute(self, memory: str, count: int) -> None:
+        """Count bytes that will be allocated later."""
+        if count:
+            self.compute[memory] = self.compute.get(memory, 0) + count
 
 
 def parse_buffers(lines: Iterable[str]) -> Buffers:

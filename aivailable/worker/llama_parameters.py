@@ -6,6 +6,7 @@ and which options are refused. Pure. ENGINE notes say why each default differs f
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,7 @@ from aivailable.gguf.memory import sequences
 from aivailable.worker.cores import Cores
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.options import Options
+from aivailable.worker.pooling import POOLING_TYPES, pooling_of, text_tokens
 
 CONTEXT_PAD_CELLS: Final = 256
 UBATCH_GPU_TOKENS: Final = 512
@@ -43,6 +45,13 @@ FLASH_ATTENTION: Final = {"auto": -1, "off": 0, "on": 1}
 NUMA: Final = {"off": 0, "distribute": 1, "isolate": 2}
 """ggml-cpu.h `enum ggml_numa_strategy`."""
 CPU_BACKENDS: Final = frozenset({"cpu", "sim"})
+KNOWN_OPTIONS: Final = (
+    *("kv_type", "ubatch", "threads", "flash_attention", "warm_tokens", "numa"),
+    *("pooling", "lora", "projector"),
+)
+TEXTS_AT_ONCE: Final = 32
+"""Texts of one decode when they are embedded; each has a sequence."""
+OUTPUT_VALUE_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,10 @@ class Parameters:
     kv_type: str
     flash_attention: str
     numa: str
+    pooling: str = ""
+    """How a text becomes one vector (worker.pooling); "" = this load generates."""
+    outputs: int = 0
+    """Most rows of one decode that are read; 0 = one for each sequence."""
 
     @property
     def least(self) -> int:
@@ -80,7 +93,10 @@ def parameters(
 ) -> Parameters:
     """Raises LoadRefused("unsupported") for an option that is unknown or out of range."""
     chosen = Options(options)
-    chosen.only("kv_type", "ubatch", "threads", "flash_attention", "warm_tokens", "numa")
+    chosen.only(*KNOWN_OPTIONS)
+    pooling = pooling_of(facts, chosen)
+    if pooling:
+        context, slots = text_tokens(facts, context), 1
     kv_type = chosen.choice("kv_type", "f16", tuple(KV_TYPES))
     flash = chosen.choice("flash_attention", "auto", tuple(FLASH_ATTENTION))
     if kv_type not in FLOAT_KV_TYPES and flash == "off":
@@ -97,7 +113,7 @@ def parameters(
     step = chunk + slots if on_gpu else max(STEP_CPU_TOKENS, slots + LEAST_CPU_TOKENS)
     # On a GPU every row reads the cells of all sequences: warm ones are not for nothing there.
     warm = chosen.integer("warm_tokens", cells // 2 if on_gpu else cells, 0, cells)
-    return Parameters(
+    made = Parameters(
         on_gpu=on_gpu,
         slots=slots,
         cells=cells,
@@ -111,7 +127,34 @@ def parameters(
         kv_type=kv_type,
         flash_attention=flash,
         numa=chosen.choice("numa", "off", tuple(NUMA)),
+        pooling=pooling,
     )
+    return _for_texts(made, facts) if pooling else made
+
+
+def _for_texts(made: Parameters, facts: ModelFacts) -> Parameters:
+    """Whole texts instead of streams: one decode is one ubatch, since llama.cpp pools within a
+    ubatch only; every token is an output; a text that is not causal must fit one ubatch."""
+    ubatch = made.ubatch if facts.causal else made.cells
+    # Where a further sequence costs memory of its own (gguf.memory.sequences) there is one.
+    dear = facts.causal and made.sequences == made.slots
+    return dataclasses.replace(
+        made,
+        sequences=1 if dear else TEXTS_AT_ONCE,
+        warm=0,
+        ubatch=ubatch,
+        chunk=ubatch,
+        step=ubatch,
+        batch=ubatch,
+        outputs=ubatch,
+    )
+
+
+def late_output_bytes(facts: ModelFacts, chosen: Parameters) -> int:
+    """What llama.cpp's output buffer in main memory grows by in the first full decode: it is made
+    for one row a sequence (llama-context.cpp, `output_reserve`). A dry run does not see it."""
+    rows = max(0, chosen.outputs - chosen.sequences)
+    return rows * (facts.vocab + facts.embedding) * OUTPUT_VALUE_BYTES
 
 
 def default_threads(cores: Cores, *, on_gpu: bool) -> int:
@@ -138,7 +181,10 @@ def context_parameters(library: Any, chosen: Parameters) -> Any:
     context.n_batch = chosen.batch
     context.n_ubatch = chosen.ubatch
     context.n_seq_max = chosen.sequences
-    context.n_outputs_max = chosen.sequences
+    context.n_outputs_max = chosen.outputs or chosen.sequences
+    if chosen.pooling:
+        context.embeddings = True
+        context.pooling_type = POOLING_TYPES[chosen.pooling]
     context.n_threads = context.n_threads_batch = max(1, chosen.threads)
     context.kv_unified = True
     context.swa_full = False

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from aivailable.errors import RequestError
 from aivailable.wire.generation import (
@@ -39,6 +39,7 @@ from aivailable.worker.engine import (
     CellsExhausted,
     DecodeFailed,
     Engine,
+    Footprint,
     LoadRefused,
     Logits,
     Part,
@@ -66,7 +67,20 @@ STARTED_IDS_PER_FRAME_MAX: Final = 512 * 1024
 COUNTERS_EVERY_S: Final = 0.25
 
 Clock = Callable[[], float]
-MakeEngine = Callable[[Load, ReportProgress], Engine]
+
+
+class Loaded(Protocol):
+    """What a load tells of itself: an Engine, or an Embedder."""
+
+    context: int
+    slots: int
+    footprint: Footprint
+    notes: tuple[str, ...]
+    tasks: tuple[str, ...]
+    vision: bool
+
+
+LoadedT = TypeVar("LoadedT", bound=Loaded)
 
 
 class Port(Protocol):
@@ -77,7 +91,9 @@ class Port(Protocol):
     def receive_ready(self) -> list[Any]: ...
 
 
-def announce_and_load(port: Port, engine: str, version: str, make: MakeEngine) -> Engine | None:
+def announce_and_load(
+    port: Port, engine: str, version: str, make: Callable[[Load, ReportProgress], LoadedT]
+) -> LoadedT | None:
     """Say hello, wait for Load, load. None when the load failed (the peer has been told)."""
     port.send(Hello(os.getpid(), engine, version))
     load = port.receive()
@@ -103,6 +119,8 @@ def announce_and_load(port: Port, engine: str, version: str, make: MakeEngine) -
             compute_bytes=footprint.compute_bytes,
             load_ms=round((time.monotonic() - began) * 1000),
             notes=loaded.notes,
+            tasks=loaded.tasks,
+            vision=loaded.vision,
         )
     )
     return loaded
@@ -119,6 +137,15 @@ def check_sizes(context: int, slots: int) -> None:
         )
     if context * slots > CELLS_MAX:
         raise LoadRefused("unsupported", f"{context} x {slots} cells; {CELLS_MAX} are possible")
+
+
+def not_embedding(task: str) -> RequestError:
+    """A model that was deployed to generate is asked for vectors or scores."""
+    if task == "rerank":
+        what = "deploy a reranking model (its file says pooling rank)"
+    else:
+        what = "deploy it with option pooling=mean or pooling=last, or deploy an embedding model"
+    return RequestError(400, "unsupported_task", f"this deployment generates text; {what}")
 
 
 @dataclass(slots=True)
@@ -220,6 +247,8 @@ class Session:
             raise RequestError(503, "queue_full", "too many requests wait for this replica")
 
     def _check(self, request: Generate) -> None:
+        if request.task not in self._engine.tasks:
+            raise not_embedding(request.task)
         given = [request.messages, request.prompt, request.prompt_ids]
         if request.generated_ids and request.prompt_ids is not None:
             given.remove(request.messages)
