@@ -23,6 +23,7 @@ from aivailable.cli import (
     keys,
     merge,
     models,
+    nodes,
     recover,
     render,
     up,
@@ -96,6 +97,8 @@ app.command(rich_help_panel=CLUSTER_PANEL)(cluster.members)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.admit)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.lock)
 app.command(rich_help_panel=CLUSTER_PANEL)(invite.invite)
+app.command(rich_help_panel=CLUSTER_PANEL)(nodes.drain)
+app.command(rich_help_panel=CLUSTER_PANEL)(nodes.undrain)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.remove)
 app.command(rich_help_panel=CLUSTER_PANEL)(merge.merge)
 app.command(rich_help_panel=CLUSTER_PANEL)(recover.recover)

@@ -34,7 +34,7 @@ from aivailable.client.answers import (
     sse_data,
 )
 from aivailable.core.records import Deployment
-from aivailable.core.status import ClusterStatus, EventStatus
+from aivailable.core.status import ClusterStatus, DrainStatus, EventStatus
 
 __all__ = [
     "ChatDelta",
@@ -186,6 +186,14 @@ class Client:
     async def remove(self, node: str) -> None:
         """Take another member out: its id, a beginning of it (4 characters), or its name."""
         await self._change("DELETE", f"/cluster/v1/members/{quote(node, safe='')}")
+
+    async def drain(self, node: str, draining: bool, *, force: bool = False) -> DrainStatus:
+        """Take a node out of service for maintenance, or back in; named as in `remove`. `force`:
+        also the last usable one."""
+        verb = "drain" if draining else "undrain"
+        query = "?force=1" if force and draining else ""
+        path = f"/cluster/v1/nodes/{quote(node, safe='')}/{verb}{query}"
+        return decoded(DrainStatus, await self._change("POST", path))
 
     async def leave(self) -> None:
         """The node at the first URL leaves its cluster: never sent to another."""

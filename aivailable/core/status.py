@@ -126,6 +126,36 @@ class EventStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainStatus:
+    """A node that drains now, or serves again."""
+
+    node: NodeId
+    name: str
+    draining: bool
+    changed: bool
+    """False: it was so already."""
+    moving: tuple[str, ...] = ()
+    """Replicas on it that will go."""
+    staying: tuple[str, ...] = ()
+    """Deployments without another place: they stay as long as the node is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """One line of a plan shown as a diff."""
+
+    action: str
+    """keep | place | drain | lack (a deployment that would miss replicas, with the reason)"""
+    deployment: str
+    replica: str = ""
+    node: NodeId = ""
+    node_name: str = ""
+    devices: tuple[str, ...] = ()
+    claim_bytes: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """`phase`: seeking (looks for a cluster) | waiting (found one, not admitted) | member |
     removed. `advice` says what to do when something needs a person."""

@@ -18,7 +18,7 @@ from aivailable.core.merging import Recovered
 from aivailable.core.planner import explanations
 from aivailable.core.records import ApiKey, Deployment, Event, Model, Scope
 from aivailable.core.state import State
-from aivailable.core.status import ClusterStatus
+from aivailable.core.status import ClusterStatus, DrainStatus
 from aivailable.core.view import status_of
 from aivailable.errors import (
     AivailableError,
@@ -30,6 +30,7 @@ from aivailable.errors import (
 )
 from aivailable.peer.cluster_file import ClusterFile
 from aivailable.peer.deploying import Deploying
+from aivailable.peer.draining import set_draining
 from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.membership import Membership
 from aivailable.peer.ports import PeerConfig, Ports, Stream
@@ -322,6 +323,21 @@ class Peer:
 
     async def remove(self, node: NodeId, *, actor: str) -> None:
         await _possible(self._member().remove(node, actor))
+
+    async def drain(
+        self, node: NodeId, draining: bool, *, force: bool = False, actor: str
+    ) -> DrainStatus:
+        session = self._member()
+        return await set_draining(
+            node,
+            draining,
+            state=session.state,
+            liveness=session.liveness(),
+            now_ms=self._ports.clock.wall_ms(),
+            proposer=session.proposer,
+            force=force,
+            actor=actor,
+        )
 
     def ready(self) -> tuple[bool, str]:
         session = self.session

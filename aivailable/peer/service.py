@@ -13,7 +13,7 @@ from aivailable.core.commands import Body
 from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.merging import Recovered
 from aivailable.core.records import ApiKey, Deployment, Event, Model
-from aivailable.core.status import ClusterStatus
+from aivailable.core.status import ClusterStatus, DrainStatus
 from aivailable.wire.generation import Generate, GenerationEvent
 
 
@@ -121,6 +121,13 @@ class Service(Protocol):
 
     async def remove(self, node: NodeId, *, actor: str) -> None:
         """Take another member out for good. Raises ProposalError, AivailableError."""
+        ...
+
+    async def drain(
+        self, node: NodeId, draining: bool, *, force: bool = False, actor: str
+    ) -> DrainStatus:
+        """Place nothing new on a node and move what runs there, or end that. Raises RequestError
+        404, 409 `last_node` (unless `force`), ProposalError."""
         ...
 
     def ready(self) -> tuple[bool, str]:

@@ -13,7 +13,7 @@ from fixtures.cluster_status import lab
 from aivailable.cli import target
 from aivailable.client import ChatDelta, KeyInfo, Recovery
 from aivailable.core.records import Deployment
-from aivailable.core.status import ClusterStatus, EventStatus
+from aivailable.core.status import ClusterStatus, DrainStatus, EventStatus
 
 
 @dataclasses.dataclass
@@ -36,6 +36,12 @@ class FakeClient:
     calls: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
     answer: tuple[ChatDelta, ...] = (ChatDelta("Hel"), ChatDelta("lo"))
     opened: list[tuple[list[str], str | None]] = dataclasses.field(default_factory=list)
+
+    drained: DrainStatus = dataclasses.field(
+        default_factory=lambda: DrainStatus(
+            "b" * 52, "rig2", True, True, ("qwen#1.1",), ("llama-70b",)
+        )
+    )
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,6 +91,10 @@ class FakeClient:
 
     async def window(self, duration_s: int) -> None:
         self._called("window", duration_s)
+
+    async def drain(self, node: str, draining: bool, *, force: bool = False) -> DrainStatus:
+        self._called("drain", node, draining, force)
+        return self.drained
 
     async def leave(self) -> None:
         self._called("leave")

@@ -130,6 +130,9 @@ def test_a_missing_key_is_explained(client: Any) -> None:
         (("leave", "--yes"), ("leave",)),
         (("merge", "z" * 26, "--yes"), ("merge", "z" * 26)),
         (("undeploy", "qwen"), ("undeploy", "qwen")),
+        (("drain", "rig2"), ("drain", "rig2", True, False)),
+        (("drain", "rig2", "--force"), ("drain", "rig2", True, True)),
+        (("undrain", "rig2"), ("drain", "rig2", False, False)),
         (("key", "revoke", "11112222"), ("revoke_key", "11112222")),
     ],
 )
@@ -212,6 +215,25 @@ def test_events(client: Any) -> None:
     assert "mistral-7b#1.1 is placed on rig2" in lines[-1]
     run("events", "--follow")
     assert client.calls[-1] == ("events", 1042, True)
+
+
+def test_drain_says_what_moves_and_what_has_nowhere_to_go(client: Any) -> None:
+    result = run("drain", "rig2")
+    assert "rig2 drains; `aivailable undrain rig2` ends it" in result.stdout
+    assert "moving away: qwen#1.1" in result.stdout
+    assert "no other place for llama-70b" in result.stderr
+    client.drained = dataclasses.replace(client.drained, changed=False)
+    assert "rig2 drains already" in run("drain", "rig2").stdout
+    assert run("undrain", "rig2").stdout == "rig2 was not draining\n"
+
+
+def test_a_draining_node_is_shown(client: Any) -> None:
+    status = client.statuses[0]
+    nodes = tuple(dataclasses.replace(n, draining=n.name == "rig2") for n in status.nodes)
+    client.statuses = [dataclasses.replace(status, nodes=nodes)]
+    for command in ("status", "members"):
+        (line,) = [x for x in run(command).stdout.splitlines() if x.startswith("rig2")]
+        assert "voter, draining" in line
 
 
 def test_top_needs_a_terminal(client: Any) -> None:

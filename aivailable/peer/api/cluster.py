@@ -18,6 +18,7 @@ from aivailable.core.records import ApiKey, Event, Scope
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import Outcome, call_of
 from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.cluster_nodes import NodesApi
 from aivailable.peer.api.errors import ClientGone, ParameterError
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.api.sse import SseWriter
@@ -49,6 +50,7 @@ class ClusterApi:
 
     def __init__(self, service: Service, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self._service = service
+        self._nodes = NodesApi(service)
         self._keep_alive_s = keep_alive_s
         self._followers: dict[asyncio.Task[Any], None] = {}
 
@@ -57,6 +59,7 @@ class ClusterApi:
         return [
             web.get(f"{prefix}/state", self.state),
             web.get(f"{prefix}/nodes", self.nodes),
+            *self._nodes.routes(),
             web.get(f"{prefix}/members", self.members),
             web.delete(f"{prefix}/members/{{node}}", self.remove),
             web.get(f"{prefix}/deployments", self.deployments),

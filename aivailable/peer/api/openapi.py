@@ -24,6 +24,10 @@ _ROUTES: Mapping[str, Mapping[str, str]] = {
     "/v1/models/{model}": {"get": "One deployment, by name or alias"},
     "/cluster/v1/state": {"get": "The whole status document"},
     "/cluster/v1/nodes": {"get": "Nodes with their devices"},
+    "/cluster/v1/nodes/{node}/drain": {
+        "post": "Place nothing new there, move what runs; ?force=1 on the last one (admin)"
+    },
+    "/cluster/v1/nodes/{node}/undrain": {"post": "Serve again (admin)"},
     "/cluster/v1/members": {"get": "Members, voters, and who waits for admission"},
     "/cluster/v1/deployments": {
         "get": "Deployments and their replicas",

@@ -1,0 +1,75 @@
+"""`/cluster/v1/nodes/NODE/…`: taking a node out of service for maintenance, and back in.
+
+Owns finding the member that a person means by a name or the beginning of an id. Needs an admin
+key. Its routes are part of `cluster.ClusterApi`.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from aivailable.core.ids import NodeId, short
+from aivailable.core.status import ClusterStatus
+from aivailable.errors import RequestError
+from aivailable.peer.api.auth import require_admin
+from aivailable.peer.service import Service
+from aivailable.wire.schema import to_plain
+
+PREFIX_MIN_CHARS = 4
+NODES_NAMED_MAX = 32
+"""In one refusal; the rest are counted."""
+
+
+class NodesApi:
+    """The handlers."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[web.RouteDef]:
+        prefix = "/cluster/v1/nodes/{node}"
+        return [
+            web.post(f"{prefix}/drain", self.drain),
+            web.post(f"{prefix}/undrain", self.undrain),
+        ]
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """`?force=1`: also when no other node could take over."""
+        return await self._set(request, True, force=asked(request, "force"))
+
+    async def undrain(self, request: web.Request) -> web.Response:
+        return await self._set(request, False, force=False)
+
+    async def _set(self, request: web.Request, draining: bool, *, force: bool) -> web.Response:
+        call = require_admin(request)
+        node = find_member(self._service.status(), request.match_info["node"])
+        done = await self._service.drain(node, draining, force=force, actor=call.actor)
+        return web.json_response(to_plain(done))
+
+
+def asked(request: web.Request, name: str) -> bool:
+    """Whether a yes-or-no query parameter is set."""
+    return request.query.get(name) in ("1", "true")
+
+
+def find_member(status: ClusterStatus, wanted: str) -> NodeId:
+    """The member with this name, id, or beginning of an id (4 characters).
+
+    Raises RequestError: 404 `unknown_node` names who there is, 409 `ambiguous_node` who fits.
+    """
+    exact = [node for node in status.nodes if wanted in (node.name, node.node)]
+    begun = [
+        node
+        for node in status.nodes
+        if len(wanted) >= PREFIX_MIN_CHARS and node.node.startswith(wanted)
+    ]
+    found = exact or begun
+    if len(found) == 1:
+        return found[0].node
+    listed = found or list(status.nodes)
+    names = ", ".join(f"{node.name} ({short(node.node)})" for node in listed[:NODES_NAMED_MAX])
+    more = len(listed) - NODES_NAMED_MAX
+    names = (names or "nobody") + (f" and {more} more" if more > 0 else "")
+    if found:
+        raise RequestError(409, "ambiguous_node", f"{wanted!r} can be {names}; give more of the id")
+    raise RequestError(404, "unknown_node", f"{wanted!r} is no member; members are {names}")

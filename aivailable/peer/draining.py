@@ -1,0 +1,67 @@
+"""Maintenance of a node: it takes nothing new and what runs there moves, or it serves again.
+
+Owns the check before a drain: whether anything could take over. Who moves where is the planner's.
+Called by `peer.node` for the API.
+"""
+
+from __future__ import annotations
+
+from aivailable.core.commands import SetDraining
+from aivailable.core.forecast import stranded, usable
+from aivailable.core.ids import NodeId, short
+from aivailable.core.liveness import Liveness
+from aivailable.core.state import State
+from aivailable.core.status import DrainStatus
+from aivailable.errors import RequestError
+from aivailable.peer.proposals import Proposer
+
+
+async def set_draining(
+    node: NodeId,
+    draining: bool,
+    *,
+    state: State,
+    liveness: Liveness,
+    now_ms: int,
+    proposer: Proposer,
+    force: bool,
+    actor: str,
+) -> DrainStatus:
+    """Idempotent. `now_ms`: wall clock, as the planner's.
+
+    Raises RequestError 404 for no member, 409 `last_node` when no other node could take anything
+    and `force` is not given; ProposalError.
+    """
+    member = state.members.get(node)
+    if member is None:
+        raise RequestError(404, "unknown_node", f"{short(node)} is no member")
+    staying = stranded(state, liveness, node, now_ms) if draining else ()
+    others = [other for other in state.members if other != node]
+    if (
+        draining
+        and not member.draining
+        and not force
+        and not any(usable(state, liveness, other) for other in others)
+    ):
+        dark = f"; with it goes dark: {', '.join(staying)}" if staying else ""
+        raise RequestError(
+            409,
+            "last_node",
+            f"{member.name} is the last usable node: nothing could run elsewhere{dark}; --force"
+            " drains it all the same",
+        )
+    if member.draining != draining:
+        await proposer.propose(
+            SetDraining(node, draining), actor=actor, reason="drain" if draining else "undrain"
+        )
+    moving = tuple(
+        replica.replica for replica in state.replicas_on(node) if replica.deployment not in staying
+    )
+    return DrainStatus(
+        node=node,
+        name=member.name,
+        draining=draining,
+        changed=member.draining != draining,
+        moving=moving if draining else (),
+        staying=staying,
+    )
