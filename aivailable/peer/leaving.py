@@ -152,5 +152,12 @@ class Leaving:
         return {}
 
     async def _hand_over(self, caller: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
-        await self._raft.transfer_leadership()
+        """Somebody takes this leader out: another leads first, made a voter where there is none."""
+        if self._raft.is_leader:
+            self._retire_for_good(self._node)
+            try:
+                await self._make_way()
+            finally:
+                # The new leader keeps count of who retires; if it comes to nothing, nobody does.
+                self._retiring.pop(self._node, None)
         return {}

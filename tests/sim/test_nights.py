@@ -340,9 +340,11 @@ def test_the_leader_leaves_and_another_takes_over(nodes: int) -> None:
     play(nodes, story)
 
 
-def test_the_leader_is_removed_by_an_operator() -> None:
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_the_leader_is_removed_by_an_operator(nodes: int) -> None:
     async def story(scene: Scene) -> None:
-        leader, operator = scene.leader(), scene.followers()[0]
+        leader = scene.leader()
+        operator = next(name for name in scene.on() if name != leader)
         node = scene.world.machine(leader).node
         await scene.change(SetWindow(0))
         task = scene.world.on_behalf(operator, lambda r: r.peer.remove(node, actor="operator:sim"))
@@ -355,7 +357,7 @@ def test_the_leader_is_removed_by_an_operator() -> None:
         assert node not in scene.world.running[operator].links.connected()
         assert node not in scene.state().members
 
-    play(3, story)
+    play(nodes, story)
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["stopped", "power lost"])
