@@ -34,11 +34,16 @@ from aivailable.worker.engine import (
     Part,
     ReportProgress,
 )
+from aivailable.worker.llama_adapters import (
+    Adapter,
+    adapters_of,
+    apply_adapters,
+    load_adapters,
+)
 from aivailable.worker.llama_cache import LlamaCache
 from aivailable.worker.llama_claims import Claimed, claim_devices
-from aivailable.worker.llama_dry_run import dry_run
+from aivailable.worker.llama_dry_run import add_late_compute, dry_run
 from aivailable.worker.llama_library import (
-    MAIN_MEMORY,
     Log,
     import_library,
     parse_buffers,
@@ -50,10 +55,10 @@ from aivailable.worker.llama_parameters import (
     Parameters,
     context_parameters,
     default_threads,
-    late_output_bytes,
     model_parameters,
     parameters,
 )
+from aivailable.worker.vision import refuse_images
 
 PIECE_BUFFER_BYTES: Final = 256
 PROGRESS_STEP: Final = 0.05
@@ -74,6 +79,7 @@ class LlamaEngine:
         header = checked_header(load)
         on_gpu = any(device.backend not in ("cpu", "sim") for device in load.devices)
         chosen = parameters(header.facts, load.context, load.slots, load.options, on_gpu=on_gpu)
+        adapters = adapters_of(load.path, header.facts, load.options)
         self._library, self.version = import_library()
         self.context, self.slots = load.context, load.slots
         self.sequences, self.warm_tokens = chosen.sequences, chosen.warm
@@ -89,12 +95,14 @@ class LlamaEngine:
         claimed = claim_devices(self._library, load.devices)
         # Nothing is allocated before it is known to fit: a KV cache over the claim would push out
         # the desktop's, or on the CPU somebody's, memory before the load fails.
-        predicted = dry_run(self._library, self._log, header, chosen, claimed)
+        predicted = dry_run(self._library, self._log, header, chosen, claimed, adapters)
         claimed.refuse_larger(predicted.total_bytes, "weights, KV cache and compute buffers")
         self._model = self._load_model(load, chosen, claimed, progress)
+        handles = load_adapters(self._library, self._model, adapters, self._log)
         self._context = self._make_context(chosen)
+        apply_adapters(self._library, self._context, adapters, handles)
         buffers = parse_buffers(self._log.lines)
-        buffers.add_compute(MAIN_MEMORY, late_output_bytes(header.facts, chosen))
+        add_late_compute(buffers, header.facts, chosen, claimed, adapters)
         if on_gpu:
             offloaded = parse_offloaded(self._log.lines)
             claimed.refuse_cpu(
@@ -113,7 +121,7 @@ class LlamaEngine:
             self._library, self._context, self._model, header.facts.sliding_window, identity
         )
         self.trim, self.fork, self.reach = self.cache.trim, self.cache.fork, self.cache.reach
-        self.notes = _notes(chosen, cores, self._log)
+        self.notes = _notes(chosen, cores, self._log, adapters)
         self._vocab = self._library.llama_model_get_vocab(self._model)
         self.vocabulary: int = self._library.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
@@ -128,6 +136,7 @@ class LlamaEngine:
     def prepare(self, request: Generate) -> Prepared:
         """Render and tokenize. Raises RequestError."""
         if request.messages is not None:
+            refuse_images(request.messages)
             return self._conversations().prepare(
                 request, tokenize=self._prompt_ids, control_token=self._marker_token
             )
@@ -325,7 +334,9 @@ def checked_header(load: Load) -> Header:
         raise LoadRefused("bad_file", str(error)) from error
 
 
-def _notes(chosen: Parameters, cores: Cores, log: Log) -> tuple[str, ...]:
+def _notes(
+    chosen: Parameters, cores: Cores, log: Log, adapters: tuple[Adapter, ...]
+) -> tuple[str, ...]:
     """What this load runs with, for the operator."""
     numa = f"numa={chosen.numa}" + (f" of {cores.nodes} nodes" if cores.nodes > 1 else "")
     return (
@@ -336,4 +347,5 @@ def _notes(chosen: Parameters, cores: Cores, log: Log) -> tuple[str, ...]:
         f"chunk={chosen.chunk}",
         f"warm_tokens={chosen.warm} in {chosen.sequences - chosen.slots} more sequences",
         numa,
+        *(f"lora={os.path.basename(item.path)}:{item.scale:g}" for item in adapters),
     )

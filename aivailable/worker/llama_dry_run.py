@@ -10,11 +10,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from aivailable.gguf.facts import ModelFacts
 from aivailable.gguf.header import Header
 from aivailable.gguf.memory import Need
 from aivailable.worker.engine import LoadRefused
+from aivailable.worker.llama_adapters import (
+    Adapter,
+    adapter_compute_bytes,
+    adapter_weights_bytes,
+)
 from aivailable.worker.llama_claims import Claimed
-from aivailable.worker.llama_library import MAIN_MEMORY, Log, parse_buffers, parse_kv_bytes
+from aivailable.worker.llama_library import (
+    MAIN_MEMORY,
+    Buffers,
+    Log,
+    parse_buffers,
+    parse_kv_bytes,
+)
 from aivailable.worker.llama_parameters import (
     Parameters,
     context_parameters,
@@ -26,7 +38,27 @@ LOAD_MODE_NONE = 0
 """llama.h `LLAMA_LOAD_MODE_NONE`: no_alloc and memory mapping exclude each other."""
 
 
-def dry_run(library: Any, log: Log, header: Header, chosen: Parameters, claimed: Claimed) -> Need:
+def add_late_compute(
+    buffers: Buffers,
+    facts: ModelFacts,
+    chosen: Parameters,
+    claimed: Claimed,
+    adapters: tuple[Adapter, ...],
+) -> None:
+    """Count what llama.cpp allocates in its first decode only."""
+    buffers.add_compute(MAIN_MEMORY, late_output_bytes(facts, chosen))
+    device = claimed.gpus[0].name if claimed.gpus else MAIN_MEMORY
+    buffers.add_compute(device, adapter_compute_bytes(adapters, facts, chosen))
+
+
+def dry_run(
+    library: Any,
+    log: Log,
+    header: Header,
+    chosen: Parameters,
+    claimed: Claimed,
+    adapters: tuple[Adapter, ...] = (),
+) -> Need:
     """Bytes on the claimed devices together (main memory for cpu and sim).
 
     Raises LoadRefused when llama.cpp refuses the file or the context.
@@ -46,11 +78,11 @@ def dry_run(library: Any, log: Log, header: Header, chosen: Parameters, claimed:
     finally:
         library.llama_model_free(model)
     buffers = parse_buffers(log.lines)
-    buffers.add_compute(MAIN_MEMORY, late_output_bytes(header.facts, chosen))
+    add_late_compute(buffers, header.facts, chosen, claimed, adapters)
     compute = buffers.compute
     host_bytes = header.embedding_bytes if chosen.on_gpu and not header.tied else 0
     return Need(
-        weights_bytes=header.facts.weights_bytes - host_bytes,
+        weights_bytes=header.facts.weights_bytes - host_bytes + adapter_weights_bytes(adapters),
         kv_bytes=parse_kv_bytes(log.lines),
         compute_bytes=sum(size for memory, size in compute.items() if claimed.has(memory)),
     )

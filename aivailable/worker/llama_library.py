@@ -26,7 +26,9 @@ CONTINUED: Final = 5
 GPU_KINDS: Final = frozenset({1, 2})
 """ggml-backend.h `enum ggml_backend_dev_type`: GPU and IGPU."""
 BACKEND_PREFIXES: Final = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan"}
-_BUFFER: Final = re.compile(r"(\S+) (model|KV|RS|compute|output) buffer size *= *([0-9.]+) MiB")
+_BUFFER: Final = re.compile(
+    r"(\S+) (model|LoRA|KV|RS|compute|output) buffer size *= *([0-9.]+) MiB"
+)
 _KV_SIZE: Final = re.compile(r"size *= *([0-9.]+) MiB \( *\d+ cells")
 _OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _FLASH: Final = re.compile(r"Flash Attention was auto, set to (enabled|disabled)")
@@ -98,7 +100,7 @@ def parse_buffers(lines: Iterable[str]) -> Buffers:
         if found is None:
             continue
         memory, kind, mib = found[1], found[2], float(found[3])
-        parts = {"model": buffers.model, "KV": buffers.kv, "RS": buffers.kv}
+        parts = {"model": buffers.model, "LoRA": buffers.model, "KV": buffers.kv, "RS": buffers.kv}
         part = parts.get(kind, buffers.compute)
         part[memory] = part.get(memory, 0) + math.ceil(mib * MIB)
     return buffers

@@ -23,6 +23,7 @@ from aivailable.gguf.header import read_header
 from aivailable.gguf.memory import Need
 from aivailable.wire.worker import DeviceClaim
 from aivailable.worker.engine import LoadRefused
+from aivailable.worker.llama_adapters import adapters_of
 from aivailable.worker.llama_claims import claim_devices
 from aivailable.worker.llama_dry_run import dry_run
 from aivailable.worker.llama_library import Log, import_library
@@ -45,11 +46,12 @@ def measure(
     header = read_header(path)
     on_gpu = backend not in CPU_BACKENDS
     chosen = parameters(header.facts, context, slots, options, on_gpu=on_gpu)
+    adapters = adapters_of(path, header.facts, options)
     library, _ = import_library()
     log = Log(library)
     library.llama_backend_init()
     claims = [DeviceClaim(str(index), backend, index, UNLIMITED_BYTES) for index in indices]
-    return dry_run(library, log, header, chosen, claim_devices(library, claims))
+    return dry_run(library, log, header, chosen, claim_devices(library, claims), adapters)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,113 @@
+"""LoRA adapters of a deployment: the option `lora=PATH[:SCALE][,…]`, loaded and applied.
+
+Owns: the option's form, the check of the files, every llama_adapter_* call. Used by engine_llama
+and, for the bytes, by oracle. Adapters act on every request of the deployment alike.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aivailable.errors import GgufError
+from aivailable.gguf.companions import read_adapter
+from aivailable.gguf.facts import ModelFacts
+from aivailable.worker.engine import LoadRefused
+from aivailable.worker.llama_library import Log
+from aivailable.worker.llama_parameters import Parameters
+
+ADAPTERS_MAX: Final = 16
+SCALE_MAX: Final = 100.0
+VALUE_BYTES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One file and how strongly it acts; scale 1 = as trained, 0 = not at all."""
+
+    path: str
+    scale: float
+    weights_bytes: int
+
+
+def companion_path(model_path: str, given: str) -> str:
+    """Relative paths are beside the model's file."""
+    path = os.path.expanduser(given)
+    return os.path.join(os.path.dirname(os.path.abspath(model_path)), path)
+
+
+def adapters_of(
+    model_path: str, facts: ModelFacts, options: Mapping[str, str]
+) -> tuple[Adapter, ...]:
+    """Read the option and check every file. Raises LoadRefused."""
+    text = options.get("lora", "")
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if len(items) > ADAPTERS_MAX:
+        raise LoadRefused("unsupported", f"engine option lora: more than {ADAPTERS_MAX} adapters")
+    return tuple(_adapter(model_path, facts, item) for item in items)
+
+
+def _adapter(model_path: str, facts: ModelFacts, item: str) -> Adapter:
+    path, _, number = item.rpartition(":")
+    scale = 1.0
+    try:
+        scale = float(number) if path else 1.0
+    except ValueError:
+        path = ""  # The colon belongs to the path.
+    if not math.isfinite(scale) or abs(scale) > SCALE_MAX:
+        raise LoadRefused(
+            "unsupported", f"engine option lora: scale {number[:20]} is not within {SCALE_MAX:g}"
+        )
+    try:
+        found = read_adapter(companion_path(model_path, path or item), facts.architecture)
+    except GgufError as error:
+        raise LoadRefused("bad_file", f"engine option lora: {error}") from error
+    return Adapter(found.path, scale, found.weights_bytes)
+
+
+def adapter_weights_bytes(adapters: tuple[Adapter, ...]) -> int:
+    """On the device, beside the model's own."""
+    return sum(adapter.weights_bytes for adapter in adapters)
+
+
+def adapter_compute_bytes(
+    adapters: tuple[Adapter, ...], facts: ModelFacts, chosen: Parameters
+) -> int:
+    """Most that the graph grows by: a matrix's output for a ubatch once more. llama.cpp reserves
+    it at the first decode, after its log has told the sizes."""
+    if not adapters:
+        return 0
+    return chosen.ubatch * max(facts.feed_forward, facts.embedding) * VALUE_BYTES
+
+
+def load_adapters(
+    library: Any, model: Any, adapters: tuple[Adapter, ...], log: Log
+) -> tuple[Any, ...]:
+    """Into the model's memory, before the context is made, which counts them. Raises LoadRefused
+    for one that does not fit the model's tensors."""
+    handles = []
+    for adapter in adapters:
+        handle = library.llama_adapter_lora_init(model, adapter.path.encode())
+        if not handle:
+            code = "out_of_memory" if log.says_no_memory() else "bad_file"
+            raise LoadRefused(
+                code, f"llama.cpp cannot use the adapter {adapter.path}: {log.tail(3)}"
+            )
+        handles.append(handle)
+    return tuple(handles)
+
+
+def apply_adapters(
+    library: Any, context: Any, adapters: tuple[Adapter, ...], handles: tuple[Any, ...]
+) -> None:
+    """Let every decode of the context go through them. Raises LoadRefused."""
+    if not handles:
+        return
+    natives = (library.llama_adapter_lora_p_ctypes * len(handles))(*handles)
+    scales = (ctypes.c_float * len(handles))(*(adapter.scale for adapter in adapters))
+    if library.llama_set_adapters_lora(context, natives, len(handles), scales) != 0:
+        raise LoadRefused("unsupported", "llama.cpp does not apply these adapters together")
