@@ -1,14 +1,16 @@
-"""`aivailable deploy|undeploy|models`: what shall run, and watching it come up."""
+"""`aivailable deploy|undeploy|fit|models`: what shall run, whether it fits, watching it come up."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aivailable.cli import render, target
+from aivailable.cli import render, render_plan, target
 from aivailable.cli.progress import LoadProgress
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 from aivailable.core.status import ClusterStatus
@@ -22,6 +24,15 @@ REPLICAS_MAX = 64
 UNPLACEABLE_PATIENCE_S = 5.0
 """An unplaceable deployment may only be waiting for the planner's next look."""
 WAIT_DEFAULT_S = 1800
+
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="An option of the engine, like kv_type=q8_0. Repeatable.",
+    ),
+]
 
 
 def deploy(
@@ -37,6 +48,11 @@ def deploy(
         int | None, typer.Option(min=1, help="Requests one replica decodes at a time.")
     ] = None,
     pin: Annotated[bool, typer.Option("--pin", help="Never evict it for another.")] = False,
+    option: Options = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the plan that would result, and change nothing."),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch until it is ready.")] = True,
     engine: Annotated[str, typer.Option(hidden=True)] = "llama",
     url: UrlOption = None,
@@ -53,7 +69,18 @@ def deploy(
         "replicas_max": high,
         "pin": pin,
         "engine": engine,
+        **parse_options(option),
     }
+    where = target.find(url, api_key, home)
+    if dry_run:
+        plan = target.run(
+            where, lambda client: client.preview(absolute(model), **wanted), f"planning {model}"
+        )
+        for part in render_plan.plan_page(plan):
+            render.show(part)
+        if plan.refusal:
+            raise AivailableError(f"{plan.deployment} would be refused: {plan.refusal}")
+        return
 
     async def work(client: Client) -> str:
         with render.waiting(f"deploying {model}"):
@@ -63,11 +90,42 @@ def deploy(
             await wait_ready(client, deployed)
         return made.name
 
-    deployed = target.run(target.find(url, api_key, home), work)
+    deployed = target.run(where, work)
     if wait:
         render.say(f"{deployed} is ready: aivailable chat {deployed} Hello")
     else:
         render.say(f"{deployed} is deployed; `aivailable status` shows when it is ready")
+
+
+def fit(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|PATH", help="A model's name or digest, or a GGUF file.")
+    ],
+    ctx: Annotated[int | None, typer.Option(min=1, help="Tokens of context per slot.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Requests one replica decodes at a time.")
+    ] = None,
+    option: Options = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
+    engine: Annotated[str, typer.Option(hidden=True)] = "llama",
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Say on which devices a model fits now, and what would make it fit. Changes nothing."""
+    asked = {"context": ctx, "slots": slots, "engine": engine, **parse_options(option)}
+    found = target.run(
+        target.find(url, api_key, home),
+        lambda client: client.fit(absolute(model), **asked),
+        f"measuring {model}",
+    )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=2, sort_keys=True))
+    else:
+        for part in render_plan.fit_page(found):
+            render.show(part)
+    if not found.node_name:
+        raise AivailableError(f"{found.model} fits nowhere now")
 
 
 def undeploy(
@@ -109,6 +167,19 @@ def parse_replicas(text: str) -> tuple[int, int]:
             f"{text!r}: needs 0 ≤ MIN ≤ MAX ≤ {REPLICAS_MAX} and MAX ≥ 1", param_hint="replicas"
         )
     return bounds
+
+
+def parse_options(given: list[str] | None) -> dict[str, Any]:
+    """`options` of `name=value` texts; nothing when there are none. Raises typer.BadParameter."""
+    options: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals or name in options:
+            raise typer.BadParameter(
+                f"{text!r}: write NAME=VALUE, each name once", param_hint="--option"
+            )
+        options[name] = value
+    return {"options": options} if options else {}
 
 
 def absolute(model: str) -> str:

@@ -77,7 +77,8 @@ def state_text(state: str) -> Text:
     return Text(f"{wording.symbol(state)} {state}", style=_STYLES[wording.tone(state)])
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+def empty_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table without lines; `right` are columns of numbers."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -140,7 +141,7 @@ def waiting_lines(status: ClusterStatus) -> Iterator[Text]:
 
 def nodes_table(status: ClusterStatus) -> Table:
     """Nodes with their devices, one line each."""
-    table = _table(
+    table = empty_table(
         "NODE", "STATE", "ROLE", "DEVICE", "CLAIMED", "FREE", "TOTAL",
         right=("CLAIMED", "FREE", "TOTAL"),
     )  # fmt: skip
@@ -167,7 +168,7 @@ def nodes_table(status: ClusterStatus) -> Table:
 
 def _deployments_table(status: ClusterStatus) -> Table:
     """Deployments, each followed by its replicas and, when not ready, the explanation."""
-    table = _table("DEPLOYMENT", "STATE", "REPLICAS", "CONTEXT", "SLOTS", "WHERE")
+    table = empty_table("DEPLOYMENT", "STATE", "REPLICAS", "CONTEXT", "SLOTS", "WHERE")
     for deployment in status.deployments:
         table.add_row(
             Text(deployment.name, style="bold"),
@@ -196,7 +197,7 @@ def _deployments_table(status: ClusterStatus) -> Table:
 
 
 def members_table(status: ClusterStatus) -> Table:
-    table = _table("NODE", "ID", "STATE", "ROLE", "HEARD", "ADDRESS", "VERSION", "LEVEL")
+    table = empty_table("NODE", "ID", "STATE", "ROLE", "HEARD", "ADDRESS", "VERSION", "LEVEL")
     for node in status.nodes:
         address = f"{node.addresses[0]}:{node.api_port}" if node.addresses else ""
         table.add_row(
@@ -213,7 +214,7 @@ def members_table(status: ClusterStatus) -> Table:
 
 
 def models_table(models: Sequence[ModelStatus], status: ClusterStatus) -> Table:
-    table = _table("MODEL", "KIND", "SIZE", "CONTEXT", "HELD BY", "DIGEST", right=("SIZE",))
+    table = empty_table("MODEL", "KIND", "SIZE", "CONTEXT", "HELD BY", "DIGEST", right=("SIZE",))
     for model in models:
         holders = ", ".join(wording.name_of(status, node) for node in model.holders)
         table.add_row(
@@ -228,7 +229,7 @@ def models_table(models: Sequence[ModelStatus], status: ClusterStatus) -> Table:
 
 
 def keys_table(keys: Sequence[KeyInfo]) -> Table:
-    table = _table("ID", "SCOPE", "LABEL", "CREATED", "STATE")
+    table = empty_table("ID", "SCOPE", "LABEL", "CREATED", "STATE")
     for key in keys:
         state = Text("✕ revoked", style="red") if key.revoked else Text("● valid", style="green")
         table.add_row(key.key_id, key.scope, key.label, _date(key.created_at_ms), state)

@@ -34,7 +34,7 @@ from aivailable.client.answers import (
     sse_data,
 )
 from aivailable.core.records import Deployment
-from aivailable.core.status import ClusterStatus, DrainStatus, EventStatus
+from aivailable.core.status import ClusterStatus, DrainStatus, EventStatus, FitStatus, PlanStatus
 
 __all__ = [
     "ChatDelta",
@@ -157,11 +157,20 @@ class Client:
     async def deploy(self, model: str, **fields: Any) -> Deployment:
         """`fields` are those of peer.service.DeployRequest (name, context, slots, replicas_min,
         replicas_max, copies, pin, …); None and absent mean the default."""
-        body = {"model": model, **{key: one for key, one in fields.items() if one is not None}}
         answer = await self._change(
-            "POST", "/cluster/v1/deployments", body, timeout_s=DEPLOY_TIMEOUT_S
+            "POST", "/cluster/v1/deployments", _wish(model, fields), timeout_s=DEPLOY_TIMEOUT_S
         )
         return decoded(Deployment, answer)
+
+    async def preview(self, model: str, **fields: Any) -> PlanStatus:
+        """What `deploy` with the same arguments would come to; changes nothing."""
+        path = "/cluster/v1/deployments?dry_run=1"
+        return decoded(PlanStatus, await self._change("POST", path, _wish(model, fields)))
+
+    async def fit(self, model: str, **fields: Any) -> FitStatus:
+        """Where one more replica fits now. `fields`: context, slots, options, engine, priority."""
+        answer = await self._change("POST", "/cluster/v1/fit", _wish(model, fields))
+        return decoded(FitStatus, answer)
 
     async def undeploy(self, name: str) -> None:
         await self._change("DELETE", f"/cluster/v1/deployments/{quote(name, safe='')}")
@@ -351,6 +360,10 @@ class ChatStream:
             # Closing the connection, not just forgetting it, is what cancels the request.
             response.close()
         raise ClientError("the answer broke off", code="connection_lost")
+
+
+def _wish(model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"model": model, **{key: one for key, one in fields.items() if one is not None}}
 
 
 def _url(scheme: str, address: str, port: int) -> str:

@@ -7,7 +7,7 @@ as told, until nothing is left to do. Decides nothing of its own. Called by `pee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aivailable.core.commands import Body, Command, ReportReplica, SetDraining
@@ -33,16 +33,16 @@ class Forecast:
     """`after` is the state once all is done; `liveness` what would be heard then."""
 
     outcome: Outcome
-    """What `apply` says to the wish; refused: `after` is the state as it is."""
+    """What `apply` says to the wishes: the first refusal ends it, with nothing planned."""
     after: State
     liveness: Liveness
     notes: Mapping[str, str]
     """By deployment: why it would not have the replicas that it should."""
 
 
-def forecast(state: State, liveness: Liveness, wish: Body, now_ms: int) -> Forecast:
-    """The end of what committing `wish` would begin, if every load succeeds."""
-    return _Projection(state, liveness, now_ms).run(wish)
+def forecast(state: State, liveness: Liveness, now_ms: int, *wishes: Body) -> Forecast:
+    """The end of what committing the wishes would begin, if every load succeeds."""
+    return _Projection(state, liveness, now_ms).run(wishes)
 
 
 def steps(before: State, end: Forecast) -> tuple[PlanStep, ...]:
@@ -82,7 +82,7 @@ def usable(state: State, liveness: Liveness, node: NodeId) -> bool:
 def stranded(state: State, liveness: Liveness, node: NodeId, now_ms: int) -> tuple[str, ...]:
     """Deployments that run on the node and would have no other place if it were drained: they go
     dark when it is switched off. Sorted."""
-    end = forecast(state, liveness, SetDraining(node, True), now_ms)
+    end = forecast(state, liveness, now_ms, SetDraining(node, True))
     found = []
     for name in sorted({replica.deployment for replica in state.replicas_on(node)}):
         deployment = end.after.deployments.get(name)
@@ -104,8 +104,11 @@ class _Projection:
         self._now_ms = now_ms
         self._seq = SEQ_BASE
 
-    def run(self, wish: Body) -> Forecast:
-        outcome = self._apply(wish, self._liveness.here)
+    def run(self, wishes: Sequence[Body]) -> Forecast:
+        outcome = Outcome(accepted=True)
+        for wish in wishes:
+            if outcome.accepted:
+                outcome = self._apply(wish, self._liveness.here)
         if outcome.accepted:
             for _ in range(ROUNDS_MAX):
                 bodies = plan(self._state, self._liveness, self._now_ms)
@@ -172,13 +175,14 @@ def _step(state: State, action: str, replica: Replica, reason: str) -> PlanStep:
         replica.replica,
         replica.node,
         member.name if member is not None else replica.node[:8],
-        tuple(_device_name(state, replica.node, claim.device_id) for claim in replica.claims),
+        tuple(device_name(state, replica.node, claim.device_id) for claim in replica.claims),
         sum(claim.claim_bytes for claim in replica.claims),
         reason,
     )
 
 
-def _device_name(state: State, node: NodeId, device_id: str) -> str:
+def device_name(state: State, node: NodeId, device_id: str) -> str:
+    """The device as people know it, and which of several."""
     device = state.device(node, device_id)
     return f"{device.name} {device_id}" if device is not None else device_id
 

@@ -156,6 +156,64 @@ class PlanStep:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanStatus:
+    """What a deployment would come to; nothing was changed for it."""
+
+    deployment: str
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    predicted_by: str
+    """oracle (the engine's dry run: exact) | formula | option"""
+    refusal: str = ""
+    """Why it would be refused; "" = it would be taken."""
+    steps: tuple[PlanStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFit:
+    """One device and one more replica of a model."""
+
+    node: NodeId
+    node_name: str
+    device_id: str
+    device_name: str = ""
+    backend: str = ""
+    total_bytes: int = 0
+    claimed_bytes: int = 0
+    used_by_others_bytes: int = 0
+    margin_bytes: int = 0
+    free_bytes: int = 0
+    """For a new claim; 0 when the node is out of the question."""
+    fits: bool = False
+    missing_bytes: int = 0
+    obstacle: str = ""
+    """Why the whole node is out of the question."""
+    context_max: int = 0
+    """The most tokens per slot that fit here with the same slots; 0 = unknown or none."""
+    advice: tuple[str, ...] = ()
+    """Each alone would make it fit here."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitStatus:
+    """Whether and where a model fits now; nothing was changed for it."""
+
+    model: str
+    context: int
+    slots: int
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    predicted_by: str
+    """oracle (the engine's dry run: exact) | formula | option"""
+    node_name: str = ""
+    """Where the planner would put it; "" = nowhere."""
+    devices_chosen: tuple[str, ...] = ()
+    devices: tuple[DeviceFit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """`phase`: seeking (looks for a cluster) | waiting (found one, not admitted) | member |
     removed. `advice` says what to do when something needs a person."""

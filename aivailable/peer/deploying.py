@@ -1,20 +1,26 @@
 """From a user's words to a committed deployment: register the file, predict memory, check, commit.
 
-Refuses early and with numbers; what it commits is checked again by `apply` and by the agent.
+Refuses early and with numbers; what it commits is checked again by `apply` and by the agent. Also
+answers what a deployment would come to (`preview`) and where a model fits (`fit`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aivailable.core.commands import PutDeployment, RegisterModel
+from aivailable.core.commands import Body, PutDeployment, RegisterModel
+from aivailable.core.fitting import chosen, device_fits
+from aivailable.core.forecast import device_name, forecast, steps
 from aivailable.core.ids import NodeId, valid_deployment_name
 from aivailable.core.liveness import Liveness
 from aivailable.core.placement import Refused, explain, place
 from aivailable.core.records import Deployment, Model
 from aivailable.core.state import State
+from aivailable.core.status import FitStatus, PlanStatus
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
 from aivailable.gguf.memory import need
@@ -29,8 +35,17 @@ FAKE_NEED_BYTES = 64 * 1024 * 1024
 DEPLOY_DEADLINE_S = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Thought:
+    """A model that is only asked about: of the catalogue, or a file that is not in it (`path`),
+    whose digest is a stand-in, since a question does not hash gigabytes."""
+
+    model: Model
+    path: Path | None = None
+
+
 class Deploying:
-    """Serves `Service.deploy` for one session."""
+    """Serves `Service.deploy`, `preview` and `fit` for one session."""
 
     def __init__(
         self,
@@ -48,21 +63,18 @@ class Deploying:
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
         """Raises RequestError, ProposalError, GgufError, OSError."""
-        if request.name is not None and not valid_deployment_name(request.name):
-            raise RequestError(
-                400, "invalid_name", f"{request.name!r}: letters, digits and . _ : / @ - only"
-            )
+        _check_name(request)
         if request.engine == FAKE_ENGINE:
             wanted = self._fake(request)
         else:
-            wanted = await self._real(request, actor)
+            wanted = await self._real(request, _Thought(await self._model(request, actor)))
         current = self._state().deployments.get(wanted.name)
         if current is not None:
             if _same_wish(wanted, current):
                 return current
             if not request.replace:
                 raise RequestError(409, "exists", f"{wanted.name} is deployed already")
-        self._check_fits(wanted, current)
+        self._check_fits(self._state(), wanted, current)
         await self._proposer.propose(
             PutDeployment(wanted, 0 if current is None else current.generation),
             actor=actor,
@@ -71,8 +83,105 @@ class Deploying:
         )
         return self._state().deployments.get(wanted.name, wanted)
 
-    async def _real(self, request: DeployRequest, actor: str) -> Deployment:
-        model = await self._model(request, actor)
+    async def preview(self, request: DeployRequest) -> PlanStatus:
+        """The whole plan as it would become. Raises as `deploy`, but for ProposalError."""
+        _check_name(request)
+        wanted, thought = await self._thought_of(request)
+        before = self._state()
+        current = before.deployments.get(wanted.name)
+        refusal, wishes = "", self._registering(thought)
+        if current is None or not _same_wish(wanted, current):
+            wishes.append(PutDeployment(wanted, 0 if current is None else current.generation))
+            if current is not None and not request.replace:
+                refusal = f"{wanted.name} is deployed already"
+        end = forecast(before, self._liveness(), self._now_ms(), *wishes)
+        refusal = refusal or end.outcome.message
+        if not refusal:
+            try:
+                self._check_fits(self._imagined(thought), wanted, current)
+            except RequestError as error:
+                refusal = str(error)
+        return PlanStatus(
+            deployment=wanted.name,
+            weights_bytes=wanted.weights_bytes,
+            kv_bytes=wanted.kv_bytes,
+            compute_bytes=wanted.compute_bytes,
+            predicted_by=wanted.predicted_by,
+            refusal=refusal,
+            steps=steps(before, end),
+        )
+
+    async def fit(self, request: DeployRequest) -> FitStatus:
+        """Whether one more replica fits now, on each device. Raises as `preview`."""
+        wanted, thought = await self._thought_of(request)
+        state, liveness = self._imagined(thought), self._liveness()
+        placed = chosen(state, liveness, wanted)
+        devices: tuple[str, ...] = ()
+        if placed is not None:
+            devices = tuple(device_name(state, placed.node, c.device_id) for c in placed.claims)
+        return FitStatus(
+            model=thought.model.name if thought is not None else request.model,
+            context=wanted.context,
+            slots=wanted.slots,
+            weights_bytes=wanted.weights_bytes,
+            kv_bytes=wanted.kv_bytes,
+            compute_bytes=wanted.compute_bytes,
+            predicted_by=wanted.predicted_by,
+            node_name=state.members[placed.node].name if placed is not None else "",
+            devices_chosen=devices,
+            devices=device_fits(
+                state, liveness, wanted, thought.model.facts if thought is not None else None
+            ),
+        )
+
+    async def _thought_of(self, request: DeployRequest) -> tuple[Deployment, _Thought | None]:
+        """What would be deployed, with nothing registered for it. No model: the fake engine's."""
+        if request.engine == FAKE_ENGINE:
+            return self._fake(request), None
+        thought = self._thought(request.model)
+        return await self._real(request, thought), thought
+
+    def _thought(self, name: str) -> _Thought:
+        known = self._state().find_model(name)
+        if known is not None:
+            return _Thought(known)
+        path = _as_path(name)
+        if path is None:
+            raise self._unknown(name)
+        try:
+            facts = read_header(path).facts
+        except GgufError as error:
+            raise RequestError(400, "bad_model_file", str(error)) from error
+        size_bytes = path.stat().st_size
+        for file in self._ports.model_store.held().values():
+            model = self._state().models.get(file.digest)
+            if model is not None and file.size_bytes == size_bytes and _same_file(file.path, path):
+                return _Thought(model)
+        digest = hashlib.sha256(f"not hashed: {path}".encode()).hexdigest()
+        return _Thought(Model(digest, _catalogue_name(path), size_bytes, str(path), facts), path)
+
+    def _imagined(self, thought: _Thought | None) -> State:
+        """The state, with the file that is asked about in the catalogue."""
+        state = self._state()
+        if thought is None or thought.path is None:
+            return state
+        model = thought.model
+        return replace(
+            state,
+            models={**state.models, model.digest: model},
+            copies={**state.copies, model.digest: (self._node,)},
+        )
+
+    def _registering(self, thought: _Thought | None) -> list[Body]:
+        if thought is None or thought.path is None:
+            return []
+        return [RegisterModel(thought.model, self._node)]
+
+    def _now_ms(self) -> int:
+        return self._ports.clock.wall_ms()
+
+    async def _real(self, request: DeployRequest, thought: _Thought) -> Deployment:
+        model = thought.model
         trained = model.facts.context_train
         context = request.context or min(CONTEXT_DEFAULT_TOKENS, trained or CONTEXT_DEFAULT_TOKENS)
         if trained and context > trained:
@@ -82,7 +191,7 @@ class Deploying:
                 f"{model.name} was trained for {trained} tokens; --ctx {context} cannot work",
             )
         slots = request.slots or SLOTS_DEFAULT
-        predicted = await self._predict(model, context, slots, request.options)
+        predicted = await self._predict(thought, context, slots, request.options)
         return self._shape(
             request,
             name=request.name or model.name,
@@ -94,15 +203,16 @@ class Deploying:
         )
 
     async def _predict(
-        self, model: Model, context: int, slots: int, options: Mapping[str, str]
+        self, thought: _Thought, context: int, slots: int, options: Mapping[str, str]
     ) -> Prediction:
         """By the file when it is here, else by the catalogue's facts and the formula."""
-        file = self._ports.model_store.held().get(model.digest)
+        file = self._ports.model_store.held().get(thought.model.digest)
+        path = file.path if file is not None else thought.path
         try:
-            if file is not None:
-                wanted = PredictRequest(file.path, context, slots, dict(options))
+            if path is not None:
+                wanted = PredictRequest(path, context, slots, dict(options))
                 return await self._ports.predict(wanted)
-            size = need(model.facts, context, slots, options.get("kv_type", "f16"))
+            size = need(thought.model.facts, context, slots, options.get("kv_type", "f16"))
         except ValueError as error:
             raise RequestError(400, "invalid_options", str(error)) from error
         except GgufError as error:
@@ -168,14 +278,17 @@ class Deploying:
             return known
         path = _as_path(request.model)
         if path is None:
-            names = ", ".join(sorted(entry.name for entry in self._state().models.values()))
-            raise RequestError(
-                404,
-                "unknown_model",
-                f"no model {request.model!r} in the catalogue ({names or 'empty'}), and it is no"
-                " path of a .gguf file",
-            )
+            raise self._unknown(request.model)
         return await self._register(path, request, actor)
+
+    def _unknown(self, model: str) -> RequestError:
+        names = ", ".join(sorted(entry.name for entry in self._state().models.values()))
+        return RequestError(
+            404,
+            "unknown_model",
+            f"no model {model!r} in the catalogue ({names or 'empty'}), and it is no"
+            " path of a .gguf file",
+        )
 
     async def _register(self, path: Path, request: DeployRequest, actor: str) -> Model:
         try:
@@ -201,11 +314,10 @@ class Deploying:
         )
         return model
 
-    def _check_fits(self, wanted: Deployment, current: Deployment | None) -> None:
+    def _check_fits(self, state: State, wanted: Deployment, current: Deployment | None) -> None:
         """Refuse what fits nowhere now; a change may use the room of what it replaces."""
         if wanted.replicas_min == 0:
             return
-        state = self._state()
         if current is not None:
             kept = {k: r for k, r in state.replicas.items() if r.deployment != wanted.name}
             state = replace(state, replicas=kept)
@@ -214,6 +326,20 @@ class Deploying:
             raise RequestError(
                 422, "does_not_fit", f"{wanted.name} fits on no device: {explain(answer)}"
             )
+
+
+def _check_name(request: DeployRequest) -> None:
+    if request.name is not None and not valid_deployment_name(request.name):
+        raise RequestError(
+            400, "invalid_name", f"{request.name!r}: letters, digits and . _ : / @ - only"
+        )
+
+
+def _same_file(held: Path, path: Path) -> bool:
+    """A held file that has gone meanwhile is another one."""
+    with contextlib.suppress(OSError):
+        return held.samefile(path)
+    return False
 
 
 def _same_wish(wanted: Deployment, current: Deployment) -> bool:

@@ -18,7 +18,7 @@ from aivailable.core.merging import Recovered
 from aivailable.core.planner import explanations
 from aivailable.core.records import ApiKey, Deployment, Event, Model, Scope
 from aivailable.core.state import State
-from aivailable.core.status import ClusterStatus, DrainStatus
+from aivailable.core.status import ClusterStatus, DrainStatus, FitStatus, PlanStatus
 from aivailable.core.view import status_of
 from aivailable.errors import (
     AivailableError,
@@ -273,11 +273,19 @@ class Peer:
         await self._member().proposer.propose(body, actor=actor, reason=reason)
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
+        return await self._deploying().deploy(request, actor=actor)
+
+    async def preview(self, request: DeployRequest) -> PlanStatus:
+        return await self._deploying().preview(request)
+
+    async def fit(self, request: DeployRequest) -> FitStatus:
+        return await self._deploying().fit(request)
+
+    def _deploying(self) -> Deploying:
         session = self._member()
-        deploying = Deploying(
+        return Deploying(
             self.node, self._ports, session.proposer, lambda: session.state, session.liveness
         )
-        return await deploying.deploy(request, actor=actor)
 
     def generate(
         self, request: Generate, key: ApiKey | None, routing: Routing

@@ -13,7 +13,7 @@ from aivailable.core.commands import Body
 from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.merging import Recovered
 from aivailable.core.records import ApiKey, Deployment, Event, Model
-from aivailable.core.status import ClusterStatus, DrainStatus
+from aivailable.core.status import ClusterStatus, DrainStatus, FitStatus, PlanStatus
 from aivailable.wire.generation import Generate, GenerationEvent
 
 
@@ -91,6 +91,15 @@ class Service(Protocol):
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
         """Register (for a path), predict memory, commit. Raises RequestError, ProposalError,
         GgufError, OSError."""
+        ...
+
+    async def preview(self, request: DeployRequest) -> PlanStatus:
+        """What `deploy` would come to, as a diff of the plan; changes nothing. Raises as it."""
+        ...
+
+    async def fit(self, request: DeployRequest) -> FitStatus:
+        """Where one more replica fits now, and what would make it fit; changes nothing. Raises
+        RequestError, GgufError, OSError."""
         ...
 
     def generate(

@@ -9,11 +9,12 @@ from typing import Any, Self
 
 import pytest
 from fixtures.cluster_status import lab
+from fixtures.plans import some_fit, some_plan
 
 from aivailable.cli import target
 from aivailable.client import ChatDelta, KeyInfo, Recovery
 from aivailable.core.records import Deployment
-from aivailable.core.status import ClusterStatus, DrainStatus, EventStatus
+from aivailable.core.status import ClusterStatus, DrainStatus, EventStatus, FitStatus, PlanStatus
 
 
 @dataclasses.dataclass
@@ -37,6 +38,8 @@ class FakeClient:
     answer: tuple[ChatDelta, ...] = (ChatDelta("Hel"), ChatDelta("lo"))
     opened: list[tuple[list[str], str | None]] = dataclasses.field(default_factory=list)
 
+    planned: PlanStatus = dataclasses.field(default_factory=some_plan)
+    fitting: FitStatus = dataclasses.field(default_factory=some_fit)
     drained: DrainStatus = dataclasses.field(
         default_factory=lambda: DrainStatus(
             "b" * 52, "rig2", True, True, ("qwen#1.1",), ("llama-70b",)
@@ -71,6 +74,14 @@ class FakeClient:
     async def deploy(self, model: str, **fields: Any) -> Deployment:
         self._called("deploy", model, fields)
         return Deployment(name=fields["name"] or "mistral-7b", digest="d" * 64)
+
+    async def preview(self, model: str, **fields: Any) -> PlanStatus:
+        self._called("preview", model, fields)
+        return self.planned
+
+    async def fit(self, model: str, **fields: Any) -> FitStatus:
+        self._called("fit", model, fields)
+        return self.fitting
 
     async def undeploy(self, name: str) -> None:
         self._called("undeploy", name)

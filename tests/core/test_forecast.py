@@ -36,7 +36,7 @@ def pair(left_gib: float = 8.0, right_gib: float = 8.0) -> State:
 
 
 def actions(state: State, wish: object) -> list[tuple[str, str, str]]:
-    end = forecast(state, liveness("ab"), wish, 0)  # type: ignore[arg-type]
+    end = forecast(state, liveness("ab"), 0, wish)  # type: ignore[arg-type]
     assert end.outcome.accepted, end.outcome
     return [(step.action, step.deployment, step.node) for step in steps(state, end)]
 
@@ -55,7 +55,7 @@ def test_a_new_deployment_shows_what_stays_and_what_comes() -> None:
 
 def test_what_would_not_fit_is_said_with_its_bytes() -> None:
     state = pair()
-    end = forecast(state, liveness("ab"), PutDeployment(deployment("huge", 20)), 0)
+    end = forecast(state, liveness("ab"), 0, PutDeployment(deployment("huge", 20)))
     (last,) = [step for step in steps(state, end) if step.action == "lack"]
     assert last.deployment == "huge"
     assert "needs 20.0 GiB, 8.0 GiB free" in last.reason
@@ -81,15 +81,15 @@ def test_live_bytes_follow_on_a_real_gpu() -> None:
     state = deployed(replace(cluster({"a": (gpu,)}), last_generation=1), deployment())
     state = running(state, replica("chat#1.1", "a", used_bytes={"gpu0": 4 * GIB}))
     heard = liveness("a", devices={"a": (DeviceLoad("gpu0", 2 * GIB, 2 * GIB),)})
-    fits = forecast(state, heard, PutDeployment(deployment(gib=5.5), 1), 0)
+    fits = forecast(state, heard, 0, PutDeployment(deployment(gib=5.5), 1))
     assert [r.claims[0].claim_bytes for r in fits.after.replicas.values()] == [int(5.5 * GIB)]
-    more = forecast(state, heard, PutDeployment(deployment(gib=6), 1), 0)
+    more = forecast(state, heard, 0, PutDeployment(deployment(gib=6), 1))
     assert "chat" in more.notes
 
 
 def test_a_refused_wish_changes_nothing_and_says_why() -> None:
     state = pair()
-    end = forecast(state, liveness("ab"), PutDeployment(deployment(), 0), 0)
+    end = forecast(state, liveness("ab"), 0, PutDeployment(deployment(), 0))
     assert not end.outcome.accepted
     assert end.after.deployments == state.deployments
 
@@ -124,11 +124,11 @@ def test_a_forecast_ends_sound_and_settled(
     state = cluster({node: (device(gib=room),) for node, room in zip(nodes, rooms, strict=True)})
     state = replace(state, copies={DIGEST: tuple(nodes)})
     for number, size in enumerate(sizes):
-        end = forecast(state, liveness(nodes), PutDeployment(deployment(f"m{number}", size)), 0)
+        end = forecast(state, liveness(nodes), 0, PutDeployment(deployment(f"m{number}", size)))
         state = end.after
         assert violations(state) == ()
         assert plan(state, end.liveness, 0) == ()
     wish = SetDraining(nodes[drained % len(nodes)], True)
-    end = forecast(state, liveness(nodes), wish, 0)
+    end = forecast(state, liveness(nodes), 0, wish)
     assert violations(end.after) == ()
     assert plan(end.after, end.liveness, 0) == ()

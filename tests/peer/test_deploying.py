@@ -216,3 +216,66 @@ def test_the_fake_engine_is_only_for_those_who_asked_for_it() -> None:
         assert error.code == "no_fake_engine"
 
     run(scenario())
+
+
+def test_a_preview_shows_the_plan_and_changes_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        stage = Stage(2)
+        stage.cluster.place("tiny", "n1")
+        path = tmp_path / "new.gguf"
+        path.write_bytes(gguf_bytes())
+        before = stage.cluster.state
+        plan = await stage.deploying.preview(DeployRequest(str(path), slots=2))
+        assert (plan.deployment, plan.predicted_by, plan.refusal) == ("new", "oracle", "")
+        assert [(s.action, s.deployment) for s in plan.steps] == [
+            ("place", "new"),
+            ("keep", "tiny"),
+        ]
+        assert plan.steps[0].node == "n1", "its file is here"
+        same = await stage.deploying.preview(DeployRequest("tiny", context=64, slots=2))
+        assert [(s.action, s.deployment) for s in same.steps] == [("keep", "tiny")]
+        assert stage.cluster.state == before
+        assert stage.proposer.bodies == []
+
+    run(scenario())
+
+
+def test_a_preview_says_what_would_refuse_it() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.world.prediction = Prediction(3 << 30, 1 << 30, 0, "oracle")
+        wanted = DeployRequest("tiny", name="big", context=64)
+        plan = await stage.deploying.preview(wanted)
+        with pytest.raises(RequestError) as told:
+            await stage.deploying.deploy(wanted, actor="operator:k")
+        assert plan.refusal == str(told.value)
+        assert plan.steps[-1].action == "lack"
+        again = DeployRequest("tiny", context=64, slots=1, replace=False)
+        assert "deployed already" in (await stage.deploying.preview(again)).refusal
+
+    run(scenario())
+
+
+def test_a_fit_is_measured_by_the_file_and_changes_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        before = stage.cluster.state
+        known = await stage.deploying.fit(DeployRequest("tiny", context=64, slots=2))
+        assert (known.model, known.node_name, known.predicted_by) == ("tiny", "host-n1", "oracle")
+        assert known.devices_chosen == ("Sim d0",)
+        assert [(d.fits, d.free_bytes) for d in known.devices] == [(True, 1000)]
+        path = tmp_path / "other.gguf"
+        path.write_bytes(gguf_bytes())
+        stage.world.prediction = Prediction(990, 30, 10, "oracle")
+        other = await stage.deploying.fit(DeployRequest(str(path), slots=2))
+        assert stage.world.predicted[-1].path == path
+        assert (other.node_name, other.devices[0].missing_bytes) == ("", 30)
+        with pytest.raises(RequestError, match=r"no model 'nobody'.*\(tiny\)"):
+            await stage.deploying.fit(DeployRequest("nobody"))
+        # Without the file the formula answers, and says so.
+        stage.world.store.files.clear()
+        assert (await stage.deploying.fit(DeployRequest("tiny"))).predicted_by == "formula"
+        assert stage.cluster.state == before
+        assert stage.proposer.bodies == []
+
+    run(scenario())

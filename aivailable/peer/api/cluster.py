@@ -12,18 +12,18 @@ from typing import Any
 
 from aiohttp import web
 
-from aivailable.core.commands import RemoveDeployment, RevokeKey, SetWindow
-from aivailable.core.ids import valid_deployment_name
+from aivailable.core.commands import RevokeKey, SetWindow
 from aivailable.core.records import ApiKey, Event, Scope
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import Outcome, call_of
 from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.cluster_deployments import DeploymentsApi
 from aivailable.peer.api.cluster_nodes import NodesApi
 from aivailable.peer.api.errors import ClientGone, ParameterError
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.api.sse import SseWriter
-from aivailable.peer.service import DeployRequest, Service
-from aivailable.wire.schema import from_plain, to_plain
+from aivailable.peer.service import Service
+from aivailable.wire.schema import to_plain
 
 KEEP_ALIVE_S = 5.0
 EVENT_STREAMS_MAX = 64
@@ -33,14 +33,7 @@ EVENTS_LIMIT_MAX = 10_000
 LABEL_MAX_CHARS = 64
 WINDOW_MAX_S = 24 * 3600
 RETRY_AFTER_S = 10
-CONTEXT_MAX_TOKENS = 16 * 1024 * 1024
-SLOTS_MAX = 1024
-REPLICAS_MAX = 1024
-PRIORITY_MAX = 1000
-ALIASES_MAX = 16
-OPTIONS_MAX = 32
 CLUSTER_ID_MAX_CHARS = 64
-_DEPLOY_FIELDS = frozenset(DeployRequest.__dataclass_fields__)
 
 log = logging.getLogger("aivailable.api")
 
@@ -51,6 +44,7 @@ class ClusterApi:
     def __init__(self, service: Service, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self._service = service
         self._nodes = NodesApi(service)
+        self._deployments = DeploymentsApi(service)
         self._keep_alive_s = keep_alive_s
         self._followers: dict[asyncio.Task[Any], None] = {}
 
@@ -63,8 +57,7 @@ class ClusterApi:
             web.get(f"{prefix}/members", self.members),
             web.delete(f"{prefix}/members/{{node}}", self.remove),
             web.get(f"{prefix}/deployments", self.deployments),
-            web.post(f"{prefix}/deployments", self.deploy),
-            web.delete(f"{prefix}/deployments/{{name:.+}}", self.undeploy),
+            *self._deployments.routes(),
             web.get(f"{prefix}/models", self.models),
             web.get(f"{prefix}/keys", self.keys),
             web.post(f"{prefix}/keys", self.create_key),
@@ -121,22 +114,6 @@ class ClusterApi:
     async def models(self, _: web.Request) -> web.Response:
         status = self._service.status()
         return web.json_response({"version": status.version, "models": to_plain(status.models)})
-
-    async def deploy(self, request: web.Request) -> web.Response:
-        call = require_admin(request)
-        wanted = _deploy_request(await read_body(request))
-        deployment = await self._service.deploy(wanted, actor=call.actor)
-        return web.json_response(to_plain(deployment), status=201)
-
-    async def undeploy(self, request: web.Request) -> web.Response:
-        call = require_admin(request)
-        name = request.match_info["name"]
-        if not valid_deployment_name(name):
-            raise RequestError(400, "invalid_value", f"{name!r} cannot be a deployment's name")
-        await self._service.propose(
-            RemoveDeployment(name), actor=call.actor, reason=f"api {call.request_id}"
-        )
-        return web.json_response({"removed": name})
 
     async def keys(self, request: web.Request) -> web.Response:
         require_admin(request)
@@ -309,37 +286,3 @@ def _shown_key(key: ApiKey) -> dict[str, Any]:
 
 def _age(key: ApiKey) -> tuple[int, str]:
     return key.created_at_ms, key.key_id
-
-
-def _deploy_request(body: Parameters) -> DeployRequest:
-    """Ranges only: whether it fits is the planner's to say. Raises RequestError 400."""
-    plain = body.plain()
-    for key in sorted(plain):
-        if key not in _DEPLOY_FIELDS:
-            raise ParameterError(
-                key, f"'{key}' is unknown to this version", code="unknown_parameter"
-            )
-    body.required_text("model", chars_max=4096)
-    body.integer("context", 1, CONTEXT_MAX_TOKENS)
-    body.integer("slots", 1, SLOTS_MAX)
-    low = body.integer("replicas_min", 0, REPLICAS_MAX)
-    high = body.integer("replicas_max", 1, REPLICAS_MAX)
-    if high is not None and high < (1 if low is None else low):
-        raise ParameterError("replicas_max", "'replicas_max' is less than 'replicas_min'")
-    body.integer("copies", 1, REPLICAS_MAX)
-    body.integer("idle_ttl_s", 0)
-    body.integer("priority", -PRIORITY_MAX, PRIORITY_MAX)
-    name = body.text("name")
-    aliases = body.items("aliases") or ()
-    if len(aliases) > ALIASES_MAX:
-        raise ParameterError("aliases", f"more than {ALIASES_MAX} aliases")
-    for param, one in (("name", name), *(("aliases", alias) for alias in aliases)):
-        if one is not None and not (isinstance(one, str) and valid_deployment_name(one)):
-            raise ParameterError(
-                param,
-                f"{one!r} cannot be a name: letters, digits and . _ : / @ - are, 128 at most",
-            )
-    options = body.object("options")
-    if options is not None and len(options.plain()) > OPTIONS_MAX:
-        raise ParameterError("options", f"more than {OPTIONS_MAX} options")
-    return from_plain(DeployRequest, plain, "body")

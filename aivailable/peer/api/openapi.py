@@ -31,8 +31,9 @@ _ROUTES: Mapping[str, Mapping[str, str]] = {
     "/cluster/v1/members": {"get": "Members, voters, and who waits for admission"},
     "/cluster/v1/deployments": {
         "get": "Deployments and their replicas",
-        "post": "Deploy a model (admin)",
+        "post": "Deploy a model; ?dry_run=1 says what it would come to (admin)",
     },
+    "/cluster/v1/fit": {"post": "Where a model fits now, and what would make it fit (admin)"},
     "/cluster/v1/deployments/{name}": {"delete": "Remove a deployment (admin)"},
     "/cluster/v1/models": {"get": "The catalogue of model files"},
     "/cluster/v1/keys": {"get": "API keys without secrets (admin)", "post": "Mint a key (admin)"},
@@ -149,6 +150,16 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
             "replicas_min": {"type": "integer", "minimum": 0, "default": 1},
             "replicas_max": {"type": "integer", "minimum": 1},
             "pin": {"type": "boolean", "default": False},
+        },
+    },
+    "/cluster/v1/fit": {
+        "type": "object",
+        "required": ["model"],
+        "properties": {
+            "model": {"type": "string", "description": "name, digest, or a path on this node"},
+            "context": _COUNT,
+            "slots": _COUNT,
+            "options": {"type": "object", "additionalProperties": {"type": "string"}},
         },
     },
     "/cluster/v1/keys": {
