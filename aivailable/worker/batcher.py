@@ -4,8 +4,10 @@ Owns: scheduling only. Pure: no clock, no I/O; what a cache can do it asks of `s
 Used by session and tested by itself.
 
 Laws: at most `slots` jobs run, each in a sequence of its own; decode rows go first, one token
-each; prefill goes beside them in what is left of a step. Short prompts are let through one after
-another, because somebody waits for each; long ones share the given budget in turns. Waiting is
+each; prefill goes beside them in what is left of a step. Short prompts are let through at
+once, because somebody waits for each: those that are there together (a wave) end together, so that
+none of them streams in the gaps between the others' prompts; long ones share the given budget in
+turns. Waiting is
 first in, first out; a cancelled or paused job is in no further step. A job whose prompt begins
 like one that is being prefilled waits for it and starts from its cache.
 """
@@ -30,6 +32,10 @@ WAITING_MAX_JOBS: Final = 1024
 """The peer's own queue is far shorter; beyond this the worker refuses."""
 SHORT_PROMPT_TOKENS: Final = 256
 """A prompt with no more to compute goes before the long ones and past their budget."""
+YOUNG_TOKENS: Final = 8
+"""Answers with fewer tokens are held while a wave is computed."""
+HOLD_EVERY_STEPS: Final = 4
+"""A held row is in every fourth step of a wave."""
 LONG_SHARE: Final = 4
 """While short prompts are let through, long ones keep up to one such part of a chunk."""
 GIVE_WAY_MAX: Final = 3
@@ -74,6 +80,9 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._long: dict[int, None] = {}
         """Sequences whose prompt has more than SHORT_PROMPT_TOKENS to compute."""
+        self._wave: dict[int, None] = {}
+        """Sequences with a short prompt that end together; later ones are the next wave."""
+        self._wave_steps = 0
         self._paused: dict[str, None] = {}
         self._gave_way: dict[int, int] = {}
 
@@ -90,7 +99,7 @@ class Batcher:
     @property
     def rows(self) -> int:
         """Decode rows of the next step."""
-        return sum(job.decoding for job in self._running.values() if self._moves(job))
+        return len(self._decoding())
 
     def jobs(self) -> tuple[Job, ...]:
         """Every job, running ones first."""
@@ -136,6 +145,10 @@ class Batcher:
                 self._begin_or_follow(follower.job, begun)
         while self._waiting and self.busy < self._sizes.slots:
             self._begin_or_follow(self._waiting.popleft(), begun)
+        self._wave_steps += 1
+        if not self._in_wave():
+            self._wave_steps = 0
+            self._wave = {job.slot: None for job in self._prefilling if self._short(job)}
         return tuple(begun)
 
     def plan(self, budget: int) -> tuple[Part, ...]:
@@ -145,19 +158,20 @@ class Batcher:
         """
         parts = [
             Part(job.slot, (job.tokens[job.fed],), job.fed, wants_logits=True)
-            for job in self._running.values()
-            if job.decoding and self._moves(job)
+            for job in self._decoding()
         ]
         room = max(0, min(self._sizes.chunk, self._sizes.step - len(parts)))
         budget = min(room, budget)
         # Short prompts never starve the long ones altogether.
         kept = min(budget, room // LONG_SHARE) if self._long else 0
-        for job in self._short_first():
+        shares = self._shares(room - kept)
+        for job in self._by_urgency():
             if job.slot in self._long:
                 size = self._next_chunk(job, min(budget, room), room)
                 budget -= size
             else:
-                size = self._next_chunk(job, room - kept, room)
+                most = room - kept
+                size = self._next_chunk(job, min(most, shares.get(job.slot, most)), room)
             if size == 0:
                 continue
             if not parts and self._replays(job):
@@ -180,6 +194,7 @@ class Batcher:
             if job.fed >= len(job.tokens) or job.decoding:
                 self._prefilling.remove(job)
                 self._long.pop(job.slot, None)
+                self._wave.pop(job.slot, None)
             elif job.slot in self._long:
                 # To the end of the line: long prompts take turns.
                 self._prefilling.remove(job)
@@ -201,6 +216,7 @@ class Batcher:
         del self._running[number]
         self._gave_way.pop(number, None)
         self._long.pop(number, None)
+        self._wave.pop(number, None)
         if job in self._prefilling:
             self._prefilling.remove(job)
         self._sequences.give_back(number, job.tokens[: job.fed] if reusable else ())
@@ -266,9 +282,46 @@ class Batcher:
         if len(job.tokens) - job.fed > SHORT_PROMPT_TOKENS:
             self._long[job.slot] = None
 
-    def _short_first(self) -> list[Job]:
+    def _short(self, job: Job) -> bool:
+        return job.slot not in self._long and self._moves(job)
+
+    def _decoding(self) -> list[Job]:
+        """The rows of the next step. While a wave is computed, answers that began just before it
+        come in bursts: a step with prompts takes many times longer, and one long pause is felt
+        less than every token being late."""
+        rows = [job for job in self._running.values() if job.decoding and self._moves(job)]
+        if self._wave_steps % HOLD_EVERY_STEPS == HOLD_EVERY_STEPS - 1 or not self._in_wave():
+            return rows
+        return [job for job in rows if len(job.tokens) - job.replay_end >= YOUNG_TOKENS]
+
+    def _in_wave(self) -> list[Job]:
+        """Its prompts that are not in the cache yet; replayed ids go at a pace of their own."""
+        wave = (job for job in self._prefilling if job.slot in self._wave)
+        return [job for job in wave if self._moves(job) and not self._replays(job)]
+
+    def _shares(self, room: int) -> dict[int, int]:
+        """Tokens of this step by sequence, so that all of the wave end in the same step; empty
+        when they all fit in or one is alone."""
+        left = {job.slot: len(job.tokens) - job.fed for job in self._in_wave()}
+        total = sum(left.values())
+        if len(left) < 2 or total <= room or room <= 0:
+            return {}
+        steps, sizes = -(-total // room), left
+        while sum(sizes.values()) > room and steps <= SHORT_PROMPT_TOKENS:
+            sizes = {
+                slot: max(CHUNK_MIN_TOKENS, -(-count // steps)) for slot, count in left.items()
+            }
+            steps += 1
+        spare = room - sum(sizes.values())
+        if steps > 3:
+            # Not in the last two steps: who gets one more there ends a step before the others.
+            sizes = {slot: size + (at < spare) for at, (slot, size) in enumerate(sizes.items())}
+        return sizes
+
+    def _by_urgency(self) -> list[Job]:
+        """The wave, later short prompts, long prompts; each in the order in which they came."""
         moving = [job for job in self._prefilling if self._moves(job)]
-        return sorted(moving, key=lambda job: job.slot in self._long)
+        return sorted(moving, key=lambda job: (job.slot in self._long, job.slot not in self._wave))
 
     @staticmethod
     def _reusable(job: Job) -> int:
