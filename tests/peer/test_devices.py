@@ -13,6 +13,7 @@ from aivailable.core.records import Backend
 from aivailable.peer.devices import SystemDevices
 from aivailable.peer.devices.nvml import Nvml
 from aivailable.peer.devices.offload import Offload, probe
+from aivailable.peer.devices.sysfs import KernelCards
 from aivailable.peer.devices.system import installed_engines
 
 GIB = 2**30
@@ -105,6 +106,7 @@ async def look(
         explicit,
         lambda: dict.fromkeys(HELD_ON, held),
         nvml=Nvml(library),
+        kernel=KernelCards(Path("/nonexistent")),
         offload=offload,
         environment={},
     )

@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aivailable.core.ids import NodeId
 from aivailable.core.records import Backend, Device, Inventory
-from aivailable.peer.devices.nvml import Card, Nvml
-from aivailable.peer.devices.offload import Offload, probe
+from aivailable.peer.devices.gpus import Gpu, join, unusable
+from aivailable.peer.devices.nvml import Card, Nvml, Reading
+from aivailable.peer.devices.offload import Offered, Offload, probe
+from aivailable.peer.devices.sysfs import KernelCards
 from aivailable.wire.peer import DeviceLoad
 
 FAKE_ENGINE_VARIABLE = "AIVAILABLE_FAKE_ENGINE"
@@ -33,6 +35,7 @@ class SystemDevices:
         held: Callable[[], Mapping[str, int]],
         *,
         nvml: Nvml | None = None,
+        kernel: KernelCards | None = None,
         offload: Callable[[], Awaitable[Offload]] = probe,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
@@ -40,8 +43,11 @@ class SystemDevices:
         `held`: bytes that this node's replicas hold now, by device id."""
         self._held = held
         self._nvml = nvml or Nvml()
+        self._kernel = kernel or KernelCards()
         self._offload = offload
-        self._cards: dict[str, Card] = {}
+        self._usable: dict[str, Gpu] = {}
+        self.gpus: tuple[Gpu, ...] = ()
+        """Every GPU that was seen, also those that cannot be used."""
         self._lost: dict[str, str] = {}
         self._devices = _explicit_devices(explicit)
         self._problems = _memory_problems(self._devices)
@@ -49,43 +55,32 @@ class SystemDevices:
 
     async def look(self) -> None:
         """Find the GPUs: once, before the first question. May take seconds, blocks nobody."""
+        cards: tuple[Card, ...] = ()
+        driver = ""
         problem = await asyncio.to_thread(self._nvml.open)
         if problem:
             self._problems += (problem,)
+        else:
+            cards, problems = await asyncio.to_thread(self._nvml.cards)
+            self._problems += problems
+            driver = self._nvml.driver()
+        kernel = await asyncio.to_thread(self._kernel.cards)
+        if not cards and not kernel:
             return
-        cards, problems = await asyncio.to_thread(self._nvml.cards)
-        self._problems += problems
-        if not cards:
-            return
-        offload = await self._offload()
-        if not offload.cuda:
-            self._problems += tuple(
-                f"{card.name} ({card.total_bytes / GIB:.1f} GiB) is here, but cannot be used: "
-                f"{offload.reason}; install one built with CMAKE_ARGS=-DGGML_CUDA=on"
-                for card in cards
-            )
-            return
-        driver = self._nvml.driver()
-        self._cards = {card.device_id: card for card in cards}
-        self._devices += tuple(
-            Device(
-                device_id=card.device_id,
-                name=card.name,
-                vendor="nvidia",
-                backend=Backend.CUDA,
-                index=card.index,
-                total_bytes=card.total_bytes,
-                architecture=card.architecture,
-                driver=driver,
-            )
-            for card in cards
+        self.gpus = join(cards, driver, kernel, await self._offload())
+        self._problems += tuple(
+            unusable(gpu) for gpu in self.gpus if gpu.obstacle and not gpu.integrated
         )
+        for gpu in self.gpus:
+            if gpu.offered is not None:
+                self._usable[gpu.device_id] = gpu
+                self._devices += (_device(gpu, gpu.offered),)
 
     def inventory(self, node: NodeId) -> Inventory:
         lost = tuple(
-            f"{card.name} ({card.device_id}) is lost: {self._lost[device_id]}; nothing new goes "
+            f"{gpu.name} ({device_id}) is lost: {self._lost[device_id]}; nothing new goes "
             "there until it answers again"
-            for device_id, card in self._cards.items()
+            for device_id, gpu in self._usable.items()
             if device_id in self._lost
         )
         return Inventory(
@@ -104,10 +99,10 @@ class SystemDevices:
         self._nvml.close()
 
     def _load(self, device: Device, held_bytes: int) -> DeviceLoad:
-        card = self._cards.get(device.device_id)
-        if card is None:
+        gpu = self._usable.get(device.device_id)
+        reading = None if gpu is None else self._reading(gpu)
+        if reading is None:
             return DeviceLoad(device.device_id, max(0, device.total_bytes - held_bytes))
-        reading = self._nvml.read(card)
         if reading.lost:
             self._lost[device.device_id] = reading.lost
             return DeviceLoad(device.device_id, 0)
@@ -120,6 +115,28 @@ class SystemDevices:
             utilization=reading.utilization,
             temperature_c=reading.temperature_c,
         )
+
+    def _reading(self, gpu: Gpu) -> Reading | None:
+        """From the driver, else the kernel; None for a card whose memory neither of them tells
+        (i915, xe): what is not ours on it is then unknown."""
+        if gpu.card is not None:
+            return self._nvml.read(gpu.card)
+        if gpu.kernel is not None and gpu.kernel.total_bytes:
+            return self._kernel.read(gpu.kernel)
+        return None
+
+
+def _device(gpu: Gpu, offered: Offered) -> Device:
+    return Device(
+        device_id=gpu.device_id,
+        name=gpu.name,
+        vendor=gpu.vendor,
+        backend=offered.backend,
+        index=offered.index,
+        total_bytes=gpu.total_bytes,
+        architecture=gpu.architecture,
+        driver=gpu.driver,
+    )
 
 
 def installed_engines(environment: Mapping[str, str]) -> tuple[str, ...]:

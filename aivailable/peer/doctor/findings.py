@@ -12,6 +12,7 @@ from enum import IntEnum, StrEnum
 
 from aivailable.core.records import Device
 from aivailable.core.status import ClusterStatus
+from aivailable.peer.devices.gpus import Gpu
 from aivailable.peer.ports import Sighting
 from aivailable.wire.join import JoinOffer
 
@@ -71,6 +72,8 @@ class MachineFinding:
     """Why the engine that is there does not start; "" when it does."""
     devices: tuple[Device, ...]
     device_problems: tuple[str, ...]
+    gpus: tuple[Gpu, ...] = ()
+    """Every GPU that anybody saw, usable or not."""
 
 
 @dataclass(frozen=True, slots=True)

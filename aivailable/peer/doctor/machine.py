@@ -149,6 +149,7 @@ async def look_at_machine(
         engine_problem="" if missing or starts else offload.reason,
         devices=inventory.devices,
         device_problems=inventory.problems,
+        gpus=devices.gpus,
     )
 
 

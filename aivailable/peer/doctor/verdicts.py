@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from aivailable.core.ids import short
+from aivailable.peer.devices.gpus import UNUSABLE, Gpu
 from aivailable.peer.doctor.findings import (
     Check,
     HearingFinding,
@@ -163,9 +164,12 @@ def _devices(found: MachineFinding, own: Own) -> Iterator[Check]:
     for name, backend, total_bytes, architecture in seen:
         kind = f"{backend} {architecture}".strip()
         yield _machine("device", Verdict.OK, f"{name} ({kind}), {total_bytes / GIB:.1f} GiB")
+    yield from map(_gpu, found.gpus)
     for problem in problems:
+        if found.gpus and UNUSABLE in problem:
+            continue
         absent = "to be seen" in problem or "cannot be seen" in problem
-        if absent and seen:
+        if absent and (seen or found.gpus):
             continue
         advice = (
             "without a GPU this machine still routes and votes; with one, install its driver "
@@ -174,9 +178,22 @@ def _devices(found: MachineFinding, own: Own) -> Iterator[Check]:
         # A NAS or a Pi that only votes is no fault; a card that is there and idle is one.
         verdict = Verdict.SKIPPED if absent else Verdict.WARNING
         yield _machine("device", verdict, problem, advice if absent else "")
-    if not seen and not problems:
+    if not seen and not problems and not found.gpus:
         advice = "`up --devices cpu:4GiB` lets it hold small models"
         yield _machine("device", Verdict.SKIPPED, "this machine has none", advice)
+
+
+def _gpu(gpu: Gpu) -> Check:
+    """Who saw it, what serves it, or why nothing does and what would."""
+    size = f"{gpu.total_bytes / GIB:.1f} GiB" if gpu.total_bytes else ""
+    driver = f"driver {gpu.driver}" if gpu.driver else ""
+    lanes = f"PCIe x{gpu.link_width}" if gpu.link_width else ""
+    facts = [text for text in (gpu.device_id, size, gpu.architecture, driver, lanes) if text]
+    told = f"{gpu.name} ({', '.join(facts)}), seen by {' and '.join(gpu.seen_by)}"
+    if gpu.offered is not None:
+        return _machine("GPU", Verdict.OK, f"{told}: usable through {gpu.offered.backend.value}")
+    verdict = Verdict.SKIPPED if gpu.integrated else Verdict.WARNING
+    return _machine("GPU", verdict, f"{told}: not usable, {gpu.obstacle}", gpu.remedy)
 
 
 def interface_checks(found: Sequence[InterfaceFinding]) -> Iterator[Check]:
