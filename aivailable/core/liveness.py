@@ -7,7 +7,7 @@ voters and view.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aivailable.core.ids import NodeId
@@ -90,29 +90,38 @@ def device_load(
     return None
 
 
-def missing_by_majority(
-    liveness: Liveness, members: Iterable[NodeId], node: NodeId, down_after_ms: int
-) -> bool:
-    """More than half of the live members other than `node` miss it (DESIGN §4).
+def missing_members(
+    liveness: Liveness, members: Sequence[NodeId], down_after_ms: int
+) -> frozenset[NodeId]:
+    """Each of `members` that more than half of the live members other than itself miss (DESIGN §4).
 
     Witnesses are we ourselves and every other member with a fresh heartbeat. We miss a node that
     was silent for `down_after_ms`; another misses it when its heartbeat does not name it in
     `hears`. So one that only the controller has lost is not down while a second witness hears it.
     Without another live witness (a cluster of two, or the last one standing) our own ears decide:
     nobody else could ever mark the node down, and without a quorum the mark is never committed.
+    All at once, since asking one by one costs the cube of their number.
     """
-    if node == liveness.here or _in_grace(liveness, node, down_after_ms):
-        return False
-    witnesses = 1
-    missing = 1 if silent_ms(liveness, node) >= down_after_ms else 0
+    heard_by = dict.fromkeys(members, 0)
+    witnesses = []
     for member in members:
-        if member in (node, liveness.here):
-            continue
         heartbeat = fresh_heartbeat(liveness, member, down_after_ms)
-        if heartbeat is not None:
-            witnesses += 1
-            missing += node not in heartbeat.hears
-    return 2 * missing > witnesses
+        if heartbeat is None or member == liveness.here:
+            continue
+        witnesses.append(member)
+        for node in dict.fromkeys(heartbeat.hears):
+            if node in heard_by and node != member:
+                heard_by[node] += 1
+    fresh = frozenset(witnesses)
+    missing = set()
+    for node in members:
+        if node == liveness.here or _in_grace(liveness, node, down_after_ms):
+            continue
+        others = len(fresh) - (node in fresh)
+        missed = (silent_ms(liveness, node) >= down_after_ms) + others - heard_by[node]
+        if 2 * missed > 1 + others:
+            missing.add(node)
+    return frozenset(missing)
 
 
 def _awaited_since_s(liveness: Liveness, node: NodeId) -> float:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 
+from aivailable.core.board import Board, Placed, is_current
 from aivailable.core.commands import Body, CloseWindow, Drain, MarkDown, Place, RaiseFeatureLevel
 from aivailable.core.ids import Digest, NodeId, replica_id
 from aivailable.core.levels import lowest
-from aivailable.core.liveness import Liveness, is_alive, missing_by_majority
-from aivailable.core.placement import Placed, Refused, explain, is_current, place
+from aivailable.core.liveness import Liveness, is_alive, missing_members
+from aivailable.core.packing import Fresh, Packing
+from aivailable.core.placement import explain, refusal
+from aivailable.core.preemption import victims
 from aivailable.core.records import Deployment, Replica, Role, Status
 from aivailable.core.state import State
 
 PASSES_MAX = 64
-"""Each but the last adds a command; what is left over is planned after these are applied."""
+"""Each but the last changes something; what is left over is planned after it is applied."""
 
 _UNSTARTED = frozenset({Status.PLACED, Status.FETCHING})
 """No process yet, so nobody is served."""
@@ -33,12 +37,16 @@ def plan(
     `now_ms` is part of the contract for rules of time; none of today's decisions depends on it.
     `window_expired`: this node's monotonic clock says that the open join window has run out.
     """
-    return _Planning(state, liveness).run(window_expired).bodies()
+    planning = _Planning(state, liveness)
+    planning.run(window_expired)
+    return planning.bodies()
 
 
 def explanations(state: State, liveness: Liveness) -> Mapping[str, str]:
     """By deployment: why it does not have the replicas that it should. Absent = nothing to say."""
-    return _Planning(state, liveness).run(window_expired=False).notes
+    planning = _Planning(state, liveness)
+    planning.run(window_expired=False)
+    return planning.notes()
 
 
 def copies_wanted(state: State) -> tuple[tuple[NodeId, Digest], ...]:
@@ -70,139 +78,212 @@ def copies_wanted(state: State) -> tuple[tuple[NodeId, Digest], ...]:
 
 
 class _Planning:
-    """One planning pass over a projection: the state as it will be when the answer is applied."""
+    """One planning pass over a projection: the state as it will be when the answer is applied.
+
+    What is placed is tentative until the end (`Fresh`): it may still be moved to fit more.
+    """
 
     def __init__(self, state: State, liveness: Liveness) -> None:
         self._state = state
         self._liveness = liveness
         self._bodies: list[Body] = []
-        self._reserved: list[str] = []
-        self.notes: dict[str, str] = {}
+        self._reserved: list[Replica] = []
+        self._waits: dict[str, str] = {}
+        self._refused: dict[str, Deployment] = {}
+        self._board = Board(state, liveness)
+        self._packing = Packing(self._board)
+        self._order: list[Deployment] = []
 
     def bodies(self) -> tuple[Body, ...]:
-        return tuple(self._bodies)
+        """The commands, in the order in which they are proposed; places by importance."""
+        numbers = dict(self._state.replica_numbers)
+        bodies = list(self._bodies)
+        rank = {deployment.name: index for index, deployment in enumerate(self._order)}
+        placed_now = self._packing.fresh.values()
+        for fresh in sorted(placed_now, key=lambda e: (rank[e.deployment.name], e.placed.node)):
+            name, generation = fresh.deployment.name, fresh.deployment.generation
+            numbers[name] = numbers.get(name, 0) + 1
+            replica = replica_id(name, generation, numbers[name])
+            placed = fresh.placed
+            bodies.append(Place(replica, name, generation, placed.node, placed.claims))
+        return tuple(bodies)
 
-    def run(self, window_expired: bool) -> _Planning:
-        if self._state.cluster is None:
-            return self
-        if window_expired and self._state.window.open:
-            self._bodies.append(CloseWindow(self._state.window.serial))
+    def notes(self) -> dict[str, str]:
+        """By deployment: why it lacks replicas."""
+        notes = dict(self._waits)
+        for deployment in self._refused.values():
+            notes[deployment.name] = self._unplaceable(deployment)
+        return notes
+
+    def run(self, window_expired: bool) -> None:
+        state = self._state
+        if state.cluster is None:
+            return
+        if window_expired and state.window.open:
+            self._bodies.append(CloseWindow(state.window.serial))
         self._raise_feature_level()
-        for node in sorted(self._state.members):
-            self._mark(node)
-        for key in sorted(self._state.replicas):
-            if self._state.replicas[key].deployment not in self._state.deployments:
-                self._drain(self._state.replicas[key])
-        for _ in range(PASSES_MAX):
-            before = len(self._bodies)
-            self._pass()
-            if len(self._bodies) == before:
-                break
-        return self
-
-    def _pass(self) -> None:
-        """Settle each deployment in turn. What a later one drains may be room for an earlier one,
-        so passes are repeated until one changes nothing; reservations and notes are of one pass.
-        """
-        self.notes.clear()
-        kept = {key: r for key, r in self._state.replicas.items() if key not in self._reserved}
-        self._state = replace(self._state, replicas=kept)
-        self._reserved.clear()
-        for deployment in sorted(
-            self._state.deployments.values(),
+        self._mark()
+        self._board = Board(self._state, self._liveness)
+        self._packing = Packing(self._board)
+        for replica in self._board.all():
+            if replica.deployment not in state.deployments:
+                self._drain(replica)
+        self._order = sorted(
+            state.deployments.values(),
             key=lambda entry: (-entry.priority, -entry.need_bytes, entry.name),
-        ):
-            self._settle(deployment)
+        )
+        for _ in range(PASSES_MAX):
+            if not self._pass():
+                break
+
+    def _pass(self) -> bool:
+        """Settle each deployment in turn; whether that changed anything. What a later one drains
+        may be room for an earlier one, so passes are repeated until one changes nothing;
+        reservations and notes are of one pass."""
+        bodies, fresh = len(self._bodies), dict(self._packing.fresh)
+        for reserved in self._reserved:
+            self._board.take(reserved)
+        self._reserved.clear()
+        self._waits.clear()
+        self._refused.clear()
+        for _, group in groupby(self._order, key=lambda entry: entry.priority):
+            equals = list(group)
+            for deployment in equals:  # Everybody's first replica comes before a second one.
+                self._settle(deployment, min(1, deployment.replicas_min))
+            for deployment in equals:
+                self._settle(deployment, deployment.replicas_min)
+        self._exchange()
+        for deployment in self._order:
+            self._retire(deployment)
+        return len(self._bodies) > bodies or self._packing.fresh != fresh
 
     def _raise_feature_level(self) -> None:
         level = lowest(self._state.members.values())
         if level > self._state.feature_level:
             self._bodies.append(RaiseFeatureLevel(level))
 
-    def _mark(self, node: NodeId) -> None:
+    def _mark(self) -> None:
         """Down when a majority misses it; up again when we hear it and no majority misses it."""
-        state, member = self._state, self._state.members[node]
-        after_ms = state.settings.down_after_ms
-        missed = missing_by_majority(self._liveness, sorted(state.members), node, after_ms)
-        if missed and not member.down:
-            self._set_down(node, True)
-        elif member.down and not missed and is_alive(self._liveness, node, after_ms):
-            self._set_down(node, False)
+        state, after_ms = self._state, self._state.settings.down_after_ms
+        missing = missing_members(self._liveness, sorted(state.members), after_ms)
+        members, lost = dict(state.members), set()
+        for node in sorted(members):
+            member, missed = members[node], node in missing
+            if missed != member.down and (missed or is_alive(self._liveness, node, after_ms)):
+                self._bodies.append(MarkDown(node, missed))
+                members[node] = replace(member, down=missed)
+                if missed:
+                    lost.add(node)
+        kept = {key: entry for key, entry in state.replicas.items() if entry.node not in lost}
+        self._state = replace(state, members=members, replicas=kept)
 
-    def _set_down(self, node: NodeId, down: bool) -> None:
-        self._bodies.append(MarkDown(node, down))
-        state = self._state
-        replicas = {
-            key: entry for key, entry in state.replicas.items() if not (down and entry.node == node)
-        }
-        member = replace(state.members[node], down=down)
-        self._state = replace(state, members={**state.members, node: member}, replicas=replicas)
+    def _settle(self, deployment: Deployment, count: int) -> None:
+        """Bring one deployment to `count` replicas, moving as little as possible."""
+        if deployment.name in self._refused or deployment.name in self._waits:
+            return
+        while len(self._current(deployment)) < count:
+            found = self._board.find(deployment)
+            if found is not None:
+                self._packing.add(deployment, found)
+            elif not self._packing.squeeze(deployment) and not self._make_room(deployment):
+                return
 
-    def _settle(self, deployment: Deployment) -> None:
-        """Bring one deployment to its number of replicas, moving as little as possible."""
-        while len(self._current(deployment)) < deployment.replicas_min:
-            answer = place(self._state, self._liveness, deployment)
-            if isinstance(answer, Refused):
-                self._make_room(deployment, answer)
-                break
-            self._place(deployment, answer)
-        self._retire(deployment)
+    def _exchange(self) -> None:
+        """What this plan places may be smaller than what it has to refuse."""
+        if not self._packing.fresh:
+            return
+        changed = True
+        while changed:
+            changed = False
+            for deployment in tuple(self._refused.values()):
+                counts = {entry.name: len(self._current(entry)) for entry in self._order}
+                given_up = self._packing.exchange(deployment, counts)
+                if given_up is None:
+                    continue
+                changed = True
+                if counts[deployment.name] + 1 >= deployment.replicas_min:
+                    del self._refused[deployment.name]
+                self._refused[given_up.name] = given_up
+        for deployment in tuple(self._refused.values()):
+            del self._refused[deployment.name]
+            self._settle(deployment, deployment.replicas_min)
 
-    def _current(self, deployment: Deployment) -> tuple[Replica, ...]:
+    def _current(self, deployment: Deployment) -> list[Replica]:
         """Replicas that count towards the target: up to date, on a node that is not draining."""
-        return tuple(
+        return [
             replica
-            for replica in self._state.replicas_of(deployment.name)
+            for replica in self._board.of(deployment.name)
             if is_current(replica, deployment) and not self._leaving(replica)
-        )
+        ]
 
     def _leaving(self, replica: Replica) -> bool:
         member = self._state.members.get(replica.node)
         return member is not None and member.draining
 
-    def _outdated(self, deployment: Deployment) -> tuple[Replica, ...]:
+    def _outdated(self, deployment: Deployment) -> list[Replica]:
         """Replicas to be replaced that have not been told to go yet; idle ones first."""
-        current = {replica.replica for replica in self._current(deployment)}
         replicas = [
             replica
-            for replica in self._state.replicas_of(deployment.name)
-            if not replica.drain and replica.replica not in current
+            for replica in self._board.of(deployment.name)
+            if not replica.drain and (not is_current(replica, deployment) or self._leaving(replica))
         ]
-        return tuple(sorted(replicas, key=lambda entry: entry.status is Status.READY))
+        return sorted(replicas, key=lambda entry: entry.status is Status.READY)
 
-    def _make_room(self, deployment: Deployment, refused: Refused) -> None:
+    def _make_room(self, deployment: Deployment) -> bool:
         """A replica fits nowhere now. What is draining may make room; else the replicas that it
-        replaces are drained first, as few as suffice, and only if that helps. The room is then
-        reserved, so that no other deployment is placed into it meanwhile."""
-        going = {key for key, entry in self._state.replicas.items() if entry.drain}
+        replaces are drained first, else less important ones: as few as suffice, and only if that
+        helps. The room is then reserved, so that nobody else is placed into it meanwhile. True:
+        there is room at once, since what gives way was only planned."""
+        going = [entry for entry in self._board.all() if entry.drain]
+        for replica in going:
+            self._board.take(replica)
         to_drain: list[Replica] = []
-        answer = self._place_without(deployment, going)
-        for replica in self._outdated(deployment):
-            if isinstance(answer, Placed):
-                break
-            going.add(replica.replica)
+        answer = self._board.find(deployment)
+        for replica in self._outdated(deployment) if answer is None else ():
             to_drain.append(replica)
-            answer = self._place_without(deployment, going)
-        if isinstance(answer, Refused):
-            self.notes[deployment.name] = self._unplaceable(deployment, refused)
+            self._board.take(replica)
+            answer = self._board.find(deployment)
+            if answer is not None:
+                break
+        for replica in to_drain:
+            self._board.put(replica)
+        if answer is None:
+            to_drain, answer = victims(self._board, deployment, self._state.deployments)
+        for replica in going:
+            self._board.put(replica)
+        if answer is None:
+            self._refused[deployment.name] = deployment
             self._drop_unstarted(deployment)
-            return
+            return False
+        planned = [replica for replica in to_drain if replica.replica in self._packing.fresh]
+        for replica in planned:
+            self._packing.drop(replica.replica)
+        if planned and self._board.find(deployment) is not None:
+            return True
+        running = [replica for replica in to_drain if replica not in planned]
+        self._reserve(deployment, answer, running, going)
+        return False
+
+    def _reserve(
+        self,
+        deployment: Deployment,
+        answer: Placed,
+        to_drain: list[Replica],
+        going: list[Replica],
+    ) -> None:
         for replica in to_drain:
             if replica.node == answer.node:  # What goes elsewhere makes no room here.
                 self._drain(replica)
-        waits_for = ", ".join(
-            key for key in sorted(going) if self._state.replicas[key].node == answer.node
-        )
-        self.notes[deployment.name] = f"waits for room: {waits_for or 'a replica'} must go first"
-        reservation = f"{deployment.name}#reserved"
-        self._reserved.append(reservation)
-        self._project_replica(deployment, reservation, answer)
+        first = sorted(r.replica for r in (*going, *to_drain) if r.node == answer.node)
+        waits_for = ", ".join(first) or "a replica"
+        self._waits[deployment.name] = f"waits for room: {waits_for} must go first"
+        reserved = Fresh(f"{deployment.name}#reserved", deployment, answer).on_board()
+        self._reserved.append(reserved)
+        self._board.put(reserved)
 
-    def _place_without(self, deployment: Deployment, going: set[str]) -> Placed | Refused:
-        return place(self._state, self._liveness, deployment, going)
-
-    def _unplaceable(self, deployment: Deployment, refused: Refused) -> str:
+    def _unplaceable(self, deployment: Deployment) -> str:
         have, want = len(self._current(deployment)), deployment.replicas_min
+        refused = refusal(self._state, self._liveness, deployment, self._board)
         count = f"{have} of {want} replicas placed: " if have else ""
         old = ", ".join(entry.replica for entry in self._outdated(deployment))
         still = f"; {old} goes on meanwhile" if old else ""
@@ -234,35 +315,7 @@ class _Planning:
         if replica.drain:
             return
         self._bodies.append(Drain(replica.replica))
-        drained = replace(replica, drain=True)
-        self._state = replace(
-            self._state, replicas={**self._state.replicas, replica.replica: drained}
-        )
-
-    def _place(self, deployment: Deployment, placed: Placed) -> None:
-        number = self._state.replica_numbers.get(deployment.name, 0) + 1
-        name = replica_id(deployment.name, deployment.generation, number)
-        self._bodies.append(
-            Place(name, deployment.name, deployment.generation, placed.node, placed.claims)
-        )
-        self._project_replica(deployment, name, placed)
-        self._state = replace(
-            self._state,
-            replica_numbers={**self._state.replica_numbers, deployment.name: number},
-        )
-
-    def _project_replica(self, deployment: Deployment, name: str, placed: Placed) -> None:
-        replica = Replica(
-            replica=name,
-            deployment=deployment.name,
-            digest=deployment.digest,
-            generation=deployment.generation,
-            node=placed.node,
-            claims=placed.claims,
-            context=deployment.context,
-            slots=deployment.slots,
-        )
-        self._state = replace(self._state, replicas={**self._state.replicas, name: replica})
+        self._board.put(replace(replica, drain=True))
 
 
 def _no_host(state: State, node: NodeId) -> bool:

@@ -11,7 +11,7 @@ from aivailable.core.liveness import (
     Liveness,
     device_load,
     is_alive,
-    missing_by_majority,
+    missing_members,
     replica_load,
     silent_ms,
 )
@@ -33,6 +33,10 @@ def hears(heard: Liveness, node: str, *others: str) -> Liveness:
     entry = heard.heard[node]
     fresh = replace(entry, heartbeat=replace(entry.heartbeat, hears=others))
     return replace(heard, heard={**heard.heard, node: fresh})
+
+
+def missing_by_majority(heard: Liveness, members: str, node: str, after_ms: int) -> bool:
+    return node in missing_members(heard, tuple(members), after_ms)
 
 
 def test_silence_counts_from_the_last_heartbeat_or_our_start() -> None:

@@ -1,0 +1,253 @@
+"""The rooms of all devices while one decision is made: what is free, and the best place in it.
+
+Owns the bookkeeping of free bytes by device, the filter of nodes and the choice of devices; a
+board is thrown away after the decision. Must not decide what is placed, moved or drained, and
+words nothing (`core.placement`). Called by `core.placement` and `core.planner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from aivailable.core.ids import NodeId
+from aivailable.core.liveness import Liveness, fresh_heartbeat, is_alive
+from aivailable.core.records import Backend, Claim, Deployment, Device, Member, Replica, Status
+from aivailable.core.state import State, failure_key
+
+BUDGETED = frozenset({Backend.CPU, Backend.SIM})
+"""Their size is what the operator granted: no margin, and live free memory says nothing."""
+SPLIT_DEVICES_MAX = 8
+"""One replica lies on at most so many GPUs, the largest of its node."""
+_LOADED = frozenset({Status.READY, Status.DRAINING})
+
+Rank = tuple[int, bool, bool, bool, int, float, NodeId, str]
+"""Smaller is better: loads failed there, on the CPU, split, lacks the file, bytes left over,
+minus speed, node, device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The replica goes to `node`, with these bytes on these devices of one backend."""
+
+    node: NodeId
+    claims: tuple[Claim, ...]
+
+
+@dataclass(slots=True)
+class Bay:
+    """One device. `free_bytes` = min(total, live free + own use) - claims - margin (DESIGN §6);
+    negative when others grew, or when it is promised to a replica that waits."""
+
+    device: Device
+    free_bytes: int
+    on_cpu: bool
+    rank: tuple[float, NodeId, str]
+
+
+@dataclass(slots=True)
+class Site:
+    """One member. `usable`: up, heard, not draining, with devices."""
+
+    member: Member
+    bays: list[Bay]
+    engines: tuple[str, ...]
+    usable: bool
+    replicas: dict[str, Replica] = field(default_factory=dict)
+
+
+def is_current(replica: Replica, deployment: Deployment) -> bool:
+    """The replica is what the deployment asks for now, and shall stay. No generation is ever
+    used twice, so it tells."""
+    return not replica.drain and replica.generation == deployment.generation
+
+
+class Board:
+    """All rooms of a state. Only replicas that are put or taken change it."""
+
+    def __init__(self, state: State, liveness: Liveness) -> None:
+        self._state = state
+        self._liveness = liveness
+        self._of: dict[str, dict[str, Replica]] = {}
+        self._lives: dict[str, bool] = {}
+        there: dict[NodeId, list[Replica]] = {node: [] for node in state.members}
+        for key in sorted(state.replicas):
+            replica = state.replicas[key]
+            there.setdefault(replica.node, []).append(replica)
+        self.sites = {node: self._site(node, there[node]) for node in sorted(state.members)}
+        for key in sorted(state.replicas):
+            self.put(state.replicas[key])
+
+    def put(self, replica: Replica) -> None:
+        """Take its claims out of the rooms; a replica of that id that lay there is replaced."""
+        known = self._of.setdefault(replica.deployment, {})
+        if replica.replica in known:
+            self.take(known[replica.replica])
+            known = self._of[replica.deployment]
+        known[replica.replica] = replica
+        site = self.sites.get(replica.node)
+        if site is not None:
+            site.replicas[replica.replica] = replica
+            self._claim(site, replica.claims, 1)
+
+    def take(self, replica: Replica) -> None:
+        """Give its claims back."""
+        del self._of[replica.deployment][replica.replica]
+        site = self.sites.get(replica.node)
+        if site is not None:
+            del site.replicas[replica.replica]
+            self._claim(site, replica.claims, -1)
+
+    def of(self, deployment: str) -> list[Replica]:
+        """Its replicas, sorted by id."""
+        known = self._of.get(deployment, {})
+        return [known[key] for key in sorted(known)]
+
+    def all(self) -> list[Replica]:
+        """Every replica, sorted by id."""
+        found = {key: entry for known in self._of.values() for key, entry in known.items()}
+        return [found[key] for key in sorted(found)]
+
+    def find(self, deployment: Deployment, only: NodeId = "") -> Placed | None:
+        """The best place for one more replica, if given on that node; None = there is none."""
+        best: tuple[Rank, Placed] | None = None
+        need = deployment.need_bytes
+        holders = self._state.copies.get(deployment.digest, ())
+        for failed, site in self.open_sites(deployment, only):
+            lacks = site.member.node not in holders
+            single = False
+            for bay in site.bays:
+                left = bay.free_bytes - need
+                if left < 0:
+                    continue
+                single = True
+                if best is not None and best[0][:5] < (failed, bay.on_cpu, False, lacks, left):
+                    continue
+                rank = (failed, bay.on_cpu, False, lacks, left, *bay.rank)
+                if best is None or rank < best[0]:
+                    claims = (Claim(bay.device.device_id, need),)
+                    best = rank, Placed(site.member.node, claims)
+            if single or len(site.bays) < 2 or (best and best[0][:3] < (failed, False, True)):
+                continue
+            for on_cpu, left, bays in _splits(deployment, site.bays):
+                slowest = max(bay.rank[0] for bay in bays)
+                rank = (failed, on_cpu, True, lacks, left, slowest, *bays[0].rank[1:])
+                if best is None or rank < best[0]:
+                    best = rank, Placed(site.member.node, _shares(deployment, bays))
+        return best[1] if best is not None else None
+
+    def open_sites(self, deployment: Deployment, only: NodeId = "") -> Iterator[tuple[int, Site]]:
+        """(failed loads, site) of every node that could take one more, however full it is."""
+        state = self._state
+        known = self._of.get(deployment.name, {}).values()
+        hosts = {entry.node for entry in known if is_current(entry, deployment)}
+        holders = state.copies.get(deployment.digest, ())
+        needs_file = deployment.digest in state.models and not self._held_alive(deployment.digest)
+        sites = ((only, self.sites[only]),) if only else self.sites.items()
+        for node, site in sites:
+            if not site.usable or node in hosts or deployment.engine not in site.engines:
+                continue
+            if needs_file and node not in holders:
+                continue
+            failed = failures(state, deployment, node) if state.failures else 0
+            if failed < state.settings.load_attempts_max:
+                yield failed, site
+
+    def _held_alive(self, digest: str) -> bool:
+        if digest not in self._lives:
+            after_ms = self._state.settings.down_after_ms
+            self._lives[digest] = any(
+                holder in self._state.members and is_alive(self._liveness, holder, after_ms)
+                for holder in self._state.copies.get(digest, ())
+            )
+        return self._lives[digest]
+
+    def _site(self, node: NodeId, there: Sequence[Replica]) -> Site:
+        state, member = self._state, self._state.members[node]
+        inventory = state.inventories.get(node)
+        devices = inventory.devices if inventory is not None else ()
+        after_ms = state.settings.down_after_ms
+        heartbeat = fresh_heartbeat(self._liveness, node, after_ms)
+        live: dict[str, int] = {}
+        for load in heartbeat.devices if heartbeat is not None else ():
+            live.setdefault(load.device_id, load.free_bytes)
+        bays = []
+        for device in devices:
+            usable = device.total_bytes
+            if device.backend not in BUDGETED:
+                if device.device_id in live:
+                    own = own_use_bytes(there, device.device_id)
+                    usable = min(usable, live[device.device_id] + own)
+                usable -= state.settings.margin_bytes
+            rank = (-device.speed, node, device.device_id)
+            bays.append(Bay(device, usable, device.backend is Backend.CPU, rank))
+        up = not member.down and not member.draining and bool(devices)
+        usable_site = up and is_alive(self._liveness, node, after_ms)
+        return Site(member, bays, inventory.engines if inventory else (), usable_site)
+
+    def _claim(self, site: Site, claims: Sequence[Claim], sign: int) -> None:
+        for claim in claims:
+            for bay in site.bays:
+                if bay.device.device_id == claim.device_id:
+                    bay.free_bytes -= sign * claim.claim_bytes
+
+
+def failures(state: State, deployment: Deployment, node: NodeId) -> int:
+    """Failed loads of the deployment's present generation there."""
+    failure = state.failures.get(failure_key(deployment.name, node))
+    if failure is None or failure.generation != deployment.generation:
+        return 0
+    return failure.count
+
+
+def own_use_bytes(there: Sequence[Replica], device_id: str) -> int:
+    """What our loaded replicas hold on a device: measured bytes, else their claims."""
+    return sum(
+        replica.used_bytes.get(device_id, claim.claim_bytes)
+        for replica in there
+        if replica.status in _LOADED
+        for claim in replica.claims
+        if claim.device_id == device_id
+    )
+
+
+def _splits(
+    deployment: Deployment, bays: Sequence[Bay]
+) -> Iterator[tuple[bool, int, tuple[Bay, ...]]]:
+    """(on the CPU, bytes left, devices): of each backend the fewest devices that hold it
+    together, the tightest of such sets; largest rooms first."""
+    shared, compute = deployment.weights_bytes + deployment.kv_bytes, deployment.compute_bytes
+    roomy = [bay for bay in bays if bay.free_bytes > compute]
+    if sum(bay.free_bytes for bay in roomy) < shared + 2 * compute:
+        return
+    for backend in sorted({bay.device.backend for bay in roomy}):
+        usable = [bay for bay in roomy if bay.device.backend is backend]
+        usable.sort(key=lambda bay: (-bay.free_bytes, bay.device.device_id))
+        usable = usable[:SPLIT_DEVICES_MAX]
+        for count in range(2, len(usable) + 1):
+            if sum(bay.free_bytes - compute for bay in usable[:count]) < shared:
+                continue
+            lefts = (
+                (sum(bay.free_bytes - compute for bay in taken) - shared, index, taken)
+                for index, taken in enumerate(combinations(usable, count))
+            )
+            left, _, taken = min((entry for entry in lefts if entry[0] >= 0), key=lambda e: e[:2])
+            yield backend is Backend.CPU, left, taken
+            break
+
+
+def _shares(deployment: Deployment, taken: Sequence[Bay]) -> tuple[Claim, ...]:
+    """Weights and KV in proportion to the room, compute on each. Never more than the room."""
+    shared, compute = deployment.weights_bytes + deployment.kv_bytes, deployment.compute_bytes
+    rooms = [bay.free_bytes - compute for bay in taken]
+    shares = [shared * room // sum(rooms) for room in rooms]
+    rest = shared - sum(shares)
+    for index, room in enumerate(rooms):
+        extra = min(rest, room - shares[index])
+        shares[index] += extra
+        rest -= extra
+    return tuple(
+        Claim(bay.device.device_id, share + compute)
+        for share, bay in zip(shares, taken, strict=True)
+    )
