@@ -20,7 +20,7 @@ from aivailable.worker.engine import Logits
 Ids: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-FOLD_ROWS: Final = 32
+FOLD_ROWS: Final = 64
 """The row is folded into so many lines; the maximum of each column tells where the large are."""
 NUCLEUS_DEPTHS: Final = (4.0, 8.0, 16.0)
 """Distances from the largest logit within which top-p's nucleus is looked for, nearest first."""
@@ -60,7 +60,7 @@ def largest(row: Logits, count: int) -> Candidates:
     column maxima, so that only few columns are looked into."""
     size = row.shape[0]
     columns = size // FOLD_ROWS
-    if columns < 4 * count:
+    if columns < 2 * count:
         if count >= size:
             return ordered(row, np.arange(size))
         floor = np.partition(row, size - count)[size - count]
