@@ -18,14 +18,15 @@ pytest.importorskip("llama_cpp", reason="aivailable[engine] is not installed")
 @pytest.fixture(scope="module")
 def worker() -> Iterator[WorkerProcess]:
     with WorkerProcess() as process:
-        start(process, smollm2_path())
+        start(process, smollm2_path(), 1024)
         yield process
 
 
 def test_answers_under_schemas_are_valid(worker: WorkerProcess) -> None:
-    problems, cut = check(worker, range(8), tokens_max=160)
-    assert problems == []
-    assert cut <= 4
+    report = check(worker, range(4), chat=True)
+    assert report.problems == []
+    assert report.valid == 4
+    assert report.cut_in_string == 1
 
 
 def ask(name: str, **more: object) -> Generate:
@@ -58,6 +59,28 @@ def test_answers_drawn_together_equal_those_drawn_alone(worker: WorkerProcess) -
         *(ask(f"b{number}", sampling=sampling) for number, sampling in enumerate(SAMPLINGS))
     )
     assert [found[f"b{number}"].ids for number in range(len(SAMPLINGS))] == alone
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_cut_mirostat_answer_goes_on_identically(worker: WorkerProcess, version: int) -> None:
+    """Its state depends on the logits of every token: the replay must see them all."""
+    sampling = Sampling(1.0, 0, 1.0, 0.0, seed=9, mirostat=version, mirostat_eta=0.3)
+    name = f"m{version}"
+    whole = worker.answers(ask(name, sampling=sampling, max_tokens=40, ignore_eos=True))[name]
+    assert len(whole.ids) == 40
+    for cut in (1, 17, 39):
+        again = f"{name}.{cut}"
+        rest = worker.answers(
+            ask(
+                again,
+                sampling=sampling,
+                max_tokens=40,
+                ignore_eos=True,
+                prompt_ids=whole.prompt_ids,
+                generated_ids=tuple(whole.ids[:cut]),
+            )
+        )[again]
+        assert whole.ids[:cut] + rest.ids == whole.ids
 
 
 def test_bad_constraints_disturb_nobody(worker: WorkerProcess) -> None:
