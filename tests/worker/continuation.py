@@ -141,8 +141,9 @@ def _streams(process: WorkerProcess) -> None:
     """Start streams that outlast everything that is measured beside them."""
     for number in range(STREAMS):
         process.send(_ask(f"s{number}", GREEDY, CONTEXT - 64, prompt=f"Count from {number}:"))
-    for number in range(STREAMS):
-        process.started(f"s{number}")
+    started = 0
+    while started < STREAMS:
+        started += len(process.step().started)
 
 
 def _beside_streams(
