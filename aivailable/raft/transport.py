@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from aivailable.core.ids import NodeId
-from aivailable.errors import SchemaError
+from aivailable.errors import CodeTooOld, SchemaError
 from aivailable.raft import codec, library
 from aivailable.raft.consensus import Consensus
 from aivailable.raft.election import Election
@@ -344,7 +344,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
             self._deliver(node, as_heartbeat(message, commit))
             return
         consensus = self.consensus
-        if self._snapshots.refused is not None:
+        if self._why_refused() is not None:
             self._deliver(node, as_heartbeat(message, commit))
             return
         known = snapshot_known(consensus.entries(), consensus.raftCommitIndex, snapshot.last)
@@ -354,12 +354,17 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
             return
         self._snapshots.adopt(sealed, durable=False)
         self._deliver(node, message)
-        if self._snapshots.refused is not None:
-            log.error("the snapshot of %s is not taken: %s", node, self._snapshots.refused)
+        # Read anew: what was just delivered may have been refused.
+        why = self._why_refused()
+        if why is not None:
+            log.error("the snapshot of %s is not taken: %s", node, why)
             return
         consensus.rebase_members(snapshot.voters)
         consensus.after_restore()
         self.classify_all()
+
+    def _why_refused(self) -> CodeTooOld | None:
+        return self._snapshots.refused
 
     def _collect(self, node: NodeId, data: bytes, is_first: bool, is_last: bool) -> bytes | None:
         """Put chunks together; the whole when the last has come, None before or out of step."""
