@@ -46,6 +46,9 @@ CHUNK_MIN_TOKENS: Final = 2
 """No prompt chunk is a single token, if the prompt has more: one row alone takes other kernels
 than several, and then the same prompt would give another text."""
 
+LAST_TOKENS: Final = 2 * CHUNK_MIN_TOKENS - 1
+"""So many left of a prompt cannot be halved."""
+
 
 @dataclass(frozen=True, slots=True)
 class Follower:
@@ -308,14 +311,19 @@ class Batcher:
             return {}
         steps, sizes = -(-total // room), left
         while sum(sizes.values()) > room and steps <= SHORT_PROMPT_TOKENS:
+            # What cannot be halved waits for the last step.
             sizes = {
-                slot: max(CHUNK_MIN_TOKENS, -(-count // steps)) for slot, count in left.items()
+                slot: max(CHUNK_MIN_TOKENS, -(-count // steps)) if count > LAST_TOKENS else 0
+                for slot, count in left.items()
             }
             steps += 1
+        if not any(sizes.values()):
+            return {}
         spare = room - sum(sizes.values())
         if steps > 3:
             # Not in the last two steps: who gets one more there ends a step before the others.
-            sizes = {slot: size + (at < spare) for at, (slot, size) in enumerate(sizes.items())}
+            most = sorted(left, key=lambda slot: left[slot], reverse=True)[: max(0, spare)]
+            sizes = {slot: size + (slot in most and size > 0) for slot, size in sizes.items()}
         return sizes
 
     def _by_urgency(self) -> list[Job]:

@@ -112,10 +112,20 @@ def test_rows_go_first_and_short_prompts_that_come_together_end_together() -> No
     grown(house, old)
     house.submit(job("b", 40), job("c", tuple(range(100, 150))))
     planned = [house.step() for _ in range(4)]
-    assert [sizes(parts) for parts in planned] == [[1, 15, 17], [1, 13, 17], [1, 12, 16], [1, 1, 1]]
+    assert [sizes(parts) for parts in planned] == [[1, 14, 18], [1, 13, 16], [1, 13, 16], [1, 1, 1]]
     assert [part.wants_logits for parts in planned[:3] for part in parts[1:]] == [False] * 4 + [
         True
     ] * 2
+
+
+@pytest.mark.parametrize("shortest", [15, 17, 19, 22, 25, 39])
+def test_a_wave_of_many_ends_in_one_step(shortest: int) -> None:
+    house = House(10)
+    jobs = [job(str(n), tuple(range(n * 100, n * 100 + shortest + n % 3))) for n in range(10)]
+    house.submit(*jobs)
+    while not any(parts := [part.wants_logits for part in house.step()]):
+        pass
+    assert parts == [True] * 10
 
 
 def test_an_answer_that_has_just_begun_comes_in_bursts_beside_a_wave() -> None:
