@@ -28,6 +28,7 @@ from aivailable.wire.generation import (
 from aivailable.wire.worker import Pause, Resume, Step
 from aivailable.worker.engine import DecodeFailed, Footprint, Logits, Part
 from aivailable.worker.pooling import add_chunk, unit
+from aivailable.worker.protocol import STALLED_WAIT_S
 from aivailable.worker.tally import Tally
 
 REQUESTS_MAX: Final = 1024
@@ -70,6 +71,7 @@ class Port(Protocol):
 
     def send(self, message: Any) -> None: ...
     def receive(self) -> Any: ...
+    def receive_within(self, limit_s: float) -> list[Any]: ...
     def receive_ready(self) -> list[Any]: ...
 
 
@@ -128,9 +130,13 @@ class EmbeddingSession:
 
     def serve_once(self) -> None:
         """Take what has arrived (waiting when nothing moves), run one step, tell."""
-        idle = next(self._in_turn(), None) is None
-        messages = [self._port.receive()] if idle else []
-        for message in [*messages, *self._port.receive_ready()]:
+        if not self._jobs:
+            messages = [self._port.receive(), *self._port.receive_ready()]
+        elif next(self._in_turn(), None) is None:
+            messages = self._port.receive_within(STALLED_WAIT_S)
+        else:
+            messages = self._port.receive_ready()
+        for message in messages:
             self._take(message)
         self._expire()
         self._step()

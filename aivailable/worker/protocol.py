@@ -24,6 +24,8 @@ from aivailable.wire.worker import FROM_WORKER, TO_WORKER, Shutdown
 INBOX_MAX_MESSAGES: Final = 4096
 """Beyond it the reader stops reading and the peer's writes wait."""
 LENGTH_BYTES: Final = 4
+STALLED_WAIT_S: Final = 0.25
+"""A loop whose requests are all paused by their readers looks at their deadlines so often."""
 
 
 class Channel:
@@ -57,6 +59,14 @@ class Channel:
     def receive(self) -> Any:
         """The next message; waits for it."""
         return self._inbox.get()
+
+    def receive_within(self, limit_s: float) -> list[Any]:
+        """What has arrived as soon as anything has; nothing after `limit_s` seconds without."""
+        try:
+            first = self._inbox.get(timeout=limit_s)
+        except queue.Empty:
+            return []
+        return [first, *self.receive_ready()]
 
     def receive_ready(self) -> list[Any]:
         """The messages that have already arrived, in order."""

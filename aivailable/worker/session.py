@@ -49,6 +49,7 @@ from aivailable.worker.grammar.rules import GrammarError
 from aivailable.worker.job import Job
 from aivailable.worker.language import Language
 from aivailable.worker.pace import Pace
+from aivailable.worker.protocol import STALLED_WAIT_S
 from aivailable.worker.sampling.logprobs import ALTERNATIVES_MAX
 from aivailable.worker.sampling.parameters import check_sampling
 from aivailable.worker.sampling.sampler import NoToken
@@ -88,6 +89,7 @@ class Port(Protocol):
 
     def send(self, message: Any) -> None: ...
     def receive(self) -> Any: ...
+    def receive_within(self, limit_s: float) -> list[Any]: ...
     def receive_ready(self) -> list[Any]: ...
 
 
@@ -174,6 +176,7 @@ class Session:
         self._pace = Pace(engine.chunk_tokens, engine.least_tokens)
         self._language = Language(engine)
         self._out = _Outbox()
+        self._stalled = False
         self._tally = Tally()
         self._told = (0, 0)
         self._counted_s = -math.inf
@@ -187,14 +190,18 @@ class Session:
 
     def serve_once(self) -> None:
         """Take what has arrived (waiting when there is nothing to do), run one step, tell."""
-        idle = not self._batcher.busy and not self._batcher.waiting
-        messages = [self._port.receive()] if idle else []
-        for message in [*messages, *self._port.receive_ready()]:
+        if not self._batcher.busy and not self._batcher.waiting:
+            messages = [self._port.receive(), *self._port.receive_ready()]
+        elif self._stalled:
+            messages = self._port.receive_within(STALLED_WAIT_S)
+        else:
+            messages = self._port.receive_ready()
+        for message in messages:
             self._take(message)
         self._expire()
         for job in self._batcher.admit():
             self._tell_started(job)
-        self._step()
+        self._stalled = not self._step()
         self._tell()
 
     def _take(self, message: Any) -> None:
@@ -294,11 +301,12 @@ class Session:
             )
         )
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
+        """Decode once; False when nothing can be decoded, as when every reader has paused."""
         rows = self._batcher.rows
         parts = self._batcher.plan(self._pace.budget(rows))
         if not parts:
-            return
+            return False
         self._tally.steps += 1
         began = self._clock()
         try:
@@ -311,6 +319,7 @@ class Session:
             prefill = sum(len(part.tokens) for part in parts) - rows
             self._pace.observe(rows, prefill, self._clock() - began)
             self._use(parts, logits)
+        return True
 
     def _decode(self, parts: tuple[Part, ...]) -> list[Logits]:
         """Decode; warm sequences give way to what was admitted. Raises DecodeFailed."""

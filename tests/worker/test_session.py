@@ -10,6 +10,7 @@ from aivailable.wire.prefixes import digests
 from aivailable.wire.worker import DeviceClaim, Load, Pause, Resume, Step
 from aivailable.worker.engine import CellsExhausted, DecodeFailed, Logits, Part
 from aivailable.worker.engine_fake import FakeEngine
+from aivailable.worker.protocol import STALLED_WAIT_S
 from aivailable.worker.session import Session
 
 
@@ -19,12 +20,17 @@ class ListPort:
     def __init__(self, *messages: Any) -> None:
         self.inbox = list(messages)
         self.sent: list[Any] = []
+        self.waited_s = 0.0
 
     def send(self, message: Any) -> None:
         self.sent.append(message)
 
     def receive(self) -> Any:
         return self.inbox.pop(0)
+
+    def receive_within(self, limit_s: float) -> list[Any]:
+        self.waited_s += limit_s
+        return self.receive_ready()
 
     def receive_ready(self) -> list[Any]:
         ready, self.inbox = self.inbox, []
@@ -183,6 +189,20 @@ def test_the_deadline_of_a_paused_request_runs_on() -> None:
     now = 5.0
     session.serve_once()
     assert [end.code for end in port.sent[-1].failed] == ["deadline_exceeded"]
+
+
+def test_nothing_spins_while_every_reader_has_paused() -> None:
+    port = ListPort(request("a", 1))
+    session = Session(engine(), port)
+    session.serve_once()
+    port.inbox = [Pause("a")]
+    session.serve_once()
+    assert port.waited_s == 0.0
+    session.serve_once()
+    assert port.waited_s == STALLED_WAIT_S
+    port.inbox = [Resume("a")]
+    session.serve_once()
+    assert len(ids_of(port, "a")) == 2
 
 
 class Cramped(FakeEngine):
