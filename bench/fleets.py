@@ -1,8 +1,9 @@
 """Random fleets of real cards, and what people ask of them: the input of `bench.packing`.
 
 Owns the tables and the draw. Card sizes are those of the GTX 1650, GTX 1060, GTX 1080, GTX 1080 Ti,
-RTX 3060, Tesla P100, RTX 3090 and A40. Model sizes are file sizes in bytes of published GGUF files
-and shapes are those of the models' own config.json; cache and compute come from gguf/memory.py.
+RTX 3060, Tesla P100, RTX 3090 and A40. Model sizes and shapes are those of well-known GGUF files,
+written from memory and not checked one by one: what matters here is how they spread. Cache and
+compute come from gguf/memory.py.
 """
 
 from __future__ import annotations
@@ -89,16 +90,20 @@ def draw(seed: int, nodes: int) -> Fleet:
 
 
 def fleet_of(machines: Sequence[tuple[int, ...]], chance: random.Random, load: float) -> Fleet:
-    """Deployments are drawn until they ask for `load` times what the cards have."""
+    """Deployments are drawn until they ask for `load` times what the cards have; nobody asks for
+    what is larger than every single machine."""
     state, liveness = idle_cluster(machines)
     margin = state.settings.margin_bytes
     usable = tuple(tuple(card - margin for card in cards) for cards in machines)
+    largest = max(sum(cards) for cards in usable)
     asked, limit = 0, load * sum(sum(cards) for cards in usable)
     wanted: list[Deployment] = []
     facts: list[ModelFacts] = []
     while asked < limit:
         shape = model(*chance.choice(SHAPES))
         one = deployment(len(wanted), shape, chance, len(machines))
+        if one.need_bytes > largest:
+            continue
         wanted.append(one)
         facts.append(shape)
         asked += one.need_bytes * one.replicas_min

@@ -1,0 +1,193 @@
+"""Bytes of demanded replicas that the planner places, beside others' rules and the optimum.
+
+Random fleets and model mixes (`bench.fleets`), everything asked for at once, spare replicas off.
+A replica's bytes count once, as on a single card: what a split costs more is nobody's gain. Every
+plan is checked: no card holds more than it has.
+
+    python -m bench.packing [--quick] [--json] [--fleets N] [--limit S]
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aivailable.core.commands import Place
+from aivailable.core.planner import plan
+from bench.fleets import Fleet, draw
+from bench.packing_optimum import most_bytes
+from bench.packing_others import (
+    Placements,
+    gpustack_binpack,
+    ollama_round_robin,
+    one_model_per_node,
+)
+from bench.report import Figure, report, wanted
+
+SMALL_NODES = (2, 3, 4, 5, 6, 7, 8)
+LARGE_NODES = (10, 20, 30, 40, 50, 60)
+RATIO_WANTED = 2.3
+OPTIMUM_WANTED = 0.97
+LP_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Bytes placed and models served, by whom, of one fleet."""
+
+    nodes: int
+    ours: int
+    served: int
+    others: tuple[int, int, int]
+    others_served: tuple[int, int, int]
+    optimum: float
+    """The best packing found; the relaxation's bound for a large fleet."""
+    bound: float
+    """No packing has more."""
+    overcommitted: int
+
+
+def main() -> None:
+    options = {
+        "fleets": ("60", "fleets of each kind"),
+        "limit": ("10", "seconds for each optimum"),
+    }
+    asked = wanted("packing", "bytes placed beside others' rules and the optimum", options)
+    count = 7 if asked.quick else int(asked.options["fleets"])
+    limit_s = 3.0 if asked.quick else float(asked.options["limit"])
+    rounds: list[Round] = []
+    for large in (False, True):
+        sizes = LARGE_NODES if large else SMALL_NODES
+        for seed in range(count):
+            one = _round(draw(seed, sizes[seed % len(sizes)]), limit_s, large)
+            rounds.append(one)
+            asked.say(_told(one))
+    small = [one for one in rounds if one.nodes <= max(SMALL_NODES)]
+    large_ones = [one for one in rounds if one.nodes > max(SMALL_NODES)]
+    for nodes in sorted({one.nodes for one in rounds}):
+        asked.say(_summary(nodes, [one for one in rounds if one.nodes == nodes]))
+    report(
+        "packing",
+        [
+            _figure("over one model per node", rounds, 0),
+            _figure("over Ollama behind round robin", rounds, 1),
+            _figure("over GPUStack's binpack", rounds, 2),
+            Figure(
+                "of the optimum, to 8 nodes",
+                "%",
+                tuple(100 * one.ours / one.optimum for one in small),
+                "the best packing that HiGHS found",
+                better="higher",
+            ),
+            Figure(
+                "of the LP bound, 10 to 60 nodes",
+                "%",
+                tuple(100 * one.ours / one.bound for one in large_ones),
+                "the linear relaxation",
+                better="higher",
+            ),
+            Figure(
+                "overcommitted",
+                "bytes",
+                tuple(float(one.overcommitted) for one in rounds),
+                "none is allowed",
+            ),
+        ],
+        asked,
+    )
+    if not _holds(rounds, small):
+        raise SystemExit(1)
+
+
+def _holds(rounds: Sequence[Round], small: Sequence[Round]) -> bool:
+    """The bounds that issue 5 sets, by the sums over all fleets of a size."""
+    ahead = all(
+        _total(rounds, nodes, None) > _total(rounds, nodes, other)
+        for nodes in {one.nodes for one in rounds}
+        for other in (1, 2)
+    )
+    ratio = sum(one.ours for one in rounds) / sum(one.others[0] for one in rounds)
+    optimum = sum(one.ours for one in small) / sum(one.optimum for one in small)
+    sound = not any(one.overcommitted for one in rounds)
+    return ahead and sound and ratio >= RATIO_WANTED and optimum >= OPTIMUM_WANTED
+
+
+def _round(fleet: Fleet, limit_s: float, large: bool) -> Round:
+    placed, over = _ours(fleet)
+    ruled = [rule(fleet) for rule in (one_model_per_node, ollama_round_robin, gpustack_binpack)]
+    optimum, bound = most_bytes(fleet, LP_LIMIT_S if large else limit_s, relaxed=large)
+    if bound <= 0.0:
+        # The solver had not even a bound in time.
+        _, bound = most_bytes(fleet, LP_LIMIT_S, relaxed=True)
+    if optimum <= 0.0:
+        # Nothing found in time: the bound stands for it, which is stricter.
+        optimum = bound
+    first, second, third = (_bytes(fleet, entry) for entry in ruled)
+    return Round(
+        len(fleet.nodes),
+        _bytes(fleet, placed),
+        len(placed),
+        (first, second, third),
+        (len(ruled[0]), len(ruled[1]), len(ruled[2])),
+        optimum,
+        bound,
+        over,
+    )
+
+
+def _ours(fleet: Fleet) -> tuple[Placements, int]:
+    """What one plan places, and the bytes by which any card would be overcommitted."""
+    numbers = {node: number for number, node in enumerate(sorted(fleet.state.members))}
+    free = [list(cards) for cards in fleet.nodes]
+    placed: Placements = {}
+    for body in plan(fleet.state, fleet.liveness, 0):
+        if isinstance(body, Place):
+            node = numbers[body.node]
+            placed.setdefault(body.deployment, set()).add(node)
+            for claim in body.claims:
+                free[node][int(claim.device_id.removeprefix("gpu"))] -= claim.claim_bytes
+    return placed, sum(max(0, -room) for rooms in free for room in rooms)
+
+
+def _bytes(fleet: Fleet, placed: Placements) -> int:
+    return sum(len(placed.get(one.name, ())) * one.need_bytes for one in fleet.wanted)
+
+
+def _figure(name: str, rounds: Sequence[Round], other: int) -> Figure:
+    return Figure(
+        name,
+        "times",
+        tuple(one.ours / max(1, one.others[other]) for one in rounds),
+        "bytes placed by the other rule",
+        better="higher",
+    )
+
+
+def _total(rounds: Sequence[Round], nodes: int, other: int | None) -> int:
+    chosen = [one for one in rounds if one.nodes == nodes]
+    return sum(one.ours if other is None else one.others[other] for one in chosen)
+
+
+def _told(one: Round) -> str:
+    shares = ", ".join(f"{one.ours / max(1, other):.2f}" for other in one.others)
+    return (
+        f"{one.nodes} nodes: {one.ours / 2**30:.1f} GiB, {one.served} models; × {shares}"
+        f" (models {one.others_served}); {one.ours / one.optimum:.2%} of the best,"
+        f" {one.ours / one.bound:.2%} of the bound"
+    )
+
+
+def _summary(nodes: int, rounds: Sequence[Round]) -> str:
+    ratios = ", ".join(
+        f"{_total(rounds, nodes, None) / _total(rounds, nodes, other):.3f}" for other in range(3)
+    )
+    served = [statistics.mean(one.served for one in rounds)]
+    served += [statistics.mean(one.others_served[other] for one in rounds) for other in range(3)]
+    told = ", ".join(f"{mean:.1f}" for mean in served)
+    best = sum(one.ours for one in rounds) / sum(one.optimum for one in rounds)
+    return f"{nodes} nodes, {len(rounds)} fleets: × {ratios}; models {told}; {best:.2%} of the best"
+
+
+if __name__ == "__main__":
+    main()
