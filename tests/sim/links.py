@@ -100,6 +100,10 @@ class SimLinks:
     def connected(self) -> tuple[NodeId, ...]:
         return tuple(sorted(node for node in self._links if self._alive(node)))
 
+    def sound(self) -> int:
+        """Links that carry: not those whose other end has moved away, unnoticed so far."""
+        return sum(not self._links[node].severed for node in self.connected())
+
     def send(self, node: NodeId, message: Any) -> bool:
         connection = self._links.get(node)
         if connection is None or connection.broken or not self.process.alive:

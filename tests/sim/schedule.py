@@ -102,7 +102,7 @@ class Faults:
 
     def _linked(self) -> bool:
         world = self._world
-        links = [len(world.running[name].links.connected()) for name in sorted(world.running)]
+        links = [world.running[name].links.sound() for name in sorted(world.running)]
         armed = any(machine.wrote is not nothing for machine in world.machines)
         return world.damage.calm and not armed and all(n == len(world.names) - 1 for n in links)
 
