@@ -131,6 +131,11 @@ def parse_flash_attention(lines: Iterable[str]) -> str:
     return ""
 
 
+_CALLBACKS: list[Any] = []
+"""ctypes keeps no reference to a callback, and llama.cpp calls the last one it was given for as long
+as the process lives, also after its Log is gone."""
+
+
 class Log:
     """Keeps llama.cpp's last lines and passes the more important ones to stderr."""
 
@@ -139,9 +144,9 @@ class Log:
         self._threshold = LOG_LEVELS.get(wanted, LOG_LEVELS["warn"])
         self._last_level = 0
         self.lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
-        # ctypes keeps no reference to a callback: this attribute does.
-        self._callback = library.llama_log_callback(self._take)
-        library.llama_log_set(self._callback, ctypes.c_void_p(0))
+        callback = library.llama_log_callback(self._take)
+        library.llama_log_set(callback, ctypes.c_void_p(0))
+        _CALLBACKS.append(callback)
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
         line = text.decode("utf-8", "replace")
