@@ -132,8 +132,8 @@ def parse_flash_attention(lines: Iterable[str]) -> str:
 
 
 _CALLBACKS: list[Any] = []
-"""ctypes keeps no reference to a callback, and llama.cpp calls the last one it was given for as long
-as the process lives, also after its Log is gone."""
+"""ctypes keeps no reference to a callback, and llama.cpp calls the last one it was given for as
+long as the process lives, also after its Log is gone."""
 
 
 class Log:
