@@ -6,14 +6,13 @@ by the worker before a load and by its dry run.
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from aivailable.errors import GgufError
-from aivailable.gguf.reader import Reader, Structure
+from aivailable.gguf.header import read_structure
+from aivailable.gguf.reader import Structure
 
 LORA_SUFFIXES: Final = (".lora_a", ".lora_b")
 
@@ -29,7 +28,7 @@ class Companion:
 def read_adapter(path: str | os.PathLike[str], architecture: str) -> Companion:
     """The header of a LoRA adapter for a model of this architecture. Raises GgufError."""
     label = os.fspath(path)
-    structure = _structure(label)
+    structure, _ = read_structure(label)
     kinds = (structure.values.get("general.type"), structure.values.get("adapter.type"))
     if kinds != ("adapter", "lora"):
         raise GgufError(f"{label}: this is no LoRA adapter (general.type, adapter.type: {kinds})")
@@ -46,18 +45,3 @@ def read_adapter(path: str | os.PathLike[str], architecture: str) -> Companion:
 
 def _weights(structure: Structure) -> int:
     return sum(tensor.size_bytes for tensor in structure.tensors.values())
-
-
-def _structure(label: str) -> Structure:
-    try:
-        with Path(label).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size == 0:
-                raise GgufError(f"{label}: the file is empty; copy it again")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                structure = Reader(data, label).structure()
-    except (OSError, ValueError) as error:
-        raise GgufError(f"{label}: cannot be read: {error}") from error
-    if structure.expected_bytes > size:
-        raise GgufError(f"{label}: the file is truncated: {size} of {structure.expected_bytes}")
-    return structure

@@ -67,14 +67,13 @@ class Header:
     """The chat template for requests with tools, where the file has one of its own."""
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read and check the header of a model file.
+def read_structure(label: str) -> tuple[Structure, int]:
+    """Keys and tensors of any GGUF file at the path `label`, and its size in bytes.
 
-    Raises GgufError naming the file, what is wrong and what to do; also when it cannot be opened.
+    Raises GgufError as `read_header` does.
     """
-    label = os.fspath(path)
     try:
-        with Path(path).open("rb") as file:
+        with Path(label).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
                 raise GgufError(f"{label}: the file is empty; copy it again")
@@ -88,6 +87,16 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             f"{-(-structure.expected_bytes // MIB)} MiB ({size} of {structure.expected_bytes} "
             "bytes); copy it again"
         )
+    return structure, size
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read and check the header of a model file.
+
+    Raises GgufError naming the file, what is wrong and what to do; also when it cannot be opened.
+    """
+    label = os.fspath(path)
+    structure, size = read_structure(label)
     values = _Values(structure, label)
     template = values.text("tokenizer.chat_template", "", CHAT_TEMPLATE_MAX_CHARS) or None
     return Header(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from fixtures.cluster_state import (
+    TO_READY,
     cluster,
     deployed,
     deployment,
     device,
     liveness,
+    obey,
     replica,
     report,
     run,
@@ -23,18 +25,7 @@ from aivailable.core.planner import explanations
 from aivailable.core.records import Device, Status
 from aivailable.core.state import State
 
-TO_READY = (Status.LOADING, Status.READY)
 ROUNDS_MAX = 30
-
-
-def obey(state: State) -> State:
-    """Every agent does what is asked of it: what drains goes, what is placed becomes ready."""
-    for name in sorted(state.replicas):
-        if state.replicas[name].drain:
-            state = report(state, name, Status.GONE)
-        elif state.replicas[name].status is Status.PLACED:
-            state = report(state, name, *TO_READY)
-    return state
 
 
 def ready(state: State, name: str) -> int:

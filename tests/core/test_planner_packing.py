@@ -8,7 +8,7 @@ from fixtures.cluster_state import (
     deployment,
     device,
     liveness,
-    report,
+    obey,
     run,
     settle,
 )
@@ -18,21 +18,10 @@ from hypothesis import strategies as st
 from aivailable.core.commands import Drain, PutDeployment, SetDraining
 from aivailable.core.invariants import violations
 from aivailable.core.planner import explanations
-from aivailable.core.records import Device, Status
+from aivailable.core.records import Device
 from aivailable.core.state import State
 
-TO_READY = (Status.LOADING, Status.READY)
 ROUNDS_MAX = 40
-
-
-def obey(state: State) -> State:
-    """Every agent does what is asked of it: what drains goes, what is placed becomes ready."""
-    for name in sorted(state.replicas):
-        if state.replicas[name].drain:
-            state = report(state, name, Status.GONE)
-        elif state.replicas[name].status is Status.PLACED:
-            state = report(state, name, *TO_READY)
-    return state
 
 
 def ended(state: State, nodes: str | dict[str, tuple[Device, ...]]) -> State:
