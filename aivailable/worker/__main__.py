@@ -21,8 +21,9 @@ from aivailable.worker.embedding import Embedder, EmbeddingSession
 from aivailable.worker.engine import Engine, LoadRefused, ReportProgress
 from aivailable.worker.engine_fake import FakeEngine
 from aivailable.worker.llama_library import NO_ENGINE
+from aivailable.worker.loading import announce_and_load
 from aivailable.worker.protocol import Channel
-from aivailable.worker.session import Session, announce_and_load
+from aivailable.worker.session import Session
 
 PR_SET_PDEATHSIG: Final = 1
 """linux/prctl.h"""

@@ -28,7 +28,7 @@ from aivailable.worker.llama_claims import claim_devices
 from aivailable.worker.llama_dry_run import dry_run
 from aivailable.worker.llama_library import Log, import_library
 from aivailable.worker.llama_parameters import CPU_BACKENDS, parameters
-from aivailable.worker.session import check_sizes
+from aivailable.worker.loading import check_sizes
 
 UNLIMITED_BYTES = 1 << 50
 

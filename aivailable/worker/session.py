@@ -1,4 +1,4 @@
-"""One replica's life on the channel: hello, load, then step after step until the socket ends.
+"""One loaded replica on the channel: step after step until the socket ends.
 
 Owns: turning requests into jobs, running the step loop, and telling the peer everything that a
 step produced in one frame. It must not schedule (batcher) or compute (engine). Made by __main__.
@@ -7,11 +7,10 @@ step produced in one frame. It must not schedule (batcher) or compute (engine). 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 from aivailable.errors import RequestError
 from aivailable.wire.generation import (
@@ -24,30 +23,19 @@ from aivailable.wire.generation import (
 )
 from aivailable.wire.limits import STOP_STRING_MAX_CHARS, STOP_STRINGS_MAX
 from aivailable.wire.prefixes import PREFIX_DIGESTS_MAX, digests
-from aivailable.wire.worker import (
-    Hello,
-    Load,
-    LoadFailed,
-    Pause,
-    Progress,
-    Ready,
-    Resume,
-    Step,
-)
+from aivailable.wire.worker import Pause, Resume, Step
 from aivailable.worker.batcher import Batcher, Sizes
 from aivailable.worker.engine import (
     CellsExhausted,
     DecodeFailed,
     Engine,
-    Footprint,
-    LoadRefused,
     Logits,
     Part,
-    ReportProgress,
 )
 from aivailable.worker.grammar.rules import GrammarError
 from aivailable.worker.job import Job
 from aivailable.worker.language import Language
+from aivailable.worker.loading import Port
 from aivailable.worker.pace import Pace
 from aivailable.worker.protocol import STALLED_WAIT_S
 from aivailable.worker.sampling.logprobs import ALTERNATIVES_MAX
@@ -56,89 +44,12 @@ from aivailable.worker.sampling.sampler import NoToken
 from aivailable.worker.sequences import Sequences
 from aivailable.worker.tally import Tally
 
-CONTEXT_MIN_TOKENS: Final = 16
-CONTEXT_MAX_TOKENS: Final = 1 << 20
-CELLS_MAX: Final = 8 << 20
-"""KV cells: beyond it llama.cpp takes half a minute only to fail."""
-SLOTS_MAX: Final = 64
-"""llama.cpp refuses more than 256 sequences; no legacy GPU decodes even 64 at once."""
 STARTED_IDS_PER_FRAME_MAX: Final = 512 * 1024
 """Prompt ids that one frame may carry (5 bytes each), so that it stays under the wire's limit."""
 
 COUNTERS_EVERY_S: Final = 0.25
 
 Clock = Callable[[], float]
-
-
-class Loaded(Protocol):
-    """What a load tells of itself: an Engine, or an Embedder."""
-
-    context: int
-    slots: int
-    footprint: Footprint
-    notes: tuple[str, ...]
-    tasks: tuple[str, ...]
-    vision: bool
-
-
-LoadedT = TypeVar("LoadedT", bound=Loaded)
-
-
-class Port(Protocol):
-    """The channel as the session uses it; a test's fake is a list and a queue."""
-
-    def send(self, message: Any) -> None: ...
-    def receive(self) -> Any: ...
-    def receive_within(self, limit_s: float) -> list[Any]: ...
-    def receive_ready(self) -> list[Any]: ...
-
-
-def announce_and_load(
-    port: Port, engine: str, version: str, make: Callable[[Load, ReportProgress], LoadedT]
-) -> LoadedT | None:
-    """Say hello, wait for Load, load. None when the load failed (the peer has been told)."""
-    port.send(Hello(os.getpid(), engine, version))
-    load = port.receive()
-    if not isinstance(load, Load):
-        port.send(LoadFailed("unsupported", f"expected load, got {type(load).__name__}"))
-        return None
-    began = time.monotonic()
-    try:
-        check_sizes(load.context, load.slots)
-        loaded = make(load, lambda phase, fraction: port.send(Progress(phase, fraction)))
-    except LoadRefused as error:
-        port.send(LoadFailed(error.code, str(error)))
-        return None
-    footprint = loaded.footprint
-    port.send(
-        Ready(
-            model_name=footprint.model_name,
-            context=loaded.context,
-            slots=loaded.slots,
-            used_bytes=footprint.used_bytes,
-            weights_bytes=footprint.weights_bytes,
-            kv_bytes=footprint.kv_bytes,
-            compute_bytes=footprint.compute_bytes,
-            load_ms=round((time.monotonic() - began) * 1000),
-            notes=loaded.notes,
-            tasks=loaded.tasks,
-            vision=loaded.vision,
-        )
-    )
-    return loaded
-
-
-def check_sizes(context: int, slots: int) -> None:
-    """Refuse sizes that would make llama.cpp abort or allocate for minutes. Raises LoadRefused."""
-    if not 1 <= slots <= SLOTS_MAX:
-        raise LoadRefused("unsupported", f"{slots} slots; 1 to {SLOTS_MAX} are possible")
-    if not CONTEXT_MIN_TOKENS <= context <= CONTEXT_MAX_TOKENS:
-        raise LoadRefused(
-            "unsupported",
-            f"context {context}; {CONTEXT_MIN_TOKENS} to {CONTEXT_MAX_TOKENS} are possible",
-        )
-    if context * slots > CELLS_MAX:
-        raise LoadRefused("unsupported", f"{context} x {slots} cells; {CELLS_MAX} are possible")
 
 
 def not_embedding(task: str) -> RequestError:
