@@ -249,8 +249,8 @@ class Batcher:
         prompt = job.tokens[: self._reusable(job)]
         if not self._running and job.tokens[job.prompt_tokens :]:
             # A continuation that is alone repeats the first time to the last bit: also the order
-            # of its cells, in which attention is summed up.
-            prompt = []
+            # of its cells, in which attention is summed up. The opening's are always the lowest.
+            prompt = prompt[: self._sequences.opening_tokens]
         leader, length = self._leader(job, prompt)
         if leader is not None:
             self._following.append(Follower(job, leader, length))

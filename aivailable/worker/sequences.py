@@ -6,18 +6,23 @@ outside knows what is warm. It must not schedule. Called by batcher.
 There may be more sequences than slots: what is over keeps the prompts of earlier requests warm.
 Busy ones are guaranteed their cells; the warm ones live in what is left and give way first.
 A prefix is shared by reference (llama.cpp's seq_cp), so it costs no cells until texts part.
+
+The opening is what nearly every prompt of a model begins with: its chat template's first words. One
+sequence keeps it from the start on, in the lowest cells, so that whoever begins with it still has
+all cells in the order of its tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
-from aivailable.worker.radix import RadixTree
+from aivailable.worker.radix import Match, RadixTree
 
 REUSE_MIN_TOKENS: Final = 40
-"""A shorter common beginning (a template's first words) is computed anew: it saves little, and
+"""A shorter common beginning, other than the opening, is computed anew: it saves little, and
 cells that do not lie in the order of their tokens are summed up in another order."""
+NOBODY: Final = -1
 
 
 class Caches(Protocol):
@@ -44,15 +49,24 @@ class Sequences:
         self._empty = list(range(count))
         self._warm: dict[int, None] = {}
         """Least recently used first."""
+        self._opener = NOBODY
+        self.opening_tokens = 0
+        """How many tokens the opening has; 0 = there is none."""
         self._digests: dict[int, tuple[int, ...]] = {}
         self.digests_turn = 0
         """Grows when `digests` may have changed."""
 
+    def open_with(self, tokens: Sequence[int]) -> int:
+        """Reserve a sequence for the opening; the caller computes it there, before anything else.
+        Returns its number."""
+        self._opener = self._empty.pop(0)
+        self._tree.put(self._opener, tokens)
+        self.opening_tokens = len(tokens)
+        return self._opener
+
     def cached_length(self, tokens: Sequence[int]) -> int:
         """The longest beginning of these tokens that some sequence can be started from."""
-        for match in self._tree.find(tokens):
-            if match.length < REUSE_MIN_TOKENS:
-                break
+        for match in self._matches(tokens):
             if any(self._caches.reach(holder, match.length) for holder in match.holders):
                 return match.length
         return 0
@@ -61,9 +75,7 @@ class Sequences:
         """A sequence that holds as much of the beginning of `tokens` as can be had (an empty one
         for no tokens): its number and how many. It is busy until given back. Raises LookupError
         when every one is busy."""
-        for match in self._tree.find(tokens):
-            if match.length < REUSE_MIN_TOKENS:
-                break
+        for match in self._matches(tokens):
             source = next((h for h in match.holders if self._caches.reach(h, match.length)), None)
             if source is None:
                 continue
@@ -103,11 +115,15 @@ class Sequences:
         self._unmark(number)
 
     def evict(self) -> bool:
-        """Clear the warm sequence that was not used for longest; False when there is none."""
-        if not self._warm:
+        """Clear the warm sequence that was not used for longest, at last the opening; False when
+        there is none."""
+        if self._warm:
+            number = next(iter(self._warm))
+            del self._warm[number]
+        elif self._opener != NOBODY:
+            number, self._opener, self.opening_tokens = self._opener, NOBODY, 0
+        else:
             return False
-        number = next(iter(self._warm))
-        del self._warm[number]
         self.clear(number)
         self._empty.append(number)
         return True
@@ -127,6 +143,14 @@ class Sequences:
                 if len(found) < most:
                     found[digest] = None
         return tuple(sorted(found))
+
+    def _matches(self, tokens: Sequence[int]) -> Iterator[Match]:
+        """Who may be started from: the longest beginning first."""
+        for match in self._tree.find(tokens):
+            if match.length >= REUSE_MIN_TOKENS:
+                yield match
+            elif self._opener in match.holders and match.length == self.opening_tokens:
+                yield Match(match.length, (self._opener,))
 
     def _target(self, source: int | None, length: int) -> int:
         """Where a new job goes: into `source` itself when nothing of it would be lost, else an

@@ -36,6 +36,7 @@ from aivailable.worker.grammar.rules import GrammarError
 from aivailable.worker.job import Job
 from aivailable.worker.language import Language
 from aivailable.worker.loading import Port
+from aivailable.worker.opening import compute_opening
 from aivailable.worker.pace import Pace
 from aivailable.worker.protocol import STALLED_WAIT_S
 from aivailable.worker.sampling.logprobs import ALTERNATIVES_MAX
@@ -83,6 +84,7 @@ class Session:
         self._clock = clock
         sizes = Sizes(engine.slots, engine.chunk_tokens, engine.step_tokens, engine.replay_tokens)
         self._sequences = Sequences(engine.sequences, engine.warm_tokens, engine)
+        compute_opening(engine, self._sequences)
         self._batcher = Batcher(sizes, self._sequences)
         self._pace = Pace(engine.chunk_tokens, engine.least_tokens)
         self._language = Language(engine)

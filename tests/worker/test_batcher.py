@@ -100,6 +100,57 @@ def test_wrong_sizes_are_refused() -> None:
             Batcher(wrong, sequences)
 
 
+def opened(house: House, *tokens: int) -> None:
+    """The house computed this opening before anything else."""
+    number = house.sequences.open_with(tokens)
+    house.caches.held[number] = list(tokens)
+
+
+def test_the_opening_is_computed_once_however_short_it_is() -> None:
+    house = House(2)
+    opened(house, *range(900, 910))
+    first = job("a", (*range(900, 910), 1, 2, 3))
+    other = job("b", (*range(800, 810), 1, 2, 3))
+    house.submit(first, other)
+    house.until_decoding(first, other)
+    assert (first.cached, other.cached) == (10, 0)
+    second = job("c", (*range(900, 910), 1, 2, 4))
+    shorter = job("d", (*range(900, 909), 1, 2, 4))
+    house.batcher.release(first)
+    house.batcher.release(other)
+    house.submit(second, shorter)
+    house.until_decoding(second, shorter)
+    # Two tokens more are shared with the first job, whose cells lie who knows where.
+    assert (second.cached, shorter.cached) == (10, 0)
+
+
+def test_a_continuation_that_is_alone_starts_from_the_opening_like_the_first_time() -> None:
+    house = House(2)
+    opened(house, *range(10))
+    first = job("a", 60)
+    house.submit(first)
+    house.until_decoding(first)
+    house.batcher.release(first)
+    again = job("b", 60, generated=3)
+    house.submit(again)
+    house.until_decoding(again)
+    assert again.cached == 10
+
+
+def test_the_opening_gives_way_last() -> None:
+    house = House(2)
+    opened(house, *range(10))
+    item = job("a", 60)
+    house.submit(item)
+    house.until_decoding(item)
+    house.batcher.release(item)
+    assert house.sequences.evict()
+    assert house.sequences.cached_length(list(range(60))) == 10
+    assert house.sequences.evict()
+    assert house.sequences.cached_length(list(range(60))) == 0
+    assert not house.sequences.evict()
+
+
 def grown(house: House, item: Job) -> None:
     """Until its row is no longer held for others' prompts."""
     while len(item.tokens) - item.prompt_tokens < YOUNG_TOKENS:
