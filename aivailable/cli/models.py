@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aivailable import config
 from aivailable.cli import render, render_plan, target
 from aivailable.cli.progress import LoadProgress
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
@@ -48,6 +49,15 @@ def deploy(
         int | None, typer.Option(min=1, help="Requests one replica decodes at a time.")
     ] = None,
     pin: Annotated[bool, typer.Option("--pin", help="Never evict it for another.")] = False,
+    idle_ttl: Annotated[
+        str | None,
+        typer.Option(
+            "--idle-ttl", metavar="TIME", help="Unload replicas beyond MIN after so long, like 10m."
+        ),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Higher ones take the room of lower ones. Default: 0.")
+    ] = None,
     option: Options = None,
     dry_run: Annotated[
         bool,
@@ -70,6 +80,7 @@ def deploy(
         "pin": pin,
         "engine": engine,
         **parse_options(option),
+        **_policy(idle_ttl, priority),
     }
     where = target.find(url, api_key, home)
     if dry_run:
@@ -169,6 +180,19 @@ def parse_replicas(text: str) -> tuple[int, int]:
     return bounds
 
 
+def _policy(idle_ttl: str | None, priority: int | None) -> dict[str, int]:
+    """What was given of how long it stays and whom it yields to. Raises typer.BadParameter."""
+    given: dict[str, int] = {}
+    if idle_ttl is not None:
+        try:
+            given["idle_ttl_s"] = config.parse_duration_s(idle_ttl)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--idle-ttl") from error
+    if priority is not None:
+        given["priority"] = priority
+    return given
+
+
 def parse_options(given: list[str] | None) -> dict[str, Any]:
     """`options` of `name=value` texts; nothing when there are none. Raises typer.BadParameter."""
     options: dict[str, str] = {}
@@ -239,7 +263,8 @@ class ReadyWatch:
         self.why = f": {found.explanation}" if found.explanation else ""
         if found.state != "unplaceable":
             self._unplaceable_since_s = None
-            return found.state == "ready" and found.replicas_ready >= found.replicas_min
+            ready = found.state == "ready" and found.replicas_ready >= found.replicas_min
+            return ready or found.state == "on demand"
         if self._unplaceable_since_s is None:
             self._unplaceable_since_s = now_s
         if now_s - self._unplaceable_since_s >= UNPLACEABLE_PATIENCE_S:

@@ -29,6 +29,7 @@ MEASURED_MAX = 1024
 CONTEXT_MAX_TOKENS = 16 * 1024 * 1024
 SLOTS_MAX = 256
 REPLICAS_MAX = 256
+IDLE_TTL_MAX_S = 366 * 24 * 3600
 OPTIONS_MAX = 32
 ALIASES_MAX = 32
 MODEL_NAME_MAX_CHARS = 128
@@ -352,6 +353,8 @@ def _deployment_problem(state: State, wanted: Deployment) -> Reject | None:
         return Reject("invalid_replicas", f"replicas: 0 ≤ min ≤ max ≤ {REPLICAS_MAX}")
     if wanted.replicas_max == 0:
         return Reject("invalid_replicas", "replicas: at most 0 would never run; use undeploy")
+    if wanted.idle_ttl_s is not None and not 0 <= wanted.idle_ttl_s <= IDLE_TTL_MAX_S:
+        return Reject("invalid_idle_ttl", f"idle TTL: 0 to {IDLE_TTL_MAX_S} s")
     needs = (wanted.weights_bytes, wanted.kv_bytes, wanted.compute_bytes)
     if min(needs) < 0 or not 0 < wanted.need_bytes <= BYTES_MAX:
         return Reject("invalid_need", f"the predicted memory must be 1 to {BYTES_MAX} bytes")

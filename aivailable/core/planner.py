@@ -13,6 +13,7 @@ from itertools import groupby
 
 from aivailable.core.board import Board, Placed, is_current
 from aivailable.core.commands import Body, CloseWindow, Drain, MarkDown, Place, RaiseFeatureLevel
+from aivailable.core.idling import Usage
 from aivailable.core.ids import Digest, NodeId, replica_id
 from aivailable.core.levels import lowest
 from aivailable.core.liveness import Liveness, is_alive, missing_members
@@ -92,6 +93,7 @@ class _Planning:
         self._refused: dict[str, Deployment] = {}
         self._board = Board(state, liveness)
         self._packing = Packing(self._board)
+        self._usage = Usage(state, liveness)
         self._order: list[Deployment] = []
 
     def bodies(self) -> tuple[Body, ...]:
@@ -149,9 +151,9 @@ class _Planning:
         for _, group in groupby(self._order, key=lambda entry: entry.priority):
             equals = list(group)
             for deployment in equals:  # Everybody's first replica comes before a second one.
-                self._settle(deployment, min(1, deployment.replicas_min))
+                self._settle(deployment, min(1, self._wanted(deployment)))
             for deployment in equals:
-                self._settle(deployment, deployment.replicas_min)
+                self._settle(deployment, self._wanted(deployment))
         self._exchange()
         for deployment in self._order:
             self._retire(deployment)
@@ -201,12 +203,16 @@ class _Planning:
                 if given_up is None:
                     continue
                 changed = True
-                if counts[deployment.name] + 1 >= deployment.replicas_min:
+                if counts[deployment.name] + 1 >= self._wanted(deployment):
                     del self._refused[deployment.name]
                 self._refused[given_up.name] = given_up
         for deployment in tuple(self._refused.values()):
             del self._refused[deployment.name]
-            self._settle(deployment, deployment.replicas_min)
+            self._settle(deployment, self._wanted(deployment))
+
+    def _wanted(self, deployment: Deployment) -> int:
+        """Replicas that it shall have: `min`, and one on demand."""
+        return self._usage.wanted(deployment, self._board.of(deployment.name))
 
     def _current(self, deployment: Deployment) -> list[Replica]:
         """Replicas that count towards the target: up to date, on a node that is not draining."""
@@ -248,7 +254,9 @@ class _Planning:
         for replica in to_drain:
             self._board.put(replica)
         if answer is None:
-            to_drain, answer = victims(self._board, deployment, self._state.deployments)
+            to_drain, answer = victims(
+                self._board, deployment, self._state.deployments, self._usage
+            )
         for replica in going:
             self._board.put(replica)
         if answer is None:
@@ -282,7 +290,7 @@ class _Planning:
         self._board.put(reserved)
 
     def _unplaceable(self, deployment: Deployment) -> str:
-        have, want = len(self._current(deployment)), deployment.replicas_min
+        have, want = len(self._current(deployment)), self._wanted(deployment)
         refused = refusal(self._state, self._liveness, deployment, self._board)
         count = f"{have} of {want} replicas placed: " if have else ""
         old = ", ".join(entry.replica for entry in self._outdated(deployment))
@@ -297,18 +305,21 @@ class _Planning:
                 self._drain(replica)
 
     def _retire(self, deployment: Deployment) -> None:
-        """Old replicas go as new ones become ready, superfluous ones at once."""
-        current = self._current(deployment)
+        """Old replicas go as new ones become ready, superfluous ones at once, and idle ones when
+        their time is over."""
+        current, wanted = self._current(deployment), self._wanted(deployment)
         ready = sum(replica.status is Status.READY for replica in current)
         waiting = [r for r in self._outdated(deployment) if r.status is Status.READY]
         for replica in self._outdated(deployment):
-            replaced = len(current) >= deployment.replicas_min
+            replaced = len(current) >= wanted
             if replica.status is not Status.READY and replaced:
                 self._drain(replica)
-        for replica in waiting[: max(0, ready + len(waiting) - deployment.replicas_min)]:
+        for replica in waiting[: max(0, ready + len(waiting) - wanted)]:
             self._drain(replica)
         keep_order = sorted(current, key=lambda entry: entry.status is not Status.READY)
         for replica in keep_order[deployment.replicas_max :]:
+            self._drain(replica)
+        for replica in self._usage.surplus(deployment, keep_order[: deployment.replicas_max]):
             self._drain(replica)
 
     def _drain(self, replica: Replica) -> None:

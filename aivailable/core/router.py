@@ -55,6 +55,8 @@ class Forward:
 class Wait:
     """Deployed, but nothing can take it now: look again after `retry_s`, within the deadline."""
 
+    deployment: str
+    """Its own name, when the request used an alias."""
     reason: str
     retry_s: float
     not_chosen: tuple[NotChosen, ...] = ()
@@ -185,9 +187,11 @@ def _nothing(deployment: Deployment, rejected: list[NotChosen], full: bool) -> W
             reasons,
         )
     if not rejected:
-        return Wait(f"no replica of {deployment.name!r} is placed yet", RETRY_UNPLACED_S)
+        reason = f"no replica of {deployment.name!r} is placed yet"
+        return Wait(deployment.name, reason, RETRY_UNPLACED_S)
     text = "; ".join(f"{entry.replica} {entry.reason}" for entry in rejected)
-    return Wait(f"no replica of {deployment.name!r} is ready: {text}", RETRY_SOON_S, reasons)
+    reason = f"no replica of {deployment.name!r} is ready: {text}"
+    return Wait(deployment.name, reason, RETRY_SOON_S, reasons)
 
 
 def _unknown(name: str, state: State) -> Refuse:

@@ -77,7 +77,7 @@ class DeploymentStatus:
     model: str
     digest: str
     state: str
-    """ready | starting | degraded | unplaceable"""
+    """ready | starting | degraded | unplaceable | on demand (unloaded until it is asked for)"""
     explanation: str = ""
     """Why it is not ready: per device what was missing, which load failed and how."""
     context: int = 0
@@ -91,6 +91,8 @@ class DeploymentStatus:
     copies_wanted: int = 0
     """min(copies, members): the deployment is safe when copies ≥ copies_wanted."""
     aliases: tuple[str, ...] = ()
+    idle_ttl_s: int = 0
+    """Replicas beyond `replicas_min` go after being idle for so long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,6 +243,9 @@ def _deployment(view: View, deployment: Deployment, explanation: str) -> Deploym
         model=model.name if model is not None else deployment.name,
         digest=deployment.digest,
         state=_deployment_state(deployment, ready, coming, explanation),
+        idle_ttl_s=(
+            state.settings.idle_ttl_s if deployment.idle_ttl_s is None else deployment.idle_ttl_s
+        ),
         explanation="; ".join(
             text for text in (explanation, _troubles(state, deployment, ready)) if text
         ),
@@ -260,8 +263,10 @@ def _deployment(view: View, deployment: Deployment, explanation: str) -> Deploym
 
 
 def _deployment_state(deployment: Deployment, ready: int, coming: bool, explanation: str) -> str:
-    if ready >= deployment.replicas_min:
+    if ready and ready >= deployment.replicas_min:
         return "ready"
+    if not ready and deployment.replicas_min == 0 and not coming and not explanation:
+        return "on demand"
     if ready:
         return "degraded"
     return "unplaceable" if explanation and not coming else "starting"
@@ -269,7 +274,7 @@ def _deployment_state(deployment: Deployment, ready: int, coming: bool, explanat
 
 def _troubles(state: State, deployment: Deployment, ready: int) -> str:
     """Failed loads and the agents' own reasons, while replicas are missing."""
-    if ready >= deployment.replicas_min:
+    if ready >= max(1, deployment.replicas_min):
         return ""
     texts = [
         f"{replica.replica} is {replica.status.value}: {replica.reason}"

@@ -85,6 +85,8 @@ class LocalReplica:
         self._rate_tokens = 0
         self._rate_since_s = clock.monotonic()
         self._prefixes: tuple[int, ...] = ()
+        self._used_s = clock.monotonic()
+        """When its last request ended, or it became ready."""
         self._entry = LocalWorker(record.replica, Status.FETCHING, since_ms=self._now_ms())
 
     @property
@@ -119,7 +121,13 @@ class LocalReplica:
             failed=self.counters.failed,
             generated_tokens=self.counters.generated_tokens,
             prefixes=self._prefixes,
+            idle_ms=self._idle_ms(),
         )
+
+    def _idle_ms(self) -> int:
+        if self._runs or self._in_worker or self._entry.status is not Status.READY:
+            return 0
+        return int((self._clock.monotonic() - self._used_s) * 1000)
 
     # --- the process
 
@@ -173,6 +181,7 @@ class LocalReplica:
 
     def _ready(self, ready: Ready) -> None:
         self.progress, self.phase = 1.0, ""
+        self._used_s = self._clock.monotonic()
         self.entry = replace(
             self._entry,
             status=Status.READY,
@@ -243,6 +252,7 @@ class LocalReplica:
         request_id = run.request.request_id
         if self._runs.pop(request_id, None) is None:
             return
+        self._used_s = self._clock.monotonic()
         self._queue.cancel(request_id)
         self._tell_worker(Cancel(request_id))
         self._pump()

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from aivailable.core.backoff import delay_s
 from aivailable.core.ids import NodeId, ReplicaId
 from aivailable.core.liveness import Liveness
+from aivailable.core.planner import explanations
+from aivailable.core.records import Status
 from aivailable.core.router import Forward, Local, Refuse, Wait, choose
 from aivailable.core.state import State
 from aivailable.core.view import View
 from aivailable.errors import LinkError, RequestError, StreamReset
 from aivailable.peer.agent import Agent
+from aivailable.peer.demands import Demands
 from aivailable.peer.ports import Ports, Stream
 from aivailable.peer.service import Routing
 from aivailable.peer.tasks import Pulse, Tasks
@@ -41,6 +44,8 @@ TURNED_AWAY = frozenset({"not_hosting", "draining", "queue_full", "busy", "dupli
 """Refusals before anything was done for the request: they cost no attempt, only patience."""
 ELSEWHERE = TURNED_AWAY | {"worker_lost"}
 """Ends of one attempt after which another replica may do better."""
+EXPLAINED_FOR_S = 1.0
+"""So long one explanation of the planner is good enough for all who ask."""
 AGAIN_BASE_S = 0.1
 AGAIN_CAP_S = 2.0
 """Pause before a replica that failed or turned the request away is asked again."""
@@ -97,7 +102,9 @@ class Router:
         liveness: Callable[[], Liveness],
         agent: Agent,
         tasks: Tasks,
+        on_demand: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_demand`: something is asked for that is not loaded; the others should know."""
         self._node = node
         self._ports = ports
         self._state = state
@@ -107,9 +114,16 @@ class Router:
         self._reserved: dict[ReplicaId, int] = {}
         self._waiters: dict[int, Pulse] = {}
         self._next_waiter = 0
+        self._explained: Mapping[str, str] = {}
+        self._explained_s = float("-inf")
+        self.demands = Demands(ports.clock, on_demand)
 
     def nudge(self) -> None:
         """The view may have changed: whoever waits looks again."""
+        state = self._state()
+        for name in self.demands.pending():
+            if any(entry.status is Status.READY for entry in state.replicas_of(name)):
+                self.demands.served(name)
         for number in sorted(self._waiters):
             self._waiters[number].nudge()
 
@@ -184,6 +198,7 @@ class Router:
         self._next_waiter += 1
         self._waiters[number] = pulse
         wanted = digests(progress.request)
+        waits_for = ""
         try:
             while True:
                 view = View(self._state(), self._liveness())
@@ -209,6 +224,9 @@ class Router:
                         )
                     case Wait():
                         patience_s = self._patience_s(choice, routing, progress)
+                        if not waits_for:
+                            waits_for = choice.deployment
+                            self.demands.wait(waits_for)
                         since_s = loop.time()
                         most_s = min(patience_s, _left_s(ends_s))
                         if progress.excluded:
@@ -220,6 +238,8 @@ class Router:
                         progress.excluded.clear()
         finally:
             del self._waiters[number]
+            if waits_for:
+                self.demands.leave(waits_for)
 
     def _pause_s(self, progress: _Progress) -> float:
         """Every replica was tried: news must not drive this request round at once."""
@@ -239,13 +259,22 @@ class Router:
                 retry_after_s=max(1, round(choice.retry_s)),
             )
         if left_s <= 0:
+            why = self._why(choice.deployment)
             raise RequestError(
                 503,
                 "model_not_ready",
-                f"{choice.reason} (waited {waited_s:.0f} s)",
+                f"{choice.reason} (waited {waited_s:.0f} s){why and f': {why}'}",
                 retry_after_s=max(1, round(choice.retry_s)),
             )
         return left_s
+
+    def _why(self, deployment: str) -> str:
+        """What the planner says of it. Many may give up at once: one plan answers them all."""
+        now_s = self._ports.clock.monotonic()
+        if now_s - self._explained_s >= EXPLAINED_FOR_S:
+            self._explained = explanations(self._state(), self._liveness())
+            self._explained_s = now_s
+        return self._explained.get(deployment, "")
 
     async def _attempt(
         self, choice: Local | Forward, request: Generate

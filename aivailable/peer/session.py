@@ -85,16 +85,15 @@ class Session:
             self.leaderless_ms,
             self._agent_changed,
         )
-        self.heartbeats = Heartbeats(
-            self._node,
-            ports.clock,
-            ports.links,
-            config.heartbeat_s,
-            self._sample,
-            lambda heard: self.window.hear(heard.window_left_s),
-        )
+        self.heartbeats = self._make_heartbeats()
         self.router = Router(
-            self._node, ports, lambda: self.state, self.liveness, self.agent, self._tasks
+            self._node,
+            ports,
+            lambda: self.state,
+            self.liveness,
+            self.agent,
+            self._tasks,
+            self._asked_for,
         )
         self._leaving = Leaving(
             self._node, self.raft, self.proposer, ports.links, lambda: self.state, self._reopen
@@ -118,6 +117,16 @@ class Session:
             lambda: self.window.expired(self.state.window),
             self._reopen,
             self._leaving.retiring,
+        )
+
+    def _make_heartbeats(self) -> Heartbeats:
+        return Heartbeats(
+            self._node,
+            self._ports.clock,
+            self._ports.links,
+            self._config.heartbeat_s,
+            self._sample,
+            lambda heard: self.window.hear(heard.window_left_s),
         )
 
     def _make_raft(self) -> RaftNode:
@@ -406,6 +415,11 @@ class Session:
             self._leaderless_since_s = now_s
         return max(1, int((now_s - self._leaderless_since_s) * 1000))
 
+    def _asked_for(self) -> None:
+        """A request waits for a model that is not loaded."""
+        self.heartbeats.nudge()
+        self.controller.nudge()
+
     def _agent_changed(self) -> None:
         self.heartbeats.nudge()
         self.router.nudge()
@@ -422,6 +436,7 @@ class Session:
             term=self.raft.term,
             raft_role=self.raft.role.value,
             window_left_s=self.window.left_s(self.state.window),
+            demand=self.router.demands.sample(),
         )
 
     # --- our own news

@@ -30,6 +30,9 @@ LINK_PING_S: Final = 0.5
 LINK_DEAD_S: Final = 2.0
 """A link that carried nothing for so long is cut."""
 
+DEMANDS_MAX: Final = 64
+"""Deployments in one heartbeat that requests wait for."""
+
 COMMAND_MAX_BYTES: Final = 32 * KIB
 STATE_MAX_BYTES: Final = 2 * MIB
 HTTP_BODY_MAX_BYTES: Final = 4 * MIB - 64 * KIB

@@ -74,6 +74,8 @@ class ReplicaLoad:
     """The worker's own counters since its start: who did the work."""
     prefixes: tuple[int, ...] = ()
     """Digests of the prompt prefixes that are warm there (wire.prefixes)."""
+    idle_ms: int = 0
+    """Since its last request ended, or since it became ready; 0 while it works or is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,17 @@ class DeviceLoad:
     used_by_others_bytes: int = 0
     utilization: float = 0.0
     temperature_c: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A deployment that was asked for at this node and had no replica to answer."""
+
+    deployment: str
+    waiting: int = 0
+    """Requests that wait for it here now; 0: the clients have gone, the load goes on."""
+    asked_ms: int = 0
+    """Since it was last asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,8 @@ class Heartbeat:
     raft_role: str = ""
     window_left_s: int = 0
     """The join window as this node times it; 0 when closed."""
+    demand: tuple[Demand, ...] = ()
+    """What waits here for a replica, last asked for first (at most DEMANDS_MAX)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ _STATES = {
     "starting": ("◐", "busy"),
     "degraded": ("▲", "warn"),
     "unplaceable": ("✕", "bad"),
+    "on demand": ("○", "quiet"),
     "placed": ("○", "busy"),
     "fetching": ("↓", "busy"),
     "loading": ("◐", "busy"),

@@ -16,7 +16,7 @@ from aivailable_tui.widgets.panel import STYLES
 
 _ROWS = (
     ("node", ("here", "up", "silent", "down")),
-    ("model", ("ready", "starting", "degraded", "unplaceable")),
+    ("model", ("ready", "starting", "degraded", "unplaceable", "on demand")),
     ("replica", ("placed", "fetching", "loading", "ready", "draining", "failed")),
 )
 
