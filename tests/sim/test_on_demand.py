@@ -95,7 +95,7 @@ class Story:
 
 def on_demand(name: str, need_bytes: int = GIB, **changes: object) -> Deployment:
     base = fake_deployment(name, need_bytes, 1)
-    return replace(base, replicas_min=0, idle_ttl_s=TTL_S, **changes)  # type: ignore[arg-type]
+    return replace(base, **{"replicas_min": 0, "idle_ttl_s": TTL_S, **changes})  # type: ignore[arg-type]
 
 
 def test_loads_when_asked_answers_and_unloads_after_its_time() -> None:
