@@ -26,6 +26,7 @@ from aivailable.cli import (
     nodes,
     recover,
     render,
+    runtime,
     up,
 )
 from aivailable.errors import AivailableError, ConfigError
@@ -104,6 +105,7 @@ app.command(rich_help_panel=CLUSTER_PANEL)(cluster.remove)
 app.command(rich_help_panel=CLUSTER_PANEL)(merge.merge)
 app.command(rich_help_panel=CLUSTER_PANEL)(recover.recover)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.events)
+app.add_typer(runtime.app, name="runtime", rich_help_panel=NODE_PANEL)
 app.add_typer(keys.app, name="key", rich_help_panel=CLUSTER_PANEL)
 
 

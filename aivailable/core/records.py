@@ -137,6 +137,8 @@ class Device:
     driver: str = ""
     speed: float = 0.0
     """Measured decode tokens/s of the ten-second benchmark; 0 = not measured."""
+    prefill_speed: float = 0.0
+    """Measured prompt tokens/s of the same benchmark; 0 = not measured."""
 
 
 @dataclass(frozen=True, slots=True)

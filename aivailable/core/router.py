@@ -26,6 +26,11 @@ NAMES_SHOWN_MAX = 16
 WARM_LOAD_BOUND = Fraction(1, 2)
 """A warm prompt is worth that much more load per slot, and never a wait."""
 
+SLOWNESS_MAX = Fraction(8)
+"""A slower device still gets an eighth of the fastest one's requests: queues must not pile up on
+one card because a benchmark of another was unlucky."""
+SPEED_WORTH_A_HOP = Fraction(2)
+
 
 @dataclass(frozen=True, slots=True)
 class NotChosen:
@@ -85,7 +90,8 @@ def choose(
 ) -> Choice:
     """The replica that has computed the most of the request's beginning, if its load per slot is
     within WARM_LOAD_BOUND of the least one and it has a free slot; else the one with the least
-    load per slot; among equals ours, then the fastest.
+    load per slot, measured against the speed of its devices where the speeds of all are known;
+    among equals ours, unless another is SPEED_WORTH_A_HOP times as fast, then the fastest.
 
     `deployment_name`: what the request calls its model, a name or an alias. `excluded`: replicas
     this request has tried. `reserved`: requests this node has sent to each replica since its last
@@ -111,10 +117,11 @@ def choose(
     if not open_for_us:
         return _nothing(deployment, rejected, full)
     bound = min(_load(candidate, reserved) for candidate in open_for_us) + WARM_LOAD_BOUND
+    slowness = _slowness(view.state, open_for_us)
     open_for_us.sort(
         key=lambda candidate: (
             -_warmth(candidate, reserved, prefixes, bound),
-            *_score(candidate, reserved),
+            *_score(candidate, reserved, slowness[candidate.replica]),
         )
     )
     best = open_for_us[0]
@@ -145,11 +152,36 @@ def _warmth(
     return shared(prefixes, candidate.load.prefixes)
 
 
-def _score(candidate: ReadyReplica, reserved: Mapping[ReplicaId, int]) -> tuple[object, ...]:
+def _slowness(state: State, candidates: Sequence[ReadyReplica]) -> Mapping[ReplicaId, Fraction]:
+    """How many times as long as on the fastest a token takes on each, at most SLOWNESS_MAX. All
+    alike when one is unknown: a guess would be worse than none."""
+    speeds = {one.replica: _speed(state, one) for one in candidates}
+    if not all(speed > 0 for speed in speeds.values()):
+        return dict.fromkeys(speeds, Fraction(1))
+    best = max(speeds.values())
+    return {replica: min(SLOWNESS_MAX, best / speed) for replica, speed in speeds.items()}
+
+
+def _speed(state: State, candidate: ReadyReplica) -> Fraction:
+    """Tokens/s of the slowest of its devices, which the others wait for; 0 = unknown."""
+    replica = state.replicas.get(candidate.replica)
+    inventory = state.inventories.get(candidate.node)
+    if replica is None or inventory is None:
+        return Fraction(0)
+    speeds = {device.device_id: device.speed for device in inventory.devices}
+    found = [speeds.get(claim.device_id, 0.0) for claim in replica.claims]
+    return Fraction(min(found, default=0.0)).limit_denominator(10)
+
+
+def _score(
+    candidate: ReadyReplica, reserved: Mapping[ReplicaId, int], slowness: Fraction
+) -> tuple[object, ...]:
     load = candidate.load
     return (
-        _load(candidate, reserved),
+        _load(candidate, reserved) * slowness,
+        slowness >= SPEED_WORTH_A_HOP,
         not candidate.local,
+        slowness,
         -load.tokens_per_s,
         candidate.replica,
         candidate.node,

@@ -23,7 +23,7 @@ from aivailable.core.ids import ClusterId
 from aivailable.errors import ConfigError
 from aivailable.peer.api.server import ApiServer
 from aivailable.peer.clock import SystemClock
-from aivailable.peer.devices import SystemDevices
+from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
 from aivailable.peer.discovery import MdnsDiscovery
 from aivailable.peer.home import FileHome
 from aivailable.peer.identity import Identity
@@ -34,6 +34,7 @@ from aivailable.peer.model_store import FileModelStore
 from aivailable.peer.node import ADMIN_KEY_FILE, Peer
 from aivailable.peer.oracle import Oracle
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
+from aivailable.peer.runtimes import Interpreters, Starter
 from aivailable.peer.trust import Trust, api_context
 from aivailable.peer.workers import SubprocessLauncher
 from aivailable.raft.settings import RaftSettings
@@ -76,7 +77,7 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
     try:
         _log_to(config)
         stop = _stop_on_signals()
-        peer, door, ports = await _build(config, home, key, announce)
+        peer, door, ports, benchmark = await _build(config, home, key, announce)
         api = ApiServer(
             peer,
             ports.clock,
@@ -92,7 +93,12 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
             await peer.start()
             _write_api_file(config, api.port)
             announce(_greeting(config, api.port))
-            await _first(stop, peer.left)
+            measuring = asyncio.ensure_future(benchmark.run())
+            try:
+                await _first(stop, peer.left)
+            finally:
+                measuring.cancel()
+                await _within(STOP_DEADLINE_S, _ended(measuring))
             if peer.failure:
                 raise ConfigError(peer.failure)
             announce("stopping: handing over, ending workers …")
@@ -108,8 +114,8 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
 
 async def _build(
     config: Config, home: FileHome, key: JoinKey | None, announce: Callable[[str], None]
-) -> tuple[Peer, JoinDoor, Ports]:
-    """Every port, from the bottom up."""
+) -> tuple[Peer, JoinDoor, Ports, Benchmark]:
+    """Every port, from the bottom up; and what measures the devices beside the peer."""
     clock, randomness = SystemClock(), SystemRandomness()
     identity = Identity.load_or_create(home.path)
     trust = Trust(identity)
@@ -124,9 +130,16 @@ async def _build(
         hosts=config.bind,
     )
     peers: list[Peer] = []
+    interpreters = Interpreters(config.home)
+    starter = Starter(interpreters, places=lambda: devices.places())
+    trials = Trials(starter)
     devices = SystemDevices(
         tuple((spec.kind, spec.name, spec.total_bytes) for spec in config.devices),
         held=lambda: _held_bytes(peers),
+        offload=lambda: survey(interpreters),
+        trials=trials,
+        kept=kept_in(home),
+        runtimes=interpreters,
     )
     await devices.look()
     ports = Ports(
@@ -138,14 +151,14 @@ async def _build(
         join_client=TlsJoinClient(identity, trust, key=key),
         discovery=MdnsDiscovery(lambda: links.port, config.interfaces or ()),
         devices=devices,
-        launcher=SubprocessLauncher(config.home / "logs"),
+        launcher=SubprocessLauncher(config.home / "logs", starter=starter),
         model_store=FileModelStore(
             home, config.models_dir, blocking=asyncio.to_thread, sleep=asyncio.sleep
         ),
         raft_store=lambda cluster: FileStore(_raft_folder(config, cluster), DiskThread()),
         drop_raft_store=lambda cluster: _set_aside(config, cluster),
         raft_settings=RaftSettings(),
-        predict=Oracle().predict,
+        predict=Oracle(starter=starter, device=devices.largest_gpu).predict,
         endpoints=Endpoints(),
     )
     peer = Peer(
@@ -161,7 +174,7 @@ async def _build(
         announce,
     )
     peers.append(peer)
-    return peer, door, ports
+    return peer, door, ports, Benchmark(devices, trials)
 
 
 def _join_key(config: Config) -> JoinKey | None:
@@ -254,6 +267,16 @@ async def _first(*events: asyncio.Event) -> None:
     finally:
         for task in waiting:
             task.cancel()
+
+
+async def _ended(task: asyncio.Future[None]) -> None:
+    """Waits for the end of a task; what it failed of is logged, for nothing hangs on it."""
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.debug("measuring the devices was broken off")
+    except OSError as error:
+        log.error("measuring the devices failed: %s", error)
 
 
 async def _within(seconds: float, work: Awaitable[None]) -> None:

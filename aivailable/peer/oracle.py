@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import json
 import logging
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aivailable.errors import GgufError
 from aivailable.gguf import need, read_header
 from aivailable.gguf.memory import UBATCH_DEFAULT_TOKENS
 from aivailable.peer.ports import Prediction, PredictRequest
+from aivailable.peer.runtimes import Interpreters, Start, Starter
+from aivailable.wire.worker import DeviceClaim
 
 ORACLE_LIMIT_S = 30.0
 ANSWER_MAX_BYTES = 64 * 1024
@@ -34,8 +35,20 @@ class OracleError(Exception):
 class Oracle:
     """`predict` for `ports.Ports`, with at most CHILDREN_MAX dry runs at a time."""
 
-    def __init__(self, executable: str = sys.executable, limit_s: float = ORACLE_LIMIT_S) -> None:
-        self._executable = executable
+    def __init__(
+        self,
+        executable: str = "",
+        limit_s: float = ORACLE_LIMIT_S,
+        *,
+        starter: Starter | None = None,
+        device: Callable[[], DeviceClaim | None] = lambda: None,
+    ) -> None:
+        """`device`: the GPU of this node that stands for all in a dry run, whose backend's runtime
+        is then asked; None = the CPU's. `executable`: of every dry run, when there is no
+        `starter`; "" = our own."""
+        own = Interpreters(None, executable) if executable else Interpreters(None)
+        self._starter = starter or Starter(own)
+        self._device = device
         self._limit_s = limit_s
         self._free = asyncio.Semaphore(CHILDREN_MAX)
 
@@ -47,7 +60,7 @@ class Oracle:
         """
         try:
             async with self._free:
-                answer = await _dry_run(request, self._executable, self._limit_s)
+                answer = await _dry_run(request, self._start(), self._limit_s)
             return Prediction(
                 weights_bytes=_size(answer, "weights_bytes"),
                 kv_bytes=_size(answer, "kv_bytes"),
@@ -58,20 +71,27 @@ class Oracle:
             log.info("no dry run for %s (%s); using the formula", request.path.name, error)
         return await asyncio.to_thread(by_formula, request)
 
+    def _start(self) -> Start:
+        device = self._device()
+        return self._starter.start(() if device is None else (device,))
 
-async def _dry_run(request: PredictRequest, executable: str, limit_s: float) -> Mapping[str, Any]:
+
+async def _dry_run(request: PredictRequest, start: Start, limit_s: float) -> Mapping[str, Any]:
     arguments = [
         *("-m", "aivailable.worker.oracle", "--path", str(request.path)),
         *("--context", str(request.context), "--slots", str(request.slots)),
         *(f"--option={name}={request.options[name]}" for name in sorted(request.options)),
     ]
+    for device in start.devices:
+        arguments += ["--backend", device.backend, "--device", str(device.index)]
     try:
         child = await asyncio.create_subprocess_exec(
-            executable,
+            start.interpreter,
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            env=start.environment,
         )
     except (OSError, ValueError) as error:
         raise OracleError(f"it cannot be started: {error}") from error

@@ -10,15 +10,15 @@ import asyncio
 import collections
 import contextlib
 import logging
-import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aivailable.errors import SchemaError, WorkerError
+from aivailable.peer.runtimes import Interpreters, Starter
 from aivailable.wire.limits import WORKER_FRAME_MAX_BYTES
 from aivailable.wire.worker import FROM_WORKER, TO_WORKER, Load
 
@@ -28,13 +28,6 @@ LOG_TAIL_LINES = 40
 LOG_LINE_MAX_BYTES = 16 * 1024
 LOG_FILE_MAX_BYTES = 4 * 1024 * 1024
 HEADER_BYTES = 4
-WORKER_ENVIRONMENT = {
-    # OpenMP threads that spin on busy cores make decoding 30–60 × slower (ENGINE.md).
-    "GOMP_SPINCOUNT": "0",
-    "OMP_WAIT_POLICY": "passive",
-    # Device indexes are in NVML's order; CUDA's own default is fastest first.
-    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-}
 
 
 class WorkerProcess:
@@ -119,19 +112,25 @@ class WorkerProcess:
 
 
 class SubprocessLauncher:
-    """Starts `python -m aivailable.worker` with one end of a socket pair."""
+    """Starts `python -m aivailable.worker` with one end of a socket pair, by the interpreter of
+    its devices' backend, seeing nothing but them."""
 
-    def __init__(self, log_dir: Path | None, interpreter: str = sys.executable) -> None:
+    def __init__(
+        self, log_dir: Path | None, interpreter: str = "", *, starter: Starter | None = None
+    ) -> None:
+        """`interpreter`: of every worker, when there is no `starter`; "" = our own."""
         self._log_dir = log_dir
-        self._interpreter = interpreter
+        own = Interpreters(None, interpreter) if interpreter else Interpreters(None)
+        self._starter = starter or Starter(own)
 
     async def launch(self, load: Load) -> WorkerProcess:
         """Start a process and send it `load`. Raises WorkerError when it cannot be started."""
+        start = self._starter.start(load.devices)
         ours, theirs = socket.socketpair()
         try:
             log_path = self._log_file(load.replica)
             process = await asyncio.create_subprocess_exec(
-                self._interpreter,
+                start.interpreter,
                 "-m",
                 "aivailable.worker",
                 "--fd",
@@ -141,7 +140,7 @@ class SubprocessLauncher:
                 stderr=asyncio.subprocess.PIPE,
                 limit=LOG_LINE_MAX_BYTES,
                 pass_fds=(theirs.fileno(),),
-                env=self._environment(),
+                env=start.environment,
             )
         except OSError as error:
             ours.close()
@@ -161,11 +160,8 @@ class SubprocessLauncher:
             await process.wait()
             raise
         worker = WorkerProcess(process, reader, writer, log_path)
-        worker.send(load)
+        worker.send(replace(load, devices=start.devices))
         return worker
-
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, **WORKER_ENVIRONMENT}
 
     def _log_file(self, replica: str) -> Path | None:
         if self._log_dir is None:

@@ -78,6 +78,45 @@ def test_load_per_slot_decides_before_distance_and_speed() -> None:
     assert (choice.replica, choice.node) == ("chat#1.3", "c")
 
 
+def with_speeds(state: State, **speeds: float) -> State:
+    """Every device of a node as fast as said."""
+    told = {
+        node: replace(
+            inventory,
+            devices=tuple(replace(one, speed=speeds.get(node, 0.0)) for one in inventory.devices),
+        )
+        for node, inventory in state.inventories.items()
+    }
+    return replace(state, inventories=told)
+
+
+def test_requests_spread_by_measured_speed() -> None:
+    picture = view(with_speeds(state_with("a", "b", "c"), a=100.0, b=50.0, c=100.0))
+    reserved: dict[str, int] = {}
+    for _ in range(15):
+        choice = choose("chat", picture, (), reserved)
+        assert isinstance(choice, Local | Forward)
+        reserved[choice.replica] = reserved.get(choice.replica, 0) + 1
+    assert reserved == {"chat#1.1": 6, "chat#1.2": 3, "chat#1.3": 6}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "chosen"),
+    [(100.0, 150.0, "chat#1.1"), (50.0, 100.0, "chat#1.2"), (0.0, 100.0, "chat#1.1")],
+)
+def test_a_device_twice_as_fast_is_worth_a_hop(ours: float, theirs: float, chosen: str) -> None:
+    choice = choose("chat", view(with_speeds(state_with("a", "b"), a=ours, b=theirs)))
+    assert isinstance(choice, Local | Forward)
+    assert choice.replica == chosen
+
+
+def test_a_very_slow_device_still_gets_its_share() -> None:
+    state = with_speeds(state_with("a", "b"), a=1.0, b=1000.0)
+    busy = view(state, a=load("chat#1.1"), b=load("chat#1.2", slots_busy=1))
+    choice = choose("chat", busy)
+    assert isinstance(choice, Local)
+
+
 def test_reservations_spread_a_burst() -> None:
     picture = view(state_with("a", "b", "c"))
     reserved: dict[str, int] = {}

@@ -222,10 +222,10 @@ async def test_a_real_door_tells_its_offer(tmp_path: Path, monkeypatch: pytest.M
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No engine is started, and loopback may take its time."""
 
-    async def cpu_only(**_: Any) -> Offload:
+    async def cpu_only(*_: Any) -> Offload:
         return Offload(False, "this llama-cpp-python build runs on the CPU only")
 
-    monkeypatch.setattr(machine, "probe", cpu_only)
+    monkeypatch.setattr(machine, "survey", cpu_only)
     monkeypatch.setattr(network, "TLS_LIMIT_S", 10.0)
     monkeypatch.setattr(network, "OFFER_LIMIT_S", 5.0)
 

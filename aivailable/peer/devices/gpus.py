@@ -10,18 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aivailable.core.records import Backend
+from aivailable.peer.devices.amd import AmdCard
+from aivailable.peer.devices.kept import Verdict
 from aivailable.peer.devices.nvml import Card
 from aivailable.peer.devices.offload import Offered, Offload
 from aivailable.peer.devices.sysfs import KernelCard
 
 GIB = 2**30
-NVML, KERNEL, LLAMA = "NVML", "sysfs", "llama.cpp"
+NVML, KERNEL, AMD_SMI, LLAMA = "NVML", "sysfs", "amdsmi", "llama.cpp"
 PREFERENCE = (Backend.CUDA, Backend.ROCM, Backend.VULKAN)
 """The faster first, when a build offers a card by several."""
-REINSTALL = (
-    "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python 'aivailable[engine]'"
-)
-VULKAN = f"CMAKE_ARGS=-DGGML_VULKAN=on {REINSTALL}"
+ADD = "aivailable runtime add"
+"""It builds llama-cpp-python for one backend beside what is there (peer.runtimes)."""
+VULKAN = f"`{ADD} vulkan` (GGML_VULKAN)"
 UNUSABLE = "is here, but cannot be used"
 SHARED = "`up --devices cpu:4GiB` lends some of the main memory"
 _VENDOR_OF = {Backend.CUDA: "nvidia", Backend.ROCM: "amd"}
@@ -51,11 +52,16 @@ class Gpu:
     """PCIe lanes in use; 0 where nobody says."""
     integrated: bool = False
     seen_by: tuple[str, ...] = ()
-    """Of NVML, sysfs and llama.cpp."""
+    """Of NVML, sysfs, amdsmi and llama.cpp."""
     card: Card | None = None
+    amd: AmdCard | None = None
     kernel: KernelCard | None = None
+    offers: tuple[Offered, ...] = ()
+    """By which backends llama.cpp lists it, the faster first."""
     offered: Offered | None = None
     """How llama.cpp uses it; None when it cannot."""
+    tried: tuple[tuple[Backend, Verdict], ...] = ()
+    """What came of the trials, in the order of `offers`; empty when none was made."""
     obstacle: str = ""
     """Why it cannot be used; "" when it can."""
     remedy: str = ""
@@ -63,9 +69,14 @@ class Gpu:
 
 
 def join(
-    cards: Sequence[Card], driver: str, kernel: Sequence[KernelCard], offload: Offload
+    cards: Sequence[Card],
+    driver: str,
+    kernel: Sequence[KernelCard],
+    offload: Offload,
+    amd: Sequence[AmdCard] = (),
 ) -> tuple[Gpu, ...]:
-    """Every GPU once, by PCI id. `driver`: NVIDIA's version."""
+    """Every GPU once, by PCI id. `driver`: NVIDIA's version. What only amdsmi knows is none."""
+    by_amd = {one.device_id: one for one in amd}
     by_card = {card.device_id: card for card in cards}
     # A driver that hides the PCI id leaves no way to tell whether the kernel means the same card.
     hidden = any(not card.bus_id for card in cards)
@@ -78,7 +89,14 @@ def join(
     by_offer = _by_id(cards, real, offload)
     return tuple(
         _judged(
-            _told(key, by_card.get(key), by_kernel.get(key), by_offer.get(key), driver),
+            _told(
+                key,
+                by_card.get(key),
+                by_kernel.get(key),
+                by_amd.get(key),
+                by_offer.get(key, ()),
+                driver,
+            ),
             offload,
         )
         for key in sorted({**by_card, **by_kernel, **by_offer})
@@ -89,31 +107,43 @@ def _shared(kernel: KernelCard | None) -> bool:
     return kernel is not None and kernel.integrated
 
 
-def _by_id(cards: Sequence[Card], real: Sequence[str], offload: Offload) -> dict[str, Offered]:
-    """The preferred offer for each GPU. What CUDA offers without a PCI id is the n-th card of
-    NVML, whose order it follows; a single one of another backend is the only GPU without an
-    offer. Any other would count a card twice and is left out. `real`: ids of what is seen."""
+def _by_id(
+    cards: Sequence[Card], real: Sequence[str], offload: Offload
+) -> dict[str, tuple[Offered, ...]]:
+    """The offers for each GPU, the preferred one first. What CUDA offers without a PCI id is the
+    n-th card of NVML, whose order it follows; a single one of another backend is the only GPU
+    without an offer. Any other would count a card twice and is left out. `real`: ids of what is
+    seen."""
     order = {card.index: card for card in cards}
     offers = offload.offered
     if offload.cuda and not offers:
         offers = tuple(
-            Offered(Backend.CUDA, card.index, "", card.name, card.total_bytes) for card in cards
+            Offered(
+                Backend.CUDA,
+                card.index,
+                "",
+                card.name,
+                card.total_bytes,
+                place=str(card.index),
+                build=offload.build,
+            )
+            for card in cards
         )
-    found: dict[str, Offered] = {}
+    found: dict[str, tuple[Offered, ...]] = {}
     nameless: list[Offered] = []
     for one in sorted(offers, key=lambda one: (PREFERENCE.index(one.backend), one.index)):
         card = order.get(one.index) if one.backend is Backend.CUDA else None
         if card is not None and not (card.bus_id and one.device_id):
-            found.setdefault(card.device_id, one)
+            found[card.device_id] = (*found.get(card.device_id, ()), one)
         elif one.device_id:
-            found.setdefault(one.device_id, one)
+            found[one.device_id] = (*found.get(one.device_id, ()), one)
         else:
             nameless.append(one)
     left = [key for key in real if key not in found]
     if len(nameless) == 1 and len(left) == 1:
-        found[left[0]] = nameless[0]
+        found[left[0]] = (nameless[0],)
     elif not real and not found:
-        found = {f"{one.backend.value}{one.index}": one for one in nameless}
+        found = {f"{one.backend.value}{one.index}": (one,) for one in nameless}
     return found
 
 
@@ -121,22 +151,24 @@ def _told(
     device_id: str,
     card: Card | None,
     kernel: KernelCard | None,
-    offered: Offered | None,
+    amd: AmdCard | None,
+    offers: tuple[Offered, ...],
     driver: str,
 ) -> Gpu:
     """Each fact from whoever knows it best."""
-    sources = ((NVML, card), (KERNEL, kernel), (LLAMA, offered))
+    offered = offers[0] if offers else None
+    sources = ((NVML, card), (KERNEL, kernel), (AMD_SMI, amd), (LLAMA, offered))
     first = card or kernel or offered
     assert first is not None
     vendor = "nvidia" if card is not None else kernel.vendor if kernel is not None else ""
     if not vendor and offered is not None:
         vendor = _VENDOR_OF.get(offered.backend, "")
-    totals = [one.total_bytes for one in (card, kernel, offered) if one is not None]
-    widths = [one.link_width for one in (card, kernel) if one is not None]
-    targets = [one.architecture for one in (card, kernel) if one is not None]
+    totals = [one.total_bytes for one in (card, kernel, amd, offered) if one is not None]
+    widths = [one.link_width for one in (card, kernel, amd) if one is not None]
+    targets = [one.architecture for one in (card, kernel, amd) if one is not None]
     return Gpu(
         device_id=device_id,
-        name=first.name,
+        name=first.name if amd is None else amd.name or first.name,
         vendor=vendor,
         total_bytes=next((total for total in totals if total > 0), 0),
         architecture=next((target for target in targets if target), ""),
@@ -146,15 +178,29 @@ def _told(
         seen_by=tuple(name for name, source in sources if source is not None),
         card=card,
         kernel=kernel,
+        amd=amd,
+        offers=offers,
         offered=offered,
     )
+
+
+def chosen(gpu: Gpu, tried: Sequence[tuple[Backend, Verdict]]) -> Gpu:
+    """With the first backend that computes; else with what each said instead."""
+    tried = tuple(tried)
+    usable = [backend for backend, verdict in tried if verdict.usable]
+    for one in gpu.offers:
+        if usable and one.backend is usable[0]:
+            return replace(gpu, offered=one, tried=tried)
+    said = "; ".join(f"{backend.value}: {verdict.words}" for backend, verdict in tried)
+    failed = replace(gpu, offered=None, tried=tried, obstacle=f"a trial decode fails ({said})")
+    return replace(failed, remedy=remedy_for(failed))
 
 
 def _judged(gpu: Gpu, offload: Offload) -> Gpu:
     """With its obstacle and the way round it."""
     if gpu.integrated:
         text = "it shares the main memory, which is not counted as VRAM"
-        return replace(gpu, offered=None, obstacle=text, remedy=SHARED)
+        return replace(gpu, offers=(), offered=None, obstacle=text, remedy=SHARED)
     if gpu.offered is not None:
         return gpu
     if gpu.kernel is not None and gpu.card is None:
@@ -165,7 +211,16 @@ def _judged(gpu: Gpu, offload: Offload) -> Gpu:
             text = f"NVIDIA's driver does not show it (kernel module: {gpu.kernel.driver})"
             return replace(gpu, obstacle=text, remedy=f"install the driver: {_driver_of(gpu)}")
     built = offload.reason or "llama.cpp does not list it"
-    return replace(gpu, obstacle=built, remedy=remedy(gpu.vendor, gpu.architecture))
+    return replace(gpu, obstacle=built, remedy=remedy_for(gpu))
+
+
+def remedy_for(gpu: Gpu) -> str:
+    """What would make this GPU usable: when backends failed their trial, another one."""
+    if not gpu.tried:
+        return remedy(gpu.vendor, gpu.architecture)
+    if all(backend is not Backend.VULKAN for backend, _ in gpu.tried):
+        return f"try another backend: {VULKAN}"
+    return "update the card's driver; every change of driver or runtime is tried anew"
 
 
 def _driver_of(gpu: Gpu) -> str:
@@ -184,27 +239,26 @@ def remedy(vendor: str, architecture: str) -> str:
     if vendor == "nvidia":
         return _cuda(architecture)
     if vendor == "amd" and architecture in _ROCM_NEEDS:
-        rocm = f"CMAKE_ARGS='-DGGML_HIP=on -DGPU_TARGETS={architecture}' {REINSTALL}"
-        return f"{rocm} ({_ROCM_NEEDS[architecture]}); or, without ROCm: {VULKAN}"
+        rocm = f"`{ADD} rocm` (GGML_HIP, GPU_TARGETS={architecture}; {_ROCM_NEEDS[architecture]})"
+        return f"{rocm}; or, without ROCm: {VULKAN}"
     if vendor == "amd" and architecture in _ROCM_GONE:
-        return f"{VULKAN} (ROCm has dropped {architecture})"
+        return f"{VULKAN}; ROCm has dropped {architecture}"
     return VULKAN
 
 
 def _cuda(architecture: str) -> str:
     number = architecture.removeprefix("sm_")
     if not number.isdecimal():
-        return f"CMAKE_ARGS=-DGGML_CUDA=on {REINSTALL}"
+        return f"`{ADD} cuda` (-DGGML_CUDA=on)"
     generation = int(number)
     if generation < 35:
-        return f"{VULKAN} (no CUDA that llama.cpp builds with knows {architecture})"
-    options = f"-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES={number}"
-    needs = ""
+        return f"{VULKAN}; no CUDA that llama.cpp builds with knows {architecture}"
+    build = f"`{ADD} cuda` (-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES={number}"
     if generation <= 37:
-        needs = f" (needs CUDA 11, the last with {architecture}; or: {VULKAN})"
-    elif generation < 75:
-        needs = f" (needs CUDA 11 or 12: CUDA 13 has dropped {architecture})"
-    return f"CMAKE_ARGS='{options}' {REINSTALL}{needs}"
+        return f"{build}; needs CUDA 11, the last with {architecture}); or: {VULKAN}"
+    if generation < 75:
+        return f"{build}; needs CUDA 11 or 12: CUDA 13 has dropped {architecture})"
+    return f"{build})"
 
 
 def unusable(gpu: Gpu) -> str:

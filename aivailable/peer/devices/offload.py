@@ -1,7 +1,8 @@
-"""Which GPUs our llama-cpp-python build can use, asked in a throw-away process.
+"""Which GPUs each llama-cpp-python build here can use, asked in throw-away processes.
 
-Owns one question and the reading of its answer. The library is never imported here: loading it
-maps drivers, and a broken one takes its process along. Called by `system`.
+Owns one question, the reading of its answer, and one answer from several runtimes. The library is
+never imported here: loading it maps drivers, and a broken one takes its process along. Called by
+`system` and `doctor`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from aivailable.core.records import Backend
+from aivailable.peer.runtimes import Interpreters
+from aivailable.peer.runtimes.starting import VARIABLES, place
 
 PROBE_LIMIT_S = 30.0
 PROBE_OUTPUT_MAX_CHARS = 32768
 DEVICES_MAX = 64
 TEXT_MAX_CHARS = 128
+VULKAN_NUMBERS_MAX = 16
+"""Vulkan devices that are asked for their PCI id one by one."""
 PREFIXES: Mapping[str, Backend] = {
     "CUDA": Backend.CUDA,
     "ROCm": Backend.ROCM,
@@ -35,7 +40,8 @@ import ctypes as c, os, sys
 import llama_cpp as l
 say = lambda text: (sys.stdout.write(text), sys.stdout.flush())
 say('offload ' if l.llama_supports_gpu_offload() else 'cpu ')
-say(l.llama_print_system_info().decode('utf-8', 'replace').replace('\\n', ' ') + '\\n')
+say(l.llama_print_system_info().decode('utf-8', 'replace').replace('\\n', ' '))
+say(' llama-cpp-python ' + l.__version__ + '\\n')
 class Props(c.Structure):
     # ggml-backend.h ggml_backend_dev_props, with room for what later versions add.
     _fields_ = [('name', c.c_char_p), ('about', c.c_char_p), ('free', c.c_size_t),
@@ -71,22 +77,95 @@ class Offered:
     name: str
     total_bytes: int
     integrated: bool = False
+    place: str = ""
+    """Its entry in the variable that shows a process this device alone; "" = cannot be told."""
+    build: str = ""
+    """What the runtime says of itself: instruction sets, architectures, version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """What the default runtime can do. `reason` says why `cuda` is False. `offered` is empty also
+    """What the runtimes here can do. `reason` says why `cuda` is False. `offered` is empty also
     when the library is too old to list its devices."""
 
     cuda: bool
     reason: str = ""
     offered: tuple[Offered, ...] = ()
+    problems: tuple[str, ...] = ()
+    """Runtimes that do not start, in words."""
+    build: str = ""
 
 
-async def probe(executable: str = sys.executable, limit_s: float = PROBE_LIMIT_S) -> Offload:
+async def survey(interpreters: Interpreters, limit_s: float = PROBE_LIMIT_S) -> Offload:
+    """Ask our own interpreter and every runtime, one after another. A backend's own runtime is
+    believed about it, ours about the rest. Never raises."""
+    found = await probe(interpreters.own, limit_s)
+    for runtime in interpreters.whole():
+        if runtime.backend in PREFIXES.values():
+            answer = await probe(runtime.interpreter, limit_s)
+            found = merged(found, runtime.backend, answer)
+    return found
+
+
+def merged(found: Offload, backend: Backend, answer: Offload) -> Offload:
+    """With what the runtime of `backend` answered. One that offers nothing changes nothing but
+    the problems."""
+    theirs = tuple(one for one in answer.offered if one.backend is backend)
+    if not theirs and not (backend is Backend.CUDA and answer.cuda):
+        reason = answer.reason or "it lists no device"
+        problem = f"the runtime {backend.value} is of no use: {reason}"
+        return replace(found, problems=(*found.problems, problem))
+    return replace(
+        found,
+        cuda=found.cuda or backend is Backend.CUDA,
+        offered=(*(one for one in found.offered if one.backend is not backend), *theirs),
+    )
+
+
+async def probe(
+    executable: str = sys.executable,
+    limit_s: float = PROBE_LIMIT_S,
+    environment: Mapping[str, str] = os.environ,
+) -> Offload:
     """Ask `executable`'s llama_cpp. Never raises; anything odd is a no with its reason."""
-    if importlib.util.find_spec("llama_cpp") is None:
+    if executable == sys.executable and importlib.util.find_spec("llama_cpp") is None:
         return Offload(False, "llama-cpp-python is not installed; pip install 'aivailable[engine]'")
+    found = await _asked(executable, limit_s, environment)
+    shown = tuple(
+        replace(one, place=place(one.backend, one.index, environment)) for one in found.offered
+    )
+    if any(one.backend is Backend.VULKAN and not one.place for one in shown):
+        shown = await _numbered(executable, limit_s, environment, shown)
+    return replace(found, offered=shown)
+
+
+async def _numbered(
+    executable: str, limit_s: float, environment: Mapping[str, str], shown: Sequence[Offered]
+) -> tuple[Offered, ...]:
+    """With Vulkan's own numbers, by PCI id: they count also what llama.cpp leaves out (a CPU, a
+    card's second driver), so each number is asked what it shows."""
+    sought = {one.device_id: one for one in shown if one.backend is Backend.VULKAN}
+    places: dict[str, str] = {}
+    for number in range(VULKAN_NUMBERS_MAX):
+        if "" in sought or len(places) == len(sought):
+            break
+        alone = {**environment, VARIABLES[Backend.VULKAN]: str(number)}
+        answer = await _asked(executable, limit_s, alone)
+        seen = [one for one in answer.offered if one.backend is Backend.VULKAN]
+        if not seen and not answer.build:
+            break
+        for one in seen[:1]:
+            if one.device_id in sought:
+                places.setdefault(one.device_id, str(number))
+    return tuple(
+        replace(one, place=places.get(one.device_id, ""))
+        if one.backend is Backend.VULKAN and not one.place
+        else one
+        for one in shown
+    )
+
+
+async def _asked(executable: str, limit_s: float, environment: Mapping[str, str]) -> Offload:
     try:
         child = await asyncio.create_subprocess_exec(
             executable,
@@ -95,7 +174,7 @@ async def probe(executable: str = sys.executable, limit_s: float = PROBE_LIMIT_S
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **ORDER},
+            env={**environment, **ORDER},
         )
     except OSError as error:
         return Offload(False, f"llama-cpp-python could not be asked: {error}")
@@ -114,16 +193,18 @@ async def probe(executable: str = sys.executable, limit_s: float = PROBE_LIMIT_S
     # A library too old for the list may take the child along after it has said what it is.
     if child.returncode != 0 and not whole:
         return Offload(False, f"llama-cpp-python fails to start (exit status {child.returncode})")
+    build = " ".join(first.split())
     if not first.startswith("offload "):
-        return Offload(False, "this llama-cpp-python build runs on the CPU only")
-    offered = _offered(rest)
+        reason = "this llama-cpp-python build runs on the CPU only"
+        return Offload(False, reason, build=build)
+    offered = _offered(rest, build)
     if "CUDA" not in first:
         reason = "this llama-cpp-python build has another GPU backend than CUDA"
-        return Offload(False, reason, offered)
-    return Offload(True, "", offered)
+        return Offload(False, reason, offered, build=build)
+    return Offload(True, "", offered, build=build)
 
 
-def _offered(text: str) -> tuple[Offered, ...]:
+def _offered(text: str, build: str) -> tuple[Offered, ...]:
     """The child's list. A line that is not one of ours is left out."""
     found: list[Offered] = []
     counts: dict[Backend, int] = {}
@@ -145,6 +226,7 @@ def _offered(text: str) -> tuple[Offered, ...]:
                 name=about[:TEXT_MAX_CHARS],
                 total_bytes=int(total),
                 integrated=int(kind) == INTEGRATED,
+                build=build,
             )
         )
     return tuple(found)

@@ -12,17 +12,27 @@ import importlib.util
 import os
 import platform
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from aivailable.core.ids import NodeId
 from aivailable.core.records import Backend, Device, Inventory
-from aivailable.peer.devices.gpus import Gpu, join, unusable
+from aivailable.peer.devices.amd import AmdCard, AmdSmi
+from aivailable.peer.devices.gpus import Gpu, chosen, join, unusable
+from aivailable.peer.devices.kept import Kept, Speed, Verdict, key_of
+from aivailable.peer.devices.known_speeds import known_speed
 from aivailable.peer.devices.nvml import Card, Nvml, Reading
 from aivailable.peer.devices.offload import Offered, Offload, probe
 from aivailable.peer.devices.sysfs import KernelCards
+from aivailable.peer.devices.trials import Trials
+from aivailable.peer.runtimes import Interpreters
 from aivailable.wire.peer import DeviceLoad
+from aivailable.wire.worker import DeviceClaim
 
 FAKE_ENGINE_VARIABLE = "AIVAILABLE_FAKE_ENGINE"
 ENGINE_MODULES = ("llama_cpp", "jinja2")
+TRIALS_MAX = 4
+"""GPUs that are tried at the same time."""
+IDLE_UTILIZATION_MAX = 0.1
 GIB = 2**30
 
 
@@ -36,22 +46,30 @@ class SystemDevices:
         *,
         nvml: Nvml | None = None,
         kernel: KernelCards | None = None,
+        amd: AmdSmi | None = None,
         offload: Callable[[], Awaitable[Offload]] = probe,
+        trials: Trials | None = None,
+        kept: Kept | None = None,
+        runtimes: Interpreters | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         """`explicit`: (kind "cpu" or "sim", name, total bytes) in the operator's order.
-        `held`: bytes that this node's replicas hold now, by device id."""
+        `held`: bytes that this node's replicas hold now, by device id. `trials`: None = nothing
+        is tried, only what `kept` knows counts."""
         self._held = held
         self._nvml = nvml or Nvml()
         self._kernel = kernel or KernelCards()
+        self._amd = amd or AmdSmi()
         self._offload = offload
+        self._trials = trials
+        self._kept = kept or Kept()
         self._usable: dict[str, Gpu] = {}
         self.gpus: tuple[Gpu, ...] = ()
         """Every GPU that was seen, also those that cannot be used."""
         self._lost: dict[str, str] = {}
         self._devices = _explicit_devices(explicit)
         self._problems = _memory_problems(self._devices)
-        self._engines = installed_engines(environment)
+        self._engines = installed_engines(environment, runtimes)
 
     async def look(self) -> None:
         """Find the GPUs: once, before the first question. May take seconds, blocks nobody."""
@@ -65,9 +83,16 @@ class SystemDevices:
             self._problems += problems
             driver = self._nvml.driver()
         kernel = await asyncio.to_thread(self._kernel.cards)
-        if not cards and not kernel:
-            return
-        self.gpus = join(cards, driver, kernel, await self._offload())
+        amd: tuple[AmdCard, ...] = ()
+        if any(one.vendor == "amd" for one in kernel):
+            # Its own words cost nothing when it is absent: the kernel has said what matters.
+            amd = await asyncio.to_thread(self._amd.cards)
+        if cards or kernel:
+            offload = await self._offload()
+            self._problems += offload.problems
+            found = join(cards, driver, kernel, offload, amd)
+            free = asyncio.Semaphore(TRIALS_MAX)
+            self.gpus = tuple(await asyncio.gather(*(self._tried(gpu, free) for gpu in found)))
         self._problems += tuple(
             unusable(gpu) for gpu in self.gpus if gpu.obstacle and not gpu.integrated
         )
@@ -75,6 +100,84 @@ class SystemDevices:
             if gpu.offered is not None:
                 self._usable[gpu.device_id] = gpu
                 self._devices += (_device(gpu, gpu.offered),)
+        self._devices = tuple(self._with_speed(device) for device in self._devices)
+
+    def places(self) -> Mapping[str, str]:
+        """Device id → its entry in the variable that shows it alone (peer.runtimes.starting)."""
+        return {
+            device_id: gpu.offered.place
+            for device_id, gpu in self._usable.items()
+            if gpu.offered is not None and gpu.offered.place
+        }
+
+    def unmeasured(self) -> tuple[Device, ...]:
+        """Devices whose speed nobody knows yet. What is simulated has no speed to measure."""
+        return tuple(
+            device
+            for device in self._devices
+            if device.speed <= 0 and device.backend is not Backend.SIM
+        )
+
+    def idle(self, device: Device) -> bool:
+        """Whether nothing of ours is on the device, and nothing else computes on it."""
+        if self.wanted(device):
+            return False
+        gpu = self._usable.get(device.device_id)
+        reading = None if gpu is None else self._reading(gpu)
+        return reading is None or not (reading.lost or reading.utilization > IDLE_UTILIZATION_MAX)
+
+    def wanted(self, device: Device) -> bool:
+        """Whether a replica of ours is placed on the device."""
+        return self._held().get(device.device_id, 0) > 0
+
+    def learn_speed(self, device: Device, speed: Speed) -> None:
+        """Keep it, and tell it with the inventory from now on."""
+        self._kept.keep_speed(self._speed_key(device), speed)
+        self._devices = tuple(self._with_speed(one) for one in self._devices)
+
+    def largest_gpu(self) -> DeviceClaim | None:
+        """The GPU that a dry run may ask; None on a node without one."""
+        gpus = [device for device in self._devices if device.device_id in self._usable]
+        largest = max(gpus, key=lambda device: device.total_bytes, default=None)
+        return None if largest is None else claim_for_speed(largest)
+
+    async def _tried(self, gpu: Gpu, free: asyncio.Semaphore) -> Gpu:
+        """With the first backend that computes on it. A GPU whose backends nobody has tried and
+        nobody may try now keeps its first offer."""
+        tried: list[tuple[Backend, Verdict]] = []
+        for offer in gpu.offers:
+            verdict = await self._verdict(gpu, offer, free)
+            if verdict is None:
+                return replace(gpu, tried=tuple(tried))
+            tried.append((offer.backend, verdict))
+            if verdict.usable:
+                break
+        return chosen(gpu, tried) if tried else gpu
+
+    async def _verdict(self, gpu: Gpu, offer: Offered, free: asyncio.Semaphore) -> Verdict | None:
+        key = key_of(f"{gpu.device_id} {gpu.name}", offer.backend, _driver(gpu), offer.build)
+        known = self._kept.verdict(key)
+        if known is not None or self._trials is None:
+            return known
+        async with free:
+            verdict = await self._trials.smoke(claim_of(gpu.device_id, offer), offer.place)
+        self._kept.keep_verdict(key, verdict)
+        return verdict
+
+    def _with_speed(self, device: Device) -> Device:
+        if device.backend is Backend.SIM:
+            speed = known_speed(device.name)
+        else:
+            speed = self._kept.speed(self._speed_key(device))
+        if speed is None:
+            return device
+        return replace(device, speed=speed.decode, prefill_speed=speed.prefill)
+
+    def _speed_key(self, device: Device) -> str:
+        gpu = self._usable.get(device.device_id)
+        build = "" if gpu is None or gpu.offered is None else gpu.offered.build
+        driver = platform.processor() if gpu is None else _driver(gpu)
+        return key_of(f"{device.device_id} {device.name}", device.backend, driver, build)
 
     def inventory(self, node: NodeId) -> Inventory:
         lost = tuple(
@@ -97,6 +200,7 @@ class SystemDevices:
 
     def close(self) -> None:
         self._nvml.close()
+        self._amd.close()
 
     def _load(self, device: Device, held_bytes: int) -> DeviceLoad:
         gpu = self._usable.get(device.device_id)
@@ -117,13 +221,42 @@ class SystemDevices:
         )
 
     def _reading(self, gpu: Gpu) -> Reading | None:
-        """From the driver, else the kernel; None for a card whose memory neither of them tells
+        """From the vendor's library, else the kernel; None for a card whose memory neither tells
         (i915, xe): what is not ours on it is then unknown."""
         if gpu.card is not None:
             return self._nvml.read(gpu.card)
+        by_kernel = None
         if gpu.kernel is not None and gpu.kernel.total_bytes:
-            return self._kernel.read(gpu.kernel)
-        return None
+            by_kernel = self._kernel.read(gpu.kernel)
+        if gpu.amd is None or (by_kernel is not None and by_kernel.lost):
+            return by_kernel
+        reading = self._amd.read(gpu.amd)
+        if by_kernel is None:
+            return reading
+        if reading.lost:
+            return by_kernel
+        return replace(
+            reading,
+            temperature_c=by_kernel.temperature_c
+            if reading.temperature_c is None
+            else reading.temperature_c,
+            utilization=max(reading.utilization, by_kernel.utilization),
+        )
+
+
+def claim_of(device_id: str, offer: Offered) -> DeviceClaim:
+    """For a trial, which asks for no bytes of its own."""
+    return DeviceClaim(device_id, offer.backend.value, offer.index, 0)
+
+
+def claim_for_speed(device: Device) -> DeviceClaim:
+    """The same for a device of the inventory."""
+    return DeviceClaim(device.device_id, device.backend.value, device.index, 0)
+
+
+def _driver(gpu: Gpu) -> str:
+    """Version of the driver; a part of the kernel has the kernel's."""
+    return gpu.driver if gpu.card is not None else f"{gpu.driver} {platform.release()}"
 
 
 def _device(gpu: Gpu, offered: Offered) -> Device:
@@ -139,9 +272,13 @@ def _device(gpu: Gpu, offered: Offered) -> Device:
     )
 
 
-def installed_engines(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Engines that a worker can start with here. The fake one only when a test asks for it."""
+def installed_engines(
+    environment: Mapping[str, str], runtimes: Interpreters | None = None
+) -> tuple[str, ...]:
+    """Engines that a worker can start with here: of our interpreter or a runtime's. The fake one
+    only when a test asks for it."""
     llama = all(importlib.util.find_spec(name) is not None for name in ENGINE_MODULES)
+    llama = llama or (runtimes is not None and bool(runtimes.whole()))
     fake = environment.get(FAKE_ENGINE_VARIABLE) == "1"
     return (("llama",) if llama else ()) + (("fake",) if fake else ())
 

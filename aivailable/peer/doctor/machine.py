@@ -20,12 +20,15 @@ from typing import Final
 from aivailable.errors import ConfigError, SchemaError
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.devices import SystemDevices
-from aivailable.peer.devices.offload import Offload, probe
+from aivailable.peer.devices.kept import FILE as DEVICES_FILE
+from aivailable.peer.devices.kept import Kept
+from aivailable.peer.devices.offload import Offload, survey
 from aivailable.peer.devices.system import ENGINE_MODULES
 from aivailable.peer.doctor.findings import HomeFinding, MachineFinding, PortFinding
 from aivailable.peer.home import LOCK_NAME
 from aivailable.peer.identity import IDENTITY_NAME, Identity
 from aivailable.peer.links.listening import bind
+from aivailable.peer.runtimes import Interpreters
 from aivailable.wire.join import Seat
 from aivailable.wire.schema import unpack
 
@@ -130,8 +133,15 @@ async def look_at_machine(
 ) -> MachineFinding:
     """Engine and devices are asked here, within ENGINE_LIMIT_S. `now_ms`: UTC."""
     missing = tuple(name for name in ENGINE_MODULES if importlib.util.find_spec(name) is None)
-    engine = asyncio.ensure_future(probe(limit_s=ENGINE_LIMIT_S))
-    devices = SystemDevices(explicit, held=dict, offload=functools.partial(_answer, engine))
+    interpreters = Interpreters(Path(home.path))
+    engine = asyncio.ensure_future(_surveyed(interpreters))
+    devices = SystemDevices(
+        explicit,
+        held=dict,
+        offload=functools.partial(_answer, engine),
+        kept=Kept(functools.partial(_read, Path(home.path) / DEVICES_FILE)),
+        runtimes=interpreters,
+    )
     try:
         await devices.look()
         offload = await engine
@@ -139,7 +149,13 @@ async def look_at_machine(
         engine.cancel()
         devices.close()
     inventory = devices.inventory("")
-    starts = offload.cuda or offload.reason.startswith("this llama-cpp-python build")
+    missing = () if interpreters.whole() else missing
+    starts = bool(
+        offload.cuda
+        or offload.offered
+        or interpreters.whole()
+        or offload.reason.startswith("this llama-cpp-python build")
+    )
     return MachineFinding(
         python=sys.version_info[:3],
         year=_year(now_ms),
@@ -151,6 +167,16 @@ async def look_at_machine(
         device_problems=inventory.problems,
         gpus=devices.gpus,
     )
+
+
+async def _surveyed(interpreters: Interpreters) -> Offload:
+    """Within ENGINE_LIMIT_S, however many runtimes there are."""
+    count = 1 + len(interpreters.whole())
+    return await survey(interpreters, ENGINE_LIMIT_S / count)
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 async def _answer(engine: asyncio.Future[Offload]) -> Offload:

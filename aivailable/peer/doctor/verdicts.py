@@ -191,9 +191,19 @@ def _gpu(gpu: Gpu) -> Check:
     facts = [text for text in (gpu.device_id, size, gpu.architecture, driver, lanes) if text]
     told = f"{gpu.name} ({', '.join(facts)}), seen by {' and '.join(gpu.seen_by)}"
     if gpu.offered is not None:
-        return _machine("GPU", Verdict.OK, f"{told}: usable through {gpu.offered.backend.value}")
+        return _machine("GPU", Verdict.OK, f"{told}: {_usable(gpu, gpu.offered.backend.value)}")
     verdict = Verdict.SKIPPED if gpu.integrated else Verdict.WARNING
     return _machine("GPU", verdict, f"{told}: not usable, {gpu.obstacle}", gpu.remedy)
+
+
+def _usable(gpu: Gpu, backend: str) -> str:
+    """Through what, and whether that was tried."""
+    failed = [f"{one.value} fails: {verdict.words}" for one, verdict in gpu.tried if verdict.words]
+    if failed:
+        return f"usable through {backend} ({'; '.join(failed)})"
+    if gpu.tried:
+        return f"usable through {backend} (a trial decode worked)"
+    return f"usable through {backend} (not tried yet: `up` does)"
 
 
 def interface_checks(found: Sequence[InterfaceFinding]) -> Iterator[Check]:

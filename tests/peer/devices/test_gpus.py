@@ -146,7 +146,7 @@ async def test_doctor_says_why_a_card_is_idle(
         ("nvidia", "sm_37", ("-DCMAKE_CUDA_ARCHITECTURES=37", "needs CUDA 11,", "GGML_VULKAN")),
         ("nvidia", "sm_52", ("ARCHITECTURES=52", "CUDA 13 has dropped sm_52")),
         ("nvidia", "sm_61", ("ARCHITECTURES=61", "CUDA 13 has dropped sm_61")),
-        ("nvidia", "sm_86", ("ARCHITECTURES=86", "--force-reinstall")),
+        ("nvidia", "sm_86", ("ARCHITECTURES=86", "runtime add cuda")),
         ("nvidia", "sm_90", ("ARCHITECTURES=90",)),
         ("nvidia", "sm_21", ("GGML_VULKAN",)),
         ("nvidia", "", ("-DGGML_CUDA=on",)),
@@ -195,6 +195,9 @@ async def test_the_list_is_read_from_the_child(
     answer = await probe(str(path))
     assert (answer.cuda, "another GPU backend" in answer.reason) == (False, True)
     assert answer.offered == (
-        Offered(Backend.VULKAN, 0, "0000:03:00.0", "AMD Radeon RX 580", 8 * GIB),
-        Offered(Backend.VULKAN, 1, "", "Intel UHD", 1024, integrated=True),
+        Offered(
+            Backend.VULKAN, 0, "0000:03:00.0", "AMD Radeon RX 580", 8 * GIB, build=answer.build
+        ),
+        Offered(Backend.VULKAN, 1, "", "Intel UHD", 1024, integrated=True, build=answer.build),
     )
+    assert answer.build == "offload Vulkan : x"

@@ -1,0 +1,91 @@
+"""What this machine has to build with. Looks; installs and decides nothing. Called by `making`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from aivailable.peer.runtimes.recipes import Toolkit, Tools
+
+CUDA_FOLDERS: Final = ("/usr/local", "/opt")
+ROCM_FOLDERS: Final = ("/opt/rocm", "/usr")
+INCLUDE_FOLDERS: Final = ("/usr/include", "/usr/local/include")
+ASK_LIMIT_S: Final = 20.0
+TOOLKITS_MAX: Final = 16
+_RELEASE = re.compile(r"release (\d+)\.(\d+)")
+
+
+def look_around(
+    path: str | None = None,
+    cuda_folders: Sequence[str] = CUDA_FOLDERS,
+    rocm_folders: Sequence[str] = ROCM_FOLDERS,
+    include_folders: Sequence[str] = INCLUDE_FOLDERS,
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+) -> Tools:
+    """`path`: like PATH, None = ours. Runs each nvcc once; blocks for up to seconds."""
+
+    def found(*names: str) -> str:
+        return next((where for name in names if (where := shutil.which(name, path=path))), "")
+
+    roots = [Path(folder) for folder in include_folders]
+    sdk = os.environ.get("VULKAN_SDK")
+    roots += [Path(sdk) / "include"] if sdk else []
+    rocm = next((Path(one) for one in rocm_folders if (Path(one) / "bin" / "hipcc").exists()), None)
+    return Tools(
+        compiler=found("c++", "g++", "clang++"),
+        cmake=found("cmake"),
+        toolkits=tuple(_toolkits(found("nvcc"), cuda_folders)),
+        hipcc=str(rocm / "bin" / "hipcc") if rocm else found("hipcc"),
+        rocm=rocm,
+        glslc=found("glslc"),
+        vulkan_headers=any((root / "vulkan" / "vulkan.h").exists() for root in roots),
+        spirv_headers=any((root / "spirv" / "unified1").exists() for root in roots),
+        ensurepip=importlib.util.find_spec("ensurepip") is not None,
+        installer=next((name for name in ("apt", "dnf") if found(name)), ""),
+        cpu_flags=_flags(cpuinfo),
+    )
+
+
+def _toolkits(nvcc: str, folders: Sequence[str]) -> Iterator[Toolkit]:
+    """Each toolkit once, whatever links lead to it."""
+    places = [nvcc] if nvcc else []
+    for folder in folders:
+        places += [str(one) for one in sorted(Path(folder).glob("cuda*/bin/nvcc"))]
+    seen: dict[str, None] = {}
+    for place in places[:TOOLKITS_MAX]:
+        real = os.path.realpath(place)
+        if real in seen:
+            continue
+        seen[real] = None
+        version = _version(place)
+        if version is not None:
+            yield Toolkit(place, version)
+
+
+def _version(nvcc: str) -> tuple[int, int] | None:
+    try:
+        told = subprocess.run(
+            [nvcc, "--version"], capture_output=True, text=True, timeout=ASK_LIMIT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    release = _RELEASE.search(told.stdout)
+    return None if release is None else (int(release[1]), int(release[2]))
+
+
+def _flags(cpuinfo: Path) -> tuple[str, ...]:
+    """The first processor's; () where there is no such line."""
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("flags"):
+                    return tuple(line.partition(":")[2].split())
+    except OSError:
+        return ()
+    return ()
