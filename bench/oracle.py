@@ -20,7 +20,7 @@ from pathlib import Path
 
 from aivailable.errors import GgufError
 from aivailable.gguf.header import read_header
-from aivailable.gguf.memory import Need, need
+from aivailable.gguf.memory import Need, draft_tokens, need
 from aivailable.wire.worker import DeviceClaim, Load
 from aivailable.worker.engine import LoadRefused
 from bench.models import MODELS
@@ -43,12 +43,14 @@ class Configuration:
     kv_type: str
     ubatch: int
     flash: str
+    draft: str = "0"
 
     def options(self) -> dict[str, str]:
         return {
             "kv_type": self.kv_type,
             "ubatch": str(self.ubatch),
             "flash_attention": self.flash,
+            "draft": self.draft,
         }
 
 
@@ -62,6 +64,7 @@ def configurations() -> Iterator[Configuration]:
             ("q8_0", 512, "on"),
         ):
             yield Configuration(model, context, slots, kv_type, ubatch, flash)
+        yield Configuration(model, context, slots, "f16", 512, "on", draft="7")
 
 
 def main() -> None:
@@ -77,7 +80,13 @@ def main() -> None:
         dry_run = _child(["aivailable.worker.oracle", *_flags(path, one)])
         flash = one.flash == "on"
         guess = need(
-            read_header(str(path)).facts, one.context, one.slots, one.kv_type, one.ubatch, flash
+            read_header(str(path)).facts,
+            one.context,
+            one.slots,
+            one.kv_type,
+            one.ubatch,
+            flash,
+            draft_tokens(one.draft, on_gpu=False),
         )
         dry.append(_off(dry_run, real))
         formula.append(_off(guess, real))

@@ -26,6 +26,7 @@ from aivailable.gguf.memory import (
     CONTEXT_STEP_TOKENS,
     KV_TYPE_BYTES,
     UBATCH_DEFAULT_TOKENS,
+    draft_tokens,
     largest_context,
     need,
 )
@@ -104,6 +105,14 @@ def _on_device(
     )
 
 
+def _draft(wanted: Deployment) -> int:
+    try:
+        return draft_tokens(wanted.options.get("draft"), on_gpu=True)
+    except ValueError:
+        # Its load will refuse the option; until then it is sized without.
+        return 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Sizes:
     """The formula, shifted so that it says for the wanted shape what was predicted for it."""
@@ -113,6 +122,7 @@ class _Sizes:
     slots: int
     kv_type: str
     ubatch: int
+    draft: int
     shift_bytes: int
 
     @classmethod
@@ -121,12 +131,13 @@ class _Sizes:
         kv_type = kv_type if kv_type in KV_TYPE_BYTES else "f16"
         given = wanted.options.get("ubatch", "")
         ubatch = int(given) if given.isdecimal() and int(given) else UBATCH_DEFAULT_TOKENS
-        formula = need(facts, wanted.context, wanted.slots, kv_type, ubatch).total_bytes
-        shift = wanted.need_bytes - formula
-        return cls(facts, wanted.context, wanted.slots, kv_type, ubatch, shift)
+        draft = _draft(wanted)
+        formula = need(facts, wanted.context, wanted.slots, kv_type, ubatch, draft=draft)
+        shift = wanted.need_bytes - formula.total_bytes
+        return cls(facts, wanted.context, wanted.slots, kv_type, ubatch, draft, shift)
 
     def need_bytes(self, slots: int, kv_type: str) -> int:
-        size = need(self.facts, self.context, slots, kv_type, self.ubatch)
+        size = need(self.facts, self.context, slots, kv_type, self.ubatch, draft=self.draft)
         return size.total_bytes + self.shift_bytes
 
     def context_max(self, free: int, kv_type: str = "") -> int:
@@ -139,6 +150,7 @@ class _Sizes:
             kv_type or self.kv_type,
             self.ubatch,
             most=most,
+            draft=self.draft,
         )
 
     def smaller(self, free: int) -> tuple[str, ...]:

@@ -68,6 +68,8 @@ class ReplicaStatus:
     cancelled: int = 0
     failed: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     """The worker's counters since its start, a heartbeat old."""
 
 

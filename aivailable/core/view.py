@@ -337,6 +337,8 @@ def _replica(state: State, replica: Replica, load: ReplicaLoad | None) -> Replic
         cancelled=load.cancelled if load is not None else 0,
         failed=load.failed if load is not None else 0,
         generated_tokens=load.generated_tokens if load is not None else 0,
+        drafted_tokens=load.drafted_tokens if load is not None else 0,
+        accepted_tokens=load.accepted_tokens if load is not None else 0,
     )
 
 

@@ -43,6 +43,11 @@ SEQUENCES_WARM: Final = 8
 SEQUENCES_MAX: Final = 256
 """llama.h `LLAMA_MAX_SEQ`."""
 
+DRAFT_MAX_TOKENS: Final = 16
+DRAFT_GPU_TOKENS: Final = 7
+"""With the row itself eight: up to so many llama.cpp's CUDA kernels for quantized weights read
+them once for all (ggml-cuda/mmvq.cuh, `MMVQ_MAX_BATCH_SIZE`)."""
+
 
 class Shape(Protocol):
     """What the formula reads of ModelFacts."""
@@ -85,6 +90,16 @@ class Need:
         return self.weights_bytes + self.kv_bytes + self.compute_bytes
 
 
+def draft_tokens(option: str | None, on_gpu: bool) -> int:
+    """Most guesses beside one row, of the deployment's option `draft`: a number, or `auto` (the
+    default): none on a CPU, where a step costs what its rows cost. Raises ValueError."""
+    if option is None or option == "auto":
+        return DRAFT_GPU_TOKENS if on_gpu else 0
+    if not option.isascii() or not option.isdigit() or int(option[:4]) > DRAFT_MAX_TOKENS:
+        raise ValueError(f"draft={option[:40]!r} must be auto or 0 to {DRAFT_MAX_TOKENS}")
+    return int(option)
+
+
 def pad(count: int, step: int) -> int:
     """The next multiple of `step`."""
     return -(-count // step) * step
@@ -105,10 +120,12 @@ def need(
     kv_type: str = "f16",
     ubatch: int = UBATCH_DEFAULT_TOKENS,
     flash_attention: bool = True,
+    draft: int = 0,
 ) -> Need:
     """Bytes for `slots` sequences of `context` tokens each.
 
-    `ubatch`: tokens computed at once. Raises ValueError for sizes below 1 or an unknown KV type.
+    `ubatch`: tokens computed at once; `draft`: guesses beside one row. Raises ValueError for
+    sizes below 1 or an unknown KV type.
     """
     if context < 1 or slots < 1 or ubatch < 1:
         raise ValueError("context, slots and ubatch must be at least 1")
@@ -118,7 +135,9 @@ def need(
     return Need(
         weights_bytes=shape.weights_bytes,
         kv_bytes=_kv_bytes(shape, cells, slots, kv_type, ubatch),
-        compute_bytes=_compute_bytes(shape, cells, slots, min(ubatch, cells), flash_attention),
+        compute_bytes=_compute_bytes(
+            shape, cells, slots, min(ubatch, cells), flash_attention, slots * (1 + draft)
+        ),
     )
 
 
@@ -130,6 +149,7 @@ def largest_context(
     ubatch: int = UBATCH_DEFAULT_TOKENS,
     flash_attention: bool = True,
     most: int = 1 << 20,
+    draft: int = 0,
 ) -> int:
     """The most tokens per slot, in steps of 256 and up to `most`, that fit `budget_bytes`;
     0 when not even one step does. The need grows with the context, so this is a bisection."""
@@ -137,7 +157,8 @@ def largest_context(
     while low < high:
         middle = (low + high + 1) // 2
         context = middle * CONTEXT_STEP_TOKENS
-        total = need(shape, context, slots, kv_type, ubatch, flash_attention).total_bytes
+        size = need(shape, context, slots, kv_type, ubatch, flash_attention, draft)
+        total = size.total_bytes
         if total <= budget_bytes:
             low = middle
         else:
@@ -161,11 +182,13 @@ def _window_cells(shape: Shape, cells: int, slots: int, ubatch: int) -> int:
     return min(cells, pad(shape.sliding_window * slots + ubatch, CELLS_PAD))
 
 
-def _compute_bytes(shape: Shape, cells: int, slots: int, ubatch: int, flash: bool) -> int:
-    """The graph's largest moment: the logits (`n_outputs_max = slots` keeps them small), or the
+def _compute_bytes(
+    shape: Shape, cells: int, slots: int, ubatch: int, flash: bool, rows: int
+) -> int:
+    """The graph's largest moment: the logits (`n_outputs_max` = `rows` keeps them small), or the
     attention masks and activations beside the feed-forward's or, without flash attention, beside
     the score matrix of one layer."""
-    outputs = min(slots, ubatch) * shape.vocab * LOGIT_BYTES
+    outputs = min(rows, ubatch) * shape.vocab * LOGIT_BYTES
     wide = shape.feed_forward or FEED_FORWARD_GUESS * shape.embedding
     numbers = 2 * wide + ACTIVATIONS_AT_ONCE * shape.embedding
     if not flash:
@@ -173,4 +196,6 @@ def _compute_bytes(shape: Shape, cells: int, slots: int, ubatch: int, flash: boo
         numbers = max(numbers, cells * (heads + 1) + ACTIVATIONS_AT_ONCE * shape.embedding)
     masked = cells + (_window_cells(shape, cells, slots, ubatch) if shape.sliding_window else 0)
     moment = ubatch * (numbers * ACTIVATION_BYTES + masked * MASK_BYTES) + cells * CELL_BYTES
-    return max(outputs, moment) + BESIDE_BYTES
+    # With guesses the rows are read from a buffer that was not counted above.
+    read = (rows - slots) * shape.vocab * LOGIT_BYTES
+    return max(outputs, moment) + read + BESIDE_BYTES

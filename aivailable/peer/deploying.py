@@ -23,7 +23,7 @@ from aivailable.core.state import State
 from aivailable.core.status import FitStatus, PlanStatus
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
-from aivailable.gguf.memory import need
+from aivailable.gguf.memory import draft_tokens, need
 from aivailable.peer.ports import Ports, Prediction, PredictRequest
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.service import DeployRequest
@@ -212,7 +212,13 @@ class Deploying:
             if path is not None:
                 wanted = PredictRequest(path, context, slots, dict(options))
                 return await self._ports.predict(wanted)
-            size = need(thought.model.facts, context, slots, options.get("kv_type", "f16"))
+            size = need(
+                thought.model.facts,
+                context,
+                slots,
+                options.get("kv_type", "f16"),
+                draft=draft_tokens(options.get("draft"), on_gpu=True),
+            )
         except ValueError as error:
             raise RequestError(400, "invalid_options", str(error)) from error
         except GgufError as error:

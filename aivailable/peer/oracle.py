@@ -15,7 +15,7 @@ from typing import Any
 
 from aivailable.errors import GgufError
 from aivailable.gguf import need, read_header
-from aivailable.gguf.memory import UBATCH_DEFAULT_TOKENS
+from aivailable.gguf.memory import UBATCH_DEFAULT_TOKENS, draft_tokens
 from aivailable.peer.ports import Prediction, PredictRequest
 from aivailable.peer.runtimes import Interpreters, Start, Starter
 from aivailable.wire.worker import DeviceClaim
@@ -109,7 +109,8 @@ async def _dry_run(request: PredictRequest, start: Start, limit_s: float) -> Map
 
 
 def by_formula(request: PredictRequest) -> Prediction:
-    """The formula of gguf.memory. Raises GgufError, ValueError for a bad KV type or ubatch."""
+    """The formula of gguf.memory. Raises GgufError, ValueError for a bad KV type, ubatch
+    or draft."""
     try:
         facts = read_header(request.path).facts
     except OSError as error:
@@ -120,6 +121,7 @@ def by_formula(request: PredictRequest) -> Prediction:
         request.slots,
         kv_type=request.options.get("kv_type", "f16"),
         ubatch=int(request.options.get("ubatch", UBATCH_DEFAULT_TOKENS)),
+        draft=draft_tokens(request.options.get("draft"), on_gpu=True),
     )
     return Prediction(sizes.weights_bytes, sizes.kv_bytes, sizes.compute_bytes, by="formula")
 

@@ -120,6 +120,8 @@ class LocalReplica:
             cancelled=self.counters.cancelled,
             failed=self.counters.failed,
             generated_tokens=self.counters.generated_tokens,
+            drafted_tokens=self.counters.drafted_tokens,
+            accepted_tokens=self.counters.accepted_tokens,
             prefixes=self._prefixes,
             idle_ms=self._idle_ms(),
         )

@@ -72,6 +72,9 @@ class ReplicaLoad:
     failed: int = 0
     generated_tokens: int = 0
     """The worker's own counters since its start: who did the work."""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    """Guesses of speculative decoding that were computed, and those that were right."""
     prefixes: tuple[int, ...] = ()
     """Digests of the prompt prefixes that are warm there (wire.prefixes)."""
     idle_ms: int = 0

@@ -113,7 +113,7 @@ class Counters:
     """Prompt tokens that were not computed, thanks to a shared prefix."""
     drafted_tokens: int = 0
     accepted_tokens: int = 0
-    """Of speculative decoding."""
+    """Guesses of speculative decoding that were computed, and answers' tokens won by them."""
 
 
 @dataclass(frozen=True, slots=True)

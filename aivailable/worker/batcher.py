@@ -4,10 +4,10 @@ Owns: scheduling only. Pure: no clock, no I/O; what a cache can do it asks of `s
 Used by session and tested by itself.
 
 Laws: at most `slots` jobs run, each in a sequence of its own; decode rows go first, one token
-each; prefill goes beside them in what is left of a step. Short prompts are let through at
-once, because somebody waits for each: those that are there together (a wave) end together, so that
-none of them streams in the gaps between the others' prompts; long ones share the given budget in
-turns. Waiting is
+each and perhaps guesses after it (drafting); prefill goes beside them in what is left of a step.
+Short prompts are let through at once, because somebody waits for each: those that are there
+together (a wave) end together, so that none of them streams in the gaps between the others'
+prompts; long ones share the given budget in turns. Waiting is
 first in, first out; a cancelled or paused job is in no further step. A job whose prompt begins
 like one that is being prefilled waits for it and starts from its cache.
 """
@@ -15,6 +15,7 @@ like one that is being prefilled waits for it and starts from its cache.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,6 +105,18 @@ class Batcher:
         """Decode rows of the next step."""
         return len(self._decoding())
 
+    @property
+    def draftable(self) -> list[Job]:
+        """The decode rows of the next step, if it carries no prefill: that goes before guesses."""
+        if any(self._moves(job) for job in self._prefilling):
+            return []
+        return self._decoding()
+
+    @property
+    def draft_room(self) -> int:
+        """Tokens of a step that rows leave over."""
+        return self._sizes.step - self.rows
+
     def jobs(self) -> tuple[Job, ...]:
         """Every job, running ones first."""
         followers = (follower.job for follower in self._following)
@@ -154,16 +167,17 @@ class Batcher:
             self._wave = {job.slot: None for job in self._prefilling if self._short(job)}
         return tuple(begun)
 
-    def plan(self, budget: int) -> tuple[Part, ...]:
+    def plan(
+        self, budget: int, drafts: Mapping[int, tuple[int, ...]] | None = None
+    ) -> tuple[Part, ...]:
         """The next step; empty when there is nothing to do. Changes nothing.
 
-        `budget`: prefill tokens that long prompts and replays may take in this step.
+        `budget`: prefill tokens that long prompts and replays may take in this step. `drafts`:
+        guesses that go with the rows of these slots.
         """
-        parts = [
-            Part(job.slot, (job.tokens[job.fed],), job.fed, wants_logits=True)
-            for job in self._decoding()
-        ]
-        room = max(0, min(self._sizes.chunk, self._sizes.step - len(parts)))
+        parts = [self._row(job, (drafts or {}).get(job.slot, ())) for job in self._decoding()]
+        taken = sum(len(part.tokens) for part in parts)
+        room = max(0, min(self._sizes.chunk, self._sizes.step - taken))
         budget = min(room, budget)
         # Short prompts never starve the long ones altogether.
         kept = min(budget, room // LONG_SHARE) if self._long else 0
@@ -190,9 +204,10 @@ class Batcher:
         return self._running[slot]
 
     def advance(self, part: Part) -> Job:
-        """A part was decoded: its tokens are in the cache now. Returns its job."""
+        """A part was decoded: its tokens are in the cache now, guesses not counted. Returns its
+        job."""
         job = self._running[part.slot]
-        job.fed = part.position + len(part.tokens)
+        job.fed = part.position + len(part.tokens) - part.drafted
         if self._prefilling and job in self._prefilling:
             if job.fed >= len(job.tokens) or job.decoding:
                 self._prefilling.remove(job)
@@ -235,12 +250,16 @@ class Batcher:
         if times > GIVE_WAY_MAX:
             return None
         self._gave_way[job.slot] = times
+        self.restart(job)
+        return job
+
+    def restart(self, job: Job) -> None:
+        """What the job's sequence holds is dropped or lost: it is computed again."""
         self._sequences.clear(job.slot)
         job.fed = 0
         if job not in self._prefilling:
             self._prefilling.append(job)
         self._classify(job)
-        return job
 
     def _moves(self, job: Job) -> bool:
         return not self._paused or job.request_id not in self._paused
@@ -284,6 +303,11 @@ class Batcher:
         self._long.pop(job.slot, None)
         if len(job.tokens) - job.fed > SHORT_PROMPT_TOKENS:
             self._long[job.slot] = None
+
+    @staticmethod
+    def _row(job: Job, guesses: tuple[int, ...]) -> Part:
+        tokens = (job.tokens[job.fed], *guesses)
+        return Part(job.slot, tokens, job.fed, wants_logits=True, drafted=len(guesses))
 
     def _short(self, job: Job) -> bool:
         return job.slot not in self._long and self._moves(job)

@@ -7,7 +7,7 @@ knows nothing but `Part`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -48,7 +48,25 @@ class Part:
     position: int
     """Of the first token: how many tokens the slot's cache holds before it."""
     wants_logits: bool
-    """After the last token."""
+    """After the last token, and after each one before a drafted token."""
+    drafted: int = 0
+    """So many last tokens are guesses. The cache is cut back to those that turn out right."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of logits that this part is answered with."""
+        return 1 + self.drafted if self.wants_logits else 0
+
+    @property
+    def guesses(self) -> tuple[int, ...]:
+        """The drafted tokens."""
+        return self.tokens[len(self.tokens) - self.drafted :]
+
+    def plain(self) -> Part:
+        """The same without guesses."""
+        if not self.drafted:
+            return self
+        return replace(self, tokens=self.tokens[: -self.drafted], drafted=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +102,8 @@ class Engine(Protocol):
     replay_tokens: int
     """Chunk in which ids of a continuation are replayed by a request that is alone, so that the
     numbers are those of the first time."""
+    draft_tokens: int
+    """Most guesses beside one row; 0 where a cache cannot be cut or they are not wanted."""
     notes: tuple[str, ...]
     """What was chosen where the deployment left it open (wire.worker.Ready.notes)."""
     footprint: Footprint
@@ -100,7 +120,7 @@ class Engine(Protocol):
         """
 
     def decode(self, parts: Sequence[Part]) -> list[Logits]:
-        """Run one step; a row for every part that wants logits, in order.
+        """Run one step; the parts' rows of logits (`Part.rows`), in order.
 
         Raises DecodeFailed; then the caches of the parts' slots are undefined until trimmed.
         """

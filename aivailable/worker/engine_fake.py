@@ -7,7 +7,8 @@ The next token is a checksum of everything before it, so the text is a function 
 continuation equals the undisturbed answer, and two prompts give two answers. Options: `step_ms`
 and `prefill_tokens_per_s` set the pace, `load_ms` the loading time, `fail_load` a LoadFailed code,
 `crash_after` the number of steps after which the process dies, `used_bytes` what it pretends to
-occupy on each device (default: the claim). `need_bytes` is for the peer that plans it.
+occupy on each device (default: the claim), `draft` the most guesses beside a row. `need_bytes` is
+for the peer that plans it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from aivailable.errors import RequestError
+from aivailable.gguf.memory import DRAFT_MAX_TOKENS
 from aivailable.wire.generation import Generate
 from aivailable.wire.worker import Load
 from aivailable.worker.answer import Prepared
@@ -64,7 +66,9 @@ class FakeEngine:
             "crash_after",
             "used_bytes",
             "need_bytes",
+            "draft",
         )
+        self.draft_tokens = options.integer("draft", 0, 0, DRAFT_MAX_TOKENS)
         self.context, self.slots = load.context, load.slots
         self._step_s = options.integer("step_ms", 0, 0, 60_000) / 1000
         self._prefill_rate = options.integer("prefill_tokens_per_s", 0, 0, 10**9)
@@ -104,7 +108,7 @@ class FakeEngine:
         self._steps += 1
         if 0 < self._crash_after < self._steps:
             os._exit(CRASH_EXIT_CODE)
-        prefill = sum(len(part.tokens) for part in parts if len(part.tokens) > 1)
+        prefill = sum(len(part.tokens) for part in parts if len(part.plain().tokens) > 1)
         pause = self._step_s + (prefill / self._prefill_rate if self._prefill_rate else 0.0)
         if pause > 0:
             time.sleep(pause)
@@ -115,10 +119,16 @@ class FakeEngine:
                 raise DecodeFailed(f"slot {part.slot}: {len(cache)} tokens, not {part.position}")
             if len(cache) + len(part.tokens) > self.context:
                 raise DecodeFailed(f"slot {part.slot} is full: {self.context} tokens")
+            first = len(cache) + len(part.tokens) - part.drafted
             cache.extend(part.tokens)
             if part.wants_logits:
-                rows.append(_peaked(_next_token(cache)))
+                ends = range(first, len(cache) + 1)
+                rows.extend(self.row(cache[:end]) for end in ends)
         return rows
+
+    def row(self, tokens: Sequence[int]) -> Logits:
+        """What the model says after these tokens."""
+        return _peaked(_next_token(tokens))
 
     def trim(self, slot: int, length: int) -> int:
         """Keep the first `length` tokens."""

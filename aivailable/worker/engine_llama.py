@@ -13,12 +13,13 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from aivailable.errors import GgufError, RequestError
+from aivailable.gguf.facts import ModelFacts
 from aivailable.gguf.header import Header, read_header
 from aivailable.wire.generation import Generate
 from aivailable.wire.worker import Load
@@ -120,8 +121,12 @@ class LlamaEngine:
         self.cache = LlamaCache(
             self._library, self._context, self._model, header.facts.sliding_window, identity
         )
+        self.draft_tokens = 0 if self.cache.recurrent else chosen.draft
         self.trim, self.fork, self.reach = self.cache.trim, self.cache.fork, self.cache.reach
-        self.notes = _notes(chosen, cores, self._log, adapters)
+        self.notes = (
+            *_notes(chosen, cores, self._log, adapters),
+            _draft_note(self.draft_tokens, header.facts, load.options),
+        )
         self._vocab = self._library.llama_model_get_vocab(self._model)
         self.vocabulary: int = self._library.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
@@ -320,8 +325,8 @@ class _Batch:
             self._slots[at:end] = part.slot
             self._wanted[at:end] = every
             if part.wants_logits:
-                self._wanted[end - 1] = 1
-                rows += 1
+                self._wanted[end - part.rows : end] = 1
+                rows += part.rows
             at = end
         self.native.n_tokens = total
         return rows
@@ -332,6 +337,14 @@ def checked_header(load: Load) -> Header:
         return read_header(load.path)
     except GgufError as error:
         raise LoadRefused("bad_file", str(error)) from error
+
+
+def _draft_note(draft: int, facts: ModelFacts, options: Mapping[str, str]) -> str:
+    if draft or options.get("draft") == "0":
+        return f"draft={draft}"
+    cut = all(facts.heads_kv)
+    why = "it would not pay on a CPU" if cut else "this model's state cannot be cut back"
+    return f"draft=0: {why}"
 
 
 def _notes(

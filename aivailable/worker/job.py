@@ -7,6 +7,7 @@ parts that the chat format reads out of it. Pure; made by session, scheduled by 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 from aivailable.wire.generation import CallDelta, FinishReason, Generate, TokenLogprob
 from aivailable.worker.answer import Delta, Grammar, Prepared
 from aivailable.worker.detokenizer import StopStrings, Utf8Stream
+from aivailable.worker.drafting import Drafter
 from aivailable.worker.engine import Logits
 from aivailable.worker.language import Language
 from aivailable.worker.sampling.candidates import largest
@@ -66,6 +68,7 @@ class Job:
         self.slot = -1
         self.deadline_s = arrived_s + request.deadline_s
         self.finished: Reason | None = None
+        self.drafter = Drafter()
         self._limit = limit
         self._language = language
         self._visible = prepared.visible
@@ -93,6 +96,11 @@ class Job:
         return len(self.tokens) - self.prompt_tokens
 
     @property
+    def left(self) -> int:
+        """Tokens that the answer may still get."""
+        return self._limit - self.completion_tokens
+
+    @property
     def decoding(self) -> bool:
         """Whether only the last token is missing in the cache."""
         return self.fed >= self.replay_end and self.fed == len(self.tokens) - 1
@@ -115,9 +123,20 @@ class Job:
         self._take(self.tokens[self.fed])
         self._observed += 1
 
+    def draw_run(self, rows: Sequence[Logits], guesses: Sequence[int]) -> Iterator[Drawn]:
+        """Draw one token after the other, as long as each is what was guessed: then the next row
+        was computed from it. Each is drawn as it would be alone. Raises like `draw`."""
+        for at, row in enumerate(rows):
+            drawn = self.draw(row)
+            yield drawn
+            if self.finished is not None or drawn.ids != tuple(guesses[at : at + 1]):
+                return
+            self.fed += 1
+
     def draw(self, logits: Logits) -> Drawn:
         """Take the next token. Raises NoToken, or GrammarError when the grammar fails by then."""
         token = self._choose(logits, self.tokens, self.completion_tokens)
+        self.drafter.learn(token)
         if self._language.is_end(token) and not self.request.ignore_eos:
             self.finished = "stop"
             return Drawn()

@@ -31,7 +31,7 @@ class LlamaCache:
         self._library, self._context = library, context
         self._memory = library.llama_get_memory(context)
         self._window = window
-        self._recurrent = bool(
+        self.recurrent = bool(
             library.llama_model_is_recurrent(model) or library.llama_model_is_hybrid(model)
         )
         self._identity = hashlib.blake2b(identity.encode(), digest_size=16).digest()
@@ -63,7 +63,7 @@ class LlamaCache:
         if length <= 0:
             return False
         held = self.length(slot)
-        if held < length or (self._recurrent and held != length):
+        if held < length or (self.recurrent and held != length):
             return False
         if not self._window:
             return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aivailable.gguf.facts import ModelFacts
-from aivailable.gguf.memory import sequences
+from aivailable.gguf.memory import draft_tokens, sequences
 from aivailable.worker.cores import Cores
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.options import Options
@@ -48,7 +48,7 @@ NUMA: Final = {"off": 0, "distribute": 1, "isolate": 2}
 CPU_BACKENDS: Final = frozenset({"cpu", "sim"})
 KNOWN_OPTIONS: Final = (
     *("kv_type", "ubatch", "threads", "flash_attention", "warm_tokens", "numa"),
-    *("pooling", "lora"),
+    *("pooling", "lora", "draft"),
 )
 TEXTS_AT_ONCE: Final = 32
 """Texts of one decode when they are embedded; each has a sequence."""
@@ -77,6 +77,8 @@ class Parameters:
     """How a text becomes one vector (worker.pooling); "" = this load generates."""
     outputs: int = 0
     """Most rows of one decode that are read; 0 = one for each sequence."""
+    draft: int = 0
+    """Most guesses beside one row."""
 
     @property
     def least(self) -> int:
@@ -115,6 +117,7 @@ def parameters(
     step = chunk + slots if on_gpu else max(STEP_CPU_TOKENS, slots + LEAST_CPU_TOKENS)
     # On a GPU every row reads the cells of all sequences: warm ones are not for nothing there.
     warm = chosen.integer("warm_tokens", cells // 2 if on_gpu else cells, 0, cells)
+    draft = _draft(options, facts, on_gpu=on_gpu)
     made = Parameters(
         on_gpu=on_gpu,
         slots=slots,
@@ -130,6 +133,9 @@ def parameters(
         flash_attention=flash,
         numa=chosen.choice("numa", "off", tuple(NUMA)),
         pooling=pooling,
+        # llama.cpp aborts when more rows are asked for than it was told.
+        outputs=max(sequences(facts, slots), min(step, slots * (1 + draft))) if draft else 0,
+        draft=draft,
     )
     return _for_texts(made, facts) if pooling else made
 
@@ -149,14 +155,25 @@ def _for_texts(made: Parameters, facts: ModelFacts) -> Parameters:
         step=ubatch,
         batch=ubatch,
         outputs=ubatch,
+        draft=0,
     )
+
+
+def _draft(options: Mapping[str, str], facts: ModelFacts, *, on_gpu: bool) -> int:
+    """None where some layer has no KV cache: a recurrent state cannot be cut back."""
+    try:
+        asked = draft_tokens(options.get("draft"), on_gpu)
+    except ValueError as error:
+        raise LoadRefused("unsupported", f"engine option {error}") from error
+    return asked if all(facts.heads_kv) else 0
 
 
 def late_output_bytes(facts: ModelFacts, chosen: Parameters) -> int:
     """What llama.cpp's output buffer in main memory grows by in the first full decode: it is made
     for one row a sequence (llama-context.cpp, `output_reserve`). A dry run does not see it."""
     rows = max(0, chosen.outputs - chosen.sequences)
-    return rows * (facts.vocab + facts.embedding) * OUTPUT_VALUE_BYTES
+    vector = facts.embedding if chosen.pooling else 0
+    return rows * (facts.vocab + vector) * OUTPUT_VALUE_BYTES
 
 
 def default_threads(cores: Cores, *, on_gpu: bool) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from aivailable.wire.limits import STOP_STRING_MAX_CHARS, STOP_STRINGS_MAX
 from aivailable.wire.prefixes import PREFIX_DIGESTS_MAX, digests
 from aivailable.wire.worker import Pause, Resume, Step
 from aivailable.worker.batcher import Batcher, Sizes
+from aivailable.worker.drafting import Drafting
 from aivailable.worker.engine import (
     CellsExhausted,
     DecodeFailed,
@@ -33,7 +34,7 @@ from aivailable.worker.engine import (
     Part,
 )
 from aivailable.worker.grammar.rules import GrammarError
-from aivailable.worker.job import Job
+from aivailable.worker.job import Drawn, Job
 from aivailable.worker.language import Language
 from aivailable.worker.loading import Port
 from aivailable.worker.opening import compute_opening
@@ -87,6 +88,7 @@ class Session:
         compute_opening(engine, self._sequences)
         self._batcher = Batcher(sizes, self._sequences)
         self._pace = Pace(engine.chunk_tokens, engine.least_tokens)
+        self._drafting = Drafting(engine.draft_tokens)
         self._language = Language(engine)
         self._out = _Outbox()
         self._stalled = False
@@ -217,30 +219,46 @@ class Session:
     def _step(self) -> bool:
         """Decode once; False when nothing can be decoded, as when every reader has paused."""
         rows = self._batcher.rows
-        parts = self._batcher.plan(self._pace.budget(rows))
+        parts = self._batcher.plan(self._pace.budget(rows), self._drafts())
         if not parts:
             return False
         self._tally.steps += 1
         began = self._clock()
         try:
-            logits = self._decode(parts)
+            parts, logits = self._decode(parts)
         except CellsExhausted as error:
             self._make_room(error)
         except DecodeFailed:
             self._step_one_by_one(parts)
         else:
-            prefill = sum(len(part.tokens) for part in parts) - rows
-            self._pace.observe(rows, prefill, self._clock() - began)
+            self._measure(parts, rows, self._clock() - began)
             self._use(parts, logits)
         return True
 
-    def _decode(self, parts: tuple[Part, ...]) -> list[Logits]:
-        """Decode; warm sequences give way to what was admitted. Raises DecodeFailed."""
+    def _drafts(self) -> Mapping[int, tuple[int, ...]]:
+        if not self._drafting.active:
+            return {}
+        return self._drafting.plan(self._batcher.draftable, self._batcher.draft_room)
+
+    def _measure(self, parts: tuple[Part, ...], rows: int, elapsed_s: float) -> None:
+        drafted = sum(part.drafted for part in parts)
+        self._tally.drafted_tokens += drafted
+        prefill = sum(len(part.tokens) for part in parts) - rows - drafted
+        if not drafted:
+            self._pace.observe(rows, prefill, elapsed_s)
+        if not prefill:
+            self._drafting.observe(rows + drafted, elapsed_s)
+
+    def _decode(self, parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], list[Logits]]:
+        """Decode; guesses first, then warm sequences give way to what was admitted. Returns the
+        parts that were decoded. Raises DecodeFailed."""
         while True:
             try:
-                return self._engine.decode(parts)
+                return parts, self._engine.decode(parts)
             except CellsExhausted:
-                if not self._sequences.evict():
+                if any(part.drafted for part in parts):
+                    parts = tuple(part.plain() for part in parts)
+                elif not self._sequences.evict():
                     raise
 
     def _make_room(self, error: CellsExhausted) -> None:
@@ -256,11 +274,11 @@ class Session:
     def _step_one_by_one(self, parts: tuple[Part, ...]) -> None:
         """A decode failed as a whole: find the job that is to blame, spare the others."""
         kept = {part.slot: self._engine.trim(part.slot, part.position) for part in parts}
-        for part in parts:
+        for part in (part.plain() for part in parts):
             try:
                 if kept[part.slot] != part.position:
                     raise DecodeFailed("the cache of this request could not be restored")
-                rows = self._decode((part,))
+                _, rows = self._decode((part,))
             except DecodeFailed as error:
                 job = self._batcher.job_in(part.slot)
                 self._batcher.release(job, reusable=False)
@@ -277,34 +295,56 @@ class Session:
                 self._tally.prompt_tokens += min(job.fed, job.prompt_tokens) - before
                 if job.fed >= job.prompt_tokens:
                     self._sequences.mark(job.slot, digests(job.request))
-            if not part.wants_logits:
-                continue
-            try:
-                self._draw(job, next(remaining))
-            except (NoToken, GrammarError) as error:
-                self._batcher.release(job)
-                self._fail(job.request_id, "decode_failed", str(error), 500)
+            if part.wants_logits:
+                self._draw(job, part, [next(remaining) for _ in range(part.rows)])
 
-    def _draw(self, job: Job, row: Logits) -> None:
-        if job.fed < len(job.tokens):
-            job.observe(row)
-            return
-        drawn = job.draw(row)
-        if drawn.ids:
-            self._tally.generated_tokens += len(drawn.ids)
-            self._out.tokens.append(
-                Tokens(
-                    job.request_id,
-                    drawn.ids,
-                    drawn.text,
-                    drawn.reasoning,
-                    drawn.calls,
-                    drawn.logprobs,
-                )
-            )
-        if job.finished is not None:
-            self._batcher.release(job)
+    def _draw(self, job: Job, part: Part, rows: list[Logits]) -> None:
+        drawn: list[Drawn] = []
+        problem = ""
+        try:
+            if job.fed < len(job.tokens):
+                job.observe(rows[0])
+            else:
+                # What came before an exception stays in the list, and has been drawn.
+                drawn.extend(job.draw_run(rows, part.guesses))
+        except (NoToken, GrammarError) as error:
+            problem = str(error)
+        self._tell_drawn(job, drawn)
+        kept = self._cut(job, part)
+        if problem:
+            self._batcher.release(job, reusable=kept)
+            self._fail(job.request_id, "decode_failed", problem, 500)
+        elif job.finished is not None:
+            self._batcher.release(job, reusable=kept)
             self._finish(job)
+        elif not kept:
+            self._batcher.restart(job)
+
+    def _cut(self, job: Job, part: Part) -> bool:
+        """Take wrong guesses out of the cache; False when it could not be cut and is lost."""
+        if job.fed >= part.position + len(part.tokens):
+            return True
+        if self._engine.trim(job.slot, job.fed) == job.fed:
+            return True
+        self._drafting.stop()
+        return False
+
+    def _tell_drawn(self, job: Job, drawn: list[Drawn]) -> None:
+        ids = tuple(token for one in drawn for token in one.ids)
+        if not ids:
+            return
+        self._tally.generated_tokens += len(ids)
+        self._tally.accepted_tokens += len(drawn) - 1
+        self._out.tokens.append(
+            Tokens(
+                job.request_id,
+                ids,
+                "".join(one.text for one in drawn),
+                "".join(one.reasoning for one in drawn),
+                tuple(call for one in drawn for call in one.calls),
+                tuple(told for one in drawn for told in one.logprobs),
+            )
+        )
 
     def _finish(self, job: Job) -> None:
         self._tally.finished += 1

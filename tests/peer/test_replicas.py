@@ -257,10 +257,12 @@ def test_a_new_worker_counts_from_nothing() -> None:
     async def scenario() -> None:
         stage = Stage()
         life = await stage.up()
-        stage.worker.step(counters=Counters(finished=3, cancelled=2, generated_tokens=40))
+        counted = Counters(3, 3, 2, generated_tokens=40, drafted_tokens=9, accepted_tokens=5)
+        stage.worker.step(counters=counted)
         await turns()
         load = stage.replica.load()
         assert (load.finished, load.cancelled, load.generated_tokens) == (3, 2, 40)
+        assert (load.drafted_tokens, load.accepted_tokens) == (9, 5)
         stage.worker.die("crashed")
         await life
         again = stage.start()

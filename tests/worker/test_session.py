@@ -5,36 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fixtures.sessions import ListPort, ids_of, run
+
 from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Sampling
 from aivailable.wire.prefixes import digests
-from aivailable.wire.worker import DeviceClaim, Load, Pause, Resume, Step
+from aivailable.wire.worker import DeviceClaim, Load, Pause, Resume
 from aivailable.worker.engine import CellsExhausted, DecodeFailed, Logits, Part
 from aivailable.worker.engine_fake import FakeEngine
 from aivailable.worker.protocol import STALLED_WAIT_S
 from aivailable.worker.session import Session
-
-
-class ListPort:
-    """A channel without a socket."""
-
-    def __init__(self, *messages: Any) -> None:
-        self.inbox = list(messages)
-        self.sent: list[Any] = []
-        self.waited_s = 0.0
-
-    def send(self, message: Any) -> None:
-        self.sent.append(message)
-
-    def receive(self) -> Any:
-        return self.inbox.pop(0)
-
-    def receive_within(self, limit_s: float) -> list[Any]:
-        self.waited_s += limit_s
-        return self.receive_ready()
-
-    def receive_ready(self) -> list[Any]:
-        ready, self.inbox = self.inbox, []
-        return ready
 
 
 class Brittle(FakeEngine):
@@ -56,28 +35,6 @@ def engine(kind: type[FakeEngine] = FakeEngine) -> FakeEngine:
 
 def request(name: str, *ids: int, **more: Any) -> Generate:
     return Generate(name, "d", prompt_ids=ids, **{"max_tokens": 6, **more})
-
-
-def run(session: Session, port: ListPort, ends: int) -> dict[str, Finished | Failed]:
-    """Serve until so many requests have ended."""
-    found: dict[str, Finished | Failed] = {}
-    while len(found) < ends:
-        before = len(port.sent)
-        session.serve_once()
-        for message in port.sent[before:]:
-            assert isinstance(message, Step)
-            found |= {end.request_id: end for end in (*message.finished, *message.failed)}
-    return found
-
-
-def ids_of(port: ListPort, name: str) -> list[int]:
-    return [
-        token
-        for step in port.sent
-        for tokens in step.tokens
-        if tokens.request_id == name
-        for token in tokens.ids
-    ]
 
 
 def test_a_failed_decode_fails_only_the_request_to_blame() -> None:

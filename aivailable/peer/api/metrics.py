@@ -64,6 +64,9 @@ class Metrics:
             ((("route", route), ("outcome", outcome)), count)
             for (route, outcome), count in sorted(self._requests.items())
         ]
+        own = [replica for replica in status.replicas if replica.node == status.here]
+        drafted = sum(replica.drafted_tokens for replica in own)
+        accepted = sum(replica.accepted_tokens for replica in own)
         lines = [
             *_family("build_info", "gauge", [((("version", __version__),), 1)]),
             *_family("up", "gauge", [((), 1)]),
@@ -81,6 +84,8 @@ class Metrics:
             *_family("prompt_tokens_total", "counter", [((), self._prompt_tokens)]),
             *_family("cached_prompt_tokens_total", "counter", [((), self._cached_tokens)]),
             *_family("completion_tokens_total", "counter", [((), self._completion_tokens)]),
+            *_family("drafted_tokens_total", "counter", [((), drafted)]),
+            *_family("accepted_draft_tokens_total", "counter", [((), accepted)]),
             *self._ttft_lines(),
         ]
         return "\n".join(lines) + "\n"
