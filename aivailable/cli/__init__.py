@@ -27,6 +27,7 @@ from aivailable.cli import (
     recover,
     render,
     runtime,
+    settings,
     up,
 )
 from aivailable.errors import AivailableError, ConfigError
@@ -101,6 +102,8 @@ app.command(rich_help_panel=CLUSTER_PANEL)(cluster.lock)
 app.command(rich_help_panel=CLUSTER_PANEL)(invite.invite)
 app.command(rich_help_panel=CLUSTER_PANEL)(nodes.drain)
 app.command(rich_help_panel=CLUSTER_PANEL)(nodes.undrain)
+app.command(rich_help_panel=NODE_PANEL)(nodes.pause)
+app.command(name="set", rich_help_panel=CLUSTER_PANEL)(settings.set_)
 app.command(rich_help_panel=CLUSTER_PANEL)(cluster.remove)
 app.command(rich_help_panel=CLUSTER_PANEL)(merge.merge)
 app.command(rich_help_panel=CLUSTER_PANEL)(recover.recover)

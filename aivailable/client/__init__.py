@@ -23,6 +23,7 @@ from aivailable.client.answers import (
     KeyInfo,
     Place,
     Recovery,
+    SettingInfo,
     Usage,
     decoded,
     delta_of,
@@ -34,7 +35,15 @@ from aivailable.client.answers import (
     sse_data,
 )
 from aivailable.core.records import Deployment
-from aivailable.core.status import ClusterStatus, DrainStatus, EventStatus, FitStatus, PlanStatus
+from aivailable.core.status import (
+    HERE,
+    ClusterStatus,
+    DrainStatus,
+    EventStatus,
+    FitStatus,
+    PauseStatus,
+    PlanStatus,
+)
 
 __all__ = [
     "ChatDelta",
@@ -203,6 +212,22 @@ class Client:
         query = "?force=1" if force and draining else ""
         path = f"/cluster/v1/nodes/{quote(node, safe='')}/{verb}{query}"
         return decoded(DrainStatus, await self._change("POST", path))
+
+    async def pause(self, node: str, duration_s: int) -> PauseStatus:
+        """Empty a machine that its owner wants for a while; 0 ends it. Named as in `remove`;
+        "" = the node that answers."""
+        path = f"/cluster/v1/nodes/{quote(node or HERE, safe='')}/pause"
+        answer = await self._change("POST", path, {"duration_s": duration_s}, here_only=not node)
+        return decoded(PauseStatus, answer)
+
+    async def settings(self) -> tuple[SettingInfo, ...]:
+        answer = await self._read("/cluster/v1/settings")
+        return tuple(decoded(SettingInfo, one) for one in listed(answer, "settings"))
+
+    async def change_settings(self, wishes: Mapping[str, int | bool]) -> tuple[SettingInfo, ...]:
+        """All of them or none."""
+        answer = await self._change("PATCH", "/cluster/v1/settings", dict(wishes))
+        return tuple(decoded(SettingInfo, one) for one in listed(answer, "settings"))
 
     async def leave(self) -> None:
         """The node at the first URL leaves its cluster: never sent to another."""

@@ -40,6 +40,19 @@ class KeyInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingInfo:
+    """One of the cluster's settings; `unit` "" = true or false."""
+
+    key: str
+    value: int | bool
+    default: int | bool
+    unit: str
+    least: int = 0
+    most: int = 0
+    meaning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Recovery:
     """A cluster founded anew, and what was given up for it."""
 

@@ -46,7 +46,7 @@ class LocalWorker:
     next_try_ms: int = 0
     reason: str = ""
     used_bytes: Mapping[str, int] = field(default_factory=dict)
-    """Measured after load, by device id."""
+    """Measured after load, by device id; of a failed load what it would have needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +124,17 @@ def reconcile(
     return tuple(actions)
 
 
-def after_failure(worker: LocalWorker, reason: str, now_ms: int, jitter: float) -> LocalWorker:
+def after_failure(
+    worker: LocalWorker,
+    reason: str,
+    now_ms: int,
+    jitter: float,
+    needed_bytes: Mapping[str, int] | None = None,
+) -> LocalWorker:
     """The worker's entry after its process died or its file could not be fetched.
 
     `jitter` in [0, 1). Failures count in a row: a worker that was ready for WORKER_STABLE_MS
-    starts anew.
+    starts anew. `needed_bytes`: by device, when it had claimed less; the same again is in vain.
     """
     served = worker.status in (Status.READY, Status.DRAINING)
     stable = served and now_ms - worker.since_ms >= WORKER_STABLE_MS
@@ -141,6 +147,7 @@ def after_failure(worker: LocalWorker, reason: str, now_ms: int, jitter: float) 
         attempts=attempts,
         next_try_ms=now_ms + round(wait_s * 1000),
         reason=reason,
+        used_bytes=needed_bytes or {},
     )
 
 
@@ -165,8 +172,8 @@ def _keep(
     now_ms: int,
 ) -> tuple[Action, ...]:
     if worker.status is Status.FAILED:
-        if worker.attempts >= WORKER_ATTEMPTS_MAX:
-            return (_report(replica, Status.FAILED, worker.reason),)
+        if worker.used_bytes or worker.attempts >= WORKER_ATTEMPTS_MAX:
+            return (_report(replica, Status.FAILED, worker.reason, worker.used_bytes),)
         due = _start(node, state, replica, held) if now_ms >= worker.next_try_ms else ()
         return (*due, *_transition(replica, Status.LOADING, worker))
     if worker.status is Status.FETCHING and replica.digest in held:

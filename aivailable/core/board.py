@@ -182,7 +182,8 @@ class Board:
                 usable -= state.settings.margin_bytes
             rank = (-device.speed, node, device.device_id)
             bays.append(Bay(device, usable, device.backend is Backend.CPU, rank))
-        up = not member.down and not member.draining and bool(devices)
+        paused = heartbeat is not None and heartbeat.paused_left_s > 0
+        up = not member.down and not member.draining and not paused and bool(devices)
         usable_site = up and is_alive(self._liveness, node, after_ms)
         return Site(member, bays, inventory.engines if inventory else (), usable_site)
 

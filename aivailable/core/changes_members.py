@@ -37,6 +37,7 @@ from aivailable.core.records import (
     Member,
     Role,
 )
+from aivailable.core.settings import SETTINGS, problem
 from aivailable.core.state import BYTES_MAX, State
 
 MEMBERS_MAX = 256
@@ -255,10 +256,18 @@ def revoke_key(state: State, command: Command, body: RevokeKey) -> Change | Reje
 
 
 def put_settings(state: State, command: Command, body: PutSettings) -> Change | Reject:
-    settings = body.settings
-    if settings.margin_bytes < 0 or settings.down_after_ms < 500 or settings.load_attempts_max < 1:
-        return Reject("invalid_settings", "margin ≥ 0, down_after ≥ 500 ms, attempts ≥ 1")
-    return Change(replace(state, settings=settings), "settings", "", "settings changed")
+    wrong = problem(body.settings)
+    if wrong:
+        return Reject("invalid_settings", wrong)
+    before = state.settings
+    texts = [
+        f"{one.key} is {getattr(body.settings, one.key)}"
+        for one in SETTINGS
+        if getattr(body.settings, one.key) != getattr(before, one.key)
+    ]
+    if not texts:
+        return Change(state)
+    return Change(replace(state, settings=body.settings), "settings", "", "; ".join(texts))
 
 
 def raise_feature_level(state: State, command: Command, body: RaiseFeatureLevel) -> Change | Reject:

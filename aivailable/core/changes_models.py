@@ -20,6 +20,7 @@ from aivailable.core.commands import (
     ReportReplica,
 )
 from aivailable.core.ids import island_id, replica_id, short, valid_deployment_name
+from aivailable.core.measuring import measured_key
 from aivailable.core.records import Deployment, Failure, Measured, Model, Replica, Status
 from aivailable.core.state import BYTES_MAX, State, failure_key
 
@@ -277,9 +278,8 @@ def report_replica(state: State, command: Command, body: ReportReplica) -> Chang
     reason = body.reason[:REASON_MAX_CHARS]
     text = f"{body.replica} {body.status.value}" + (f": {reason}" if reason else "")
     if body.status in (Status.GONE, Status.FAILED):
-        return Change(_ended(state, replica, body.status, reason), "replica", body.replica, text)
-    # A driver that reports nonsense must not make the state unencodable.
-    used = {device: min(max(n, 0), BYTES_MAX) for device, n in body.used_bytes.items()}
+        return Change(_ended(state, replica, body, reason), "replica", body.replica, text)
+    used = _plausible(body.used_bytes)
     fresh = replace(
         replica,
         status=body.status,
@@ -295,13 +295,19 @@ def report_replica(state: State, command: Command, body: ReportReplica) -> Chang
     return Change(after, "replica", body.replica, text)
 
 
-def _ended(state: State, replica: Replica, status: Status, reason: str) -> State:
-    """The claim ends; a failure is counted against (deployment, node) for this generation."""
+def _plausible(used_bytes: Mapping[str, int]) -> dict[str, int]:
+    """A driver that reports nonsense must not make the state unencodable."""
+    return {device: min(max(n, 0), BYTES_MAX) for device, n in used_bytes.items()}
+
+
+def _ended(state: State, replica: Replica, body: ReportReplica, reason: str) -> State:
+    """The claim ends; a failure is counted against (deployment, node) for this generation. What
+    a failed load would have needed is learned, for the next one; once."""
     kept = {k: v for k, v in state.replicas.items() if k != replica.replica}
     after = replace(state, replicas=kept)
     deployment = state.deployments.get(replica.deployment)
     if (
-        status is not Status.FAILED
+        body.status is not Status.FAILED
         or deployment is None
         or deployment.generation != replica.generation
     ):
@@ -309,8 +315,14 @@ def _ended(state: State, replica: Replica, status: Status, reason: str) -> State
     key = failure_key(replica.deployment, replica.node)
     before = state.failures.get(key)
     count = 1 if before is None else before.count + 1
-    failure = Failure(replica.deployment, replica.generation, replica.node, count, reason)
-    return replace(after, failures={**after.failures, key: failure})
+    used = _plausible(body.used_bytes)
+    if used and before is not None and before.for_memory:
+        count = max(count, state.settings.load_attempts_max)
+    failure = Failure(
+        replica.deployment, replica.generation, replica.node, count, reason, bool(used)
+    )
+    after = replace(after, failures={**after.failures, key: failure})
+    return _with_measured(after, replace(replica, used_bytes=used)) if used else after
 
 
 def _with_measured(state: State, replica: Replica) -> State:
@@ -322,16 +334,7 @@ def _with_measured(state: State, replica: Replica) -> State:
     device = state.device(replica.node, replica.claims[0].device_id)
     if device is None:
         return state
-    key = "|".join(
-        (
-            replica.digest,
-            device.backend.value,
-            device.architecture or device.name,
-            str(replica.context),
-            str(replica.slots),
-            deployment.options.get("kv_type", "f16"),
-        )
-    )
+    key = measured_key(replica.digest, device, replica.context, replica.slots, deployment.options)
     if key not in state.measured and len(state.measured) >= MEASURED_MAX:
         return state
     entry = Measured(predicted_bytes=deployment.need_bytes, used_bytes=used)

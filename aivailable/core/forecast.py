@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from aivailable.core.commands import Body, Command, ReportReplica, SetDraining
 from aivailable.core.ids import CommandId, NodeId
-from aivailable.core.liveness import Liveness, is_alive
+from aivailable.core.liveness import Liveness, fresh_heartbeat, is_alive
 from aivailable.core.machine import apply
 from aivailable.core.placement import Refused, place
 from aivailable.core.planner import explanations, plan
@@ -69,10 +69,12 @@ def steps(before: State, end: Forecast) -> tuple[PlanStep, ...]:
 def usable(state: State, liveness: Liveness, node: NodeId) -> bool:
     """Whether something new could be placed on the node, if there is room."""
     member, inventory = state.members.get(node), state.inventories.get(node)
+    heartbeat = fresh_heartbeat(liveness, node, state.settings.down_after_ms)
     return (
         member is not None
         and not member.down
         and not member.draining
+        and not (heartbeat is not None and heartbeat.paused_left_s)
         and inventory is not None
         and bool(inventory.devices)
         and is_alive(liveness, node, state.settings.down_after_ms)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aivailable.core.ids import NodeId
 from aivailable.core.liveness import Liveness, fresh_heartbeat, silent_ms
 from aivailable.core.records import ClusterSettings, Deployment, Replica, Status
 from aivailable.core.state import State
@@ -38,12 +39,14 @@ class Usage:
         self._settings = state.settings
         self._loads: dict[str, tuple[ReplicaLoad, int]] = {}
         self._asking: dict[str, Asking] = {}
+        self._paused: dict[str, bool] = {}
         after_ms = state.settings.down_after_ms
         for node in sorted(state.members):
             heartbeat = fresh_heartbeat(liveness, node, after_ms)
             if heartbeat is None:
                 continue
             age_ms = silent_ms(liveness, node)
+            self._paused[node] = heartbeat.paused_left_s > 0
             for load in heartbeat.replicas:
                 self._loads[load.replica] = load, age_ms
             for demand in heartbeat.demand:
@@ -52,6 +55,10 @@ class Usage:
                 self._asking[demand.deployment] = Asking(
                     before.waiting + demand.waiting, min(before.asked_ms, asked_ms)
                 )
+
+    def is_paused(self, node: NodeId) -> bool:
+        """Its owner wants the machine for a while (`aivailable pause`)."""
+        return self._paused.get(node, False)
 
     def is_asked(self, deployment: str) -> bool:
         """Somebody waits for it, or did a moment ago."""

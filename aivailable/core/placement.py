@@ -20,7 +20,13 @@ from aivailable.core.board import (
     own_use_bytes,
 )
 from aivailable.core.ids import NodeId, ReplicaId
-from aivailable.core.liveness import Liveness, device_load, is_alive, silent_ms
+from aivailable.core.liveness import (
+    Liveness,
+    device_load,
+    fresh_heartbeat,
+    is_alive,
+    silent_ms,
+)
 from aivailable.core.records import Deployment, Device, Member, Replica
 from aivailable.core.state import State, failure_key
 
@@ -165,6 +171,9 @@ def _node_obstacle(
         return "draining"
     if not is_alive(liveness, node, state.settings.down_after_ms):
         return f"not heard for {silent_ms(liveness, node) / 1000:.0f} s"
+    heartbeat = fresh_heartbeat(liveness, node, state.settings.down_after_ms)
+    if heartbeat is not None and heartbeat.paused_left_s > 0:
+        return f"paused by its owner for another {-(-heartbeat.paused_left_s // 60)} min"
     if inventory is None or not inventory.devices:
         return "has no usable device"
     if deployment.engine not in inventory.engines:

@@ -13,14 +13,17 @@ from itertools import groupby
 
 from aivailable.core.board import Board, Placed, is_current
 from aivailable.core.commands import Body, CloseWindow, Drain, MarkDown, Place, RaiseFeatureLevel
+from aivailable.core.crowding import crowded_out
 from aivailable.core.idling import Usage
 from aivailable.core.ids import Digest, NodeId, replica_id
 from aivailable.core.levels import lowest
 from aivailable.core.liveness import Liveness, is_alive, missing_members
+from aivailable.core.measuring import sized
 from aivailable.core.packing import Fresh, Packing
 from aivailable.core.placement import explain, refusal
 from aivailable.core.preemption import victims
 from aivailable.core.records import Deployment, Replica, Role, Status
+from aivailable.core.scaling import grows, most_wanted
 from aivailable.core.state import State
 
 PASSES_MAX = 64
@@ -130,13 +133,24 @@ class _Planning:
         for replica in self._board.all():
             if replica.deployment not in state.deployments:
                 self._drain(replica)
+        self._clear()
         self._order = sorted(
-            state.deployments.values(),
+            sized(state),
             key=lambda entry: (-entry.priority, -entry.need_bytes, entry.name),
         )
         for _ in range(PASSES_MAX):
             if not self._pass():
                 break
+
+    def _clear(self) -> None:
+        """What owners and other programs want back goes whatever it is good for."""
+        settings = self._state.settings
+        crowded = crowded_out(
+            self._board, self._liveness, self._usage, self._state.deployments, settings
+        )
+        for replica in self._board.all():
+            if replica in crowded or self._usage.is_paused(replica.node):
+                self._drain(replica)
 
     def _pass(self) -> bool:
         """Settle each deployment in turn; whether that changed anything. What a later one drains
@@ -157,6 +171,7 @@ class _Planning:
         self._exchange()
         for deployment in self._order:
             self._retire(deployment)
+        self._grow()
         return len(self._bodies) > bodies or self._packing.fresh != fresh
 
     def _raise_feature_level(self) -> None:
@@ -209,6 +224,18 @@ class _Planning:
         for deployment in tuple(self._refused.values()):
             del self._refused[deployment.name]
             self._settle(deployment, self._wanted(deployment))
+
+    def _grow(self) -> None:
+        """One more of what is busy, where there is room that nobody else waits for."""
+        able = [entry for entry in self._order if entry.replicas_max > 1]
+        current = {entry.name: self._current(entry) for entry in able}
+        for deployment in most_wanted(able, current, self._usage):
+            if deployment.name in self._waits or deployment.name in self._refused:
+                continue
+            if grows(deployment, current[deployment.name], self._usage, self._state.settings):
+                found = self._board.find(deployment)
+                if found is not None:
+                    self._packing.add(deployment, found)
 
     def _wanted(self, deployment: Deployment) -> int:
         """Replicas that it shall have: `min`, and one on demand."""

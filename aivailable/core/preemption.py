@@ -1,9 +1,9 @@
 """Which running replicas make way for another one.
 
-Owns the choice of the fewest, least valuable ones on one node; drains nothing. Idle ones that
-their deployments need not have give way to what is asked for (`core.idling`), then those of a
-lower priority to a higher one. Called by `core.planner` when a replica fits nowhere and nothing
-that leaves makes room for it.
+Owns the choice of the fewest, least valuable ones on one node; drains nothing. In this order give
+way: extra replicas, which only fill spare room (`core.scaling`), idle ones before busy ones; idle
+ones that are loaded on demand (`core.idling`); those of a lower priority. Called by `core.planner`
+when a replica fits nowhere and nothing that leaves makes room for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from aivailable.core.board import Board, Placed, Site, is_current
 from aivailable.core.idling import Usage
 from aivailable.core.records import Deployment, Replica
 
+_EXTRA_IDLE, _EXTRA_BUSY, _ON_DEMAND, _LESSER, _NEVER = range(5)
+
 
 def victims(
     board: Board,
@@ -23,17 +25,17 @@ def victims(
 ) -> tuple[list[Replica], Placed | None]:
     """Replicas, none pinned, without which `wanted` fits, and where.
 
-    Of all nodes the one whose victims are all idle, then have the lowest priority, are the fewest
+    Of all nodes the one whose victims give way soonest, have the lowest priority, are the fewest
     and then the smallest. Nothing, and None, when no such set is enough. The board is as before.
     """
-    best: tuple[tuple[bool, int, int, int], list[Replica], Placed] | None = None
+    best: tuple[tuple[int, int, int, int], list[Replica], Placed] | None = None
     for _, site in board.open_sites(wanted):
         chosen, found = _on(board, site, wanted, deployments, usage)
         if found is None:
             continue
         worth = max(deployments[entry.deployment].priority for entry in chosen)
-        busy = not all(_gives_way(board, entry, deployments, usage) for entry in chosen)
-        cost = (busy, worth, len(chosen), sum(_bytes(entry) for entry in chosen))
+        kind = max(_kind(board, entry, wanted, deployments, usage) for entry in chosen)
+        cost = (kind, worth, len(chosen), sum(_bytes(entry) for entry in chosen))
         if best is None or cost < best[0]:
             best = cost, chosen, found
     return (best[1], best[2]) if best is not None else ([], None)
@@ -48,16 +50,12 @@ def _on(
 ) -> tuple[list[Replica], Placed | None]:
     """A set on one node of which none can stay."""
     node = site.member.node
-    ranked: list[tuple[tuple[bool, int, int, int, str], Replica]] = []
+    ranked: list[tuple[tuple[int, int, int, int, str], Replica]] = []
     for entry in site.replicas.values():
-        owner = deployments.get(entry.deployment)
-        if owner is None or owner.pin or entry.drain or owner.priority > wanted.priority:
-            continue
-        idle = _gives_way(board, entry, deployments, usage)
-        if owner.name == wanted.name or (owner.priority == wanted.priority and not idle):
-            continue
-        idle_ms = usage.idle_ms(entry)
-        ranked.append(((not idle, owner.priority, -idle_ms, _bytes(entry), entry.replica), entry))
+        kind = _kind(board, entry, wanted, deployments, usage)
+        if kind < _NEVER:
+            priority, idle_ms = deployments[entry.deployment].priority, usage.idle_ms(entry)
+            ranked.append(((kind, priority, -idle_ms, _bytes(entry), entry.replica), entry))
     ranked.sort(key=lambda pair: pair[0])
     lesser = [entry for _, entry in ranked]
     chosen: list[Replica] = []
@@ -81,12 +79,30 @@ def _on(
     return chosen, found
 
 
-def _gives_way(
-    board: Board, replica: Replica, deployments: Mapping[str, Deployment], usage: Usage
-) -> bool:
-    owner = deployments[replica.deployment]
-    count = sum(is_current(entry, owner) for entry in board.of(owner.name))
-    return usage.evictable(owner, replica, count)
+def _kind(
+    board: Board,
+    replica: Replica,
+    wanted: Deployment,
+    deployments: Mapping[str, Deployment],
+    usage: Usage,
+) -> int:
+    """How soon it gives way to `wanted`; _NEVER = not at all."""
+    owner = deployments.get(replica.deployment)
+    if owner is None or owner.pin or replica.drain or owner.name == wanted.name:
+        return _NEVER
+    there = board.of(owner.name)
+    # One that has to leave its node, or that nobody hears, does not make another one extra.
+    count = sum(is_current(entry, owner) and _stays(board, entry) for entry in there)
+    if is_current(replica, owner) and count > max(1, usage.wanted(owner, there)):
+        return _EXTRA_BUSY if usage.idle_ms(replica) == 0 else _EXTRA_IDLE
+    if owner.priority <= wanted.priority and usage.evictable(owner, replica, count):
+        return _ON_DEMAND
+    return _LESSER if owner.priority < wanted.priority else _NEVER
+
+
+def _stays(board: Board, replica: Replica) -> bool:
+    site = board.sites.get(replica.node)
+    return site is not None and site.usable
 
 
 def _bytes(replica: Replica) -> int:

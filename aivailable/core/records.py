@@ -73,6 +73,9 @@ class ClusterSettings:
     queue_per_slot_max: int = 8
     idle_ttl_s: int = 600
     copies_default: int = 2
+    spare_fill: bool = True
+    """Deployments of `replicas MIN..MAX` grow into spare memory when they are busy, and not only
+    when requests queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +257,8 @@ class Failure:
     node: NodeId
     count: int
     reason: str
+    for_memory: bool = False
+    """The last one needed more than it had claimed. Tried once more with what it asked for."""
 
 
 @dataclass(frozen=True, slots=True)

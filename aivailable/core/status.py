@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from aivailable.core.ids import NodeId
 
+HERE = "_here"
+"""In the place of a node's name: the node that answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
@@ -44,6 +47,8 @@ class NodeStatus:
     feature_max: int = 1
     """The feature level of the code that it runs, or ran when it was last up."""
     draining: bool = False
+    paused_left_s: int = 0
+    """Its owner wants it for so long."""
     devices: tuple[DeviceStatus, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -142,6 +147,18 @@ class DrainStatus:
     """Replicas on it that will go."""
     staying: tuple[str, ...] = ()
     """Deployments without another place: they stay as long as the node is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseStatus:
+    """A machine that its owner wants for a while, or that serves again."""
+
+    node: NodeId
+    name: str
+    paused_left_s: int
+    """0 = it serves."""
+    ending: tuple[str, ...] = ()
+    """Replicas on it that end now; requests under way finish first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,12 +179,18 @@ def _node(
         api_port=member.api_port,
         feature_max=member.feature_max,
         draining=member.draining,
+        paused_left_s=_paused_left_s(view, node),
         devices=tuple(
             _device(view, node, device, here_load)
             for device in (inventory.devices if inventory is not None else ())
         ),
         problems=inventory.problems if inventory is not None else (),
     )
+
+
+def _paused_left_s(view: View, node: NodeId) -> int:
+    heartbeat = fresh_heartbeat(view.liveness, node, view.state.settings.down_after_ms)
+    return heartbeat.paused_left_s if heartbeat is not None else 0
 
 
 def _node_state(view: View, member: Member) -> str:

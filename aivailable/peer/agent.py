@@ -6,8 +6,9 @@ the picture. It is the only writer of this node's replica transitions, copies an
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from aivailable.core.agent import (
@@ -27,6 +28,7 @@ from aivailable.core.commands import (
     ReportInventory,
     ReportReplica,
 )
+from aivailable.core.crowding import tight_bytes
 from aivailable.core.ids import Digest, NodeId, ReplicaId, short
 from aivailable.core.island import adoptions, wanted_islands
 from aivailable.core.liveness import Liveness
@@ -38,12 +40,17 @@ from aivailable.peer.proposals import Proposer
 from aivailable.peer.replicas import LocalReplica
 from aivailable.peer.tasks import Pulse, Tasks
 from aivailable.peer.transfers import Transfers
-from aivailable.wire.peer import ReplicaLoad
+from aivailable.wire.peer import DeviceLoad, ReplicaLoad
 from aivailable.wire.worker import DeviceClaim, Load
 
 log = logging.getLogger("aivailable.agent")
 
 PERIOD_S = 0.5
+MEMORY_BACK_S = 10.0
+"""A driver that has not given memory back after so long does not owe it to us."""
+MEMORY_POLL_S = 0.25
+MEMORY_BACK_SHARE = 2
+"""Half of it back is back: another program may have taken some of it meanwhile."""
 
 
 class Agent:
@@ -58,7 +65,9 @@ class Agent:
         liveness: Callable[[], Liveness],
         leaderless_ms: Callable[[], int],
         on_change: Callable[[], None],
+        paused: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`paused`: the owner wants this machine, nothing shall run on it now."""
         self._config = config
         self._ports = ports
         self._node = ports.identity.node
@@ -67,6 +76,8 @@ class Agent:
         self._liveness = liveness
         self._leaderless_ms = leaderless_ms
         self._tell = on_change
+        self._paused = paused
+        self._tight_since_s: dict[str, float] = {}
         self._tasks = Tasks("agent")
         self._pulse = Pulse()
         self._replicas: dict[ReplicaId, LocalReplica] = {}
@@ -97,7 +108,14 @@ class Agent:
         if self._leaderless_ms() == 0:
             for offer in adoptions(self._node, state, self._islands, self._ready()):
                 self._report(offer)
-        return replace(state, replicas={**state.replicas, **self._islands})
+        replicas = {**state.replicas, **self._islands}
+        if self._paused():
+            # Told to the others by heartbeat; what runs here goes also when nobody leads.
+            replicas = {
+                key: replace(entry, drain=entry.drain or entry.node == self._node)
+                for key, entry in replicas.items()
+            }
+        return replace(state, replicas=replicas)
 
     def _has_ended(self, key: ReplicaId, island: Replica) -> bool:
         return island.drain and key in self._islands and key not in self._replicas
@@ -129,6 +147,22 @@ class Agent:
             local.progress = self.transfers.progress(local.record.digest)
             local.phase = "fetching"
         return replace(local.load(), island=key in self._islands)
+
+    def device_loads(self) -> tuple[DeviceLoad, ...]:
+        """The live figures of our devices, and how long others have left them hardly anything."""
+        now_s, least = self._ports.clock.monotonic(), tight_bytes(self._state().settings)
+        loads = self._ports.devices.load()
+        self._tight_since_s = {
+            load.device_id: self._tight_since_s.get(load.device_id, now_s)
+            for load in loads
+            if load.free_bytes < least
+        }
+        return tuple(
+            replace(load, tight_ms=int((now_s - self._tight_since_s[load.device_id]) * 1000))
+            if load.device_id in self._tight_since_s
+            else load
+            for load in loads
+        )
 
     async def send_file(self, node: NodeId, digest: Digest, offset: int, stream: Stream) -> None:
         """A member wants a file that we hold."""
@@ -198,13 +232,46 @@ class Agent:
         except WorkerError as error:
             reason = str(error)
         if local.ending:
+            # The claim ends with this entry: not before its memory is really back.
+            await self._memory_back(state, local)
             self._replicas.pop(local.record.replica, None)
         else:
             log.warning("%s: worker ended: %s", local.record.replica, reason)
+            jitter = self._ports.randomness.random.random()
             local.entry = after_failure(
-                local.entry, reason, self._now_ms(), self._ports.randomness.random.random()
+                local.entry, reason, self._now_ms(), jitter, local.needed_bytes
             )
         self._changed()
+
+    async def _memory_back(self, state: State, local: LocalReplica) -> None:
+        """Returns when the devices of an ended process are as free as without it: drivers give
+        memory back late, and what is placed next would not fit. At most MEMORY_BACK_S."""
+        clock, used = self._ports.clock, local.entry.used_bytes
+        until_s = clock.monotonic() + MEMORY_BACK_S
+        while missing := self._not_back(state, used, local.free_at_end):
+            if clock.monotonic() >= until_s:
+                log.warning(
+                    "%s has ended, but its memory is not back after %g s: %s",
+                    local.record.replica, MEMORY_BACK_S, missing,
+                )  # fmt: skip
+                return
+            local.phase = f"waits until its memory is back: {missing}"
+            await asyncio.sleep(MEMORY_POLL_S)
+
+    def _not_back(
+        self, state: State, used: Mapping[str, int], free_at_end: Mapping[str, int]
+    ) -> str:
+        """What is missing, in words; "" when the memory is back or nobody can measure it."""
+        live = {load.device_id: load.free_bytes for load in self._ports.devices.load()}
+        for device_id in sorted(used):
+            device = state.device(self._node, device_id)
+            if device is None or device.backend in (Backend.CPU, Backend.SIM):
+                continue
+            before, now = free_at_end.get(device_id), live.get(device_id)
+            back = used[device_id] // MEMORY_BACK_SHARE
+            if before is not None and now is not None and now - before < back:
+                return f"{device_id} has {now} bytes free, {before + back} expected"
+        return ""
 
     def _check_live_bytes(self, state: State, record: Replica) -> None:
         """Another program may have grown since the plan. Raises WorkerError."""
@@ -268,6 +335,7 @@ class Agent:
             return
         log.info("%s ends: %s", name, reason)
         running = local.entry.status not in (Status.FETCHING, Status.FAILED)
+        local.free_at_end = {load.device_id: load.free_bytes for load in self._ports.devices.load()}
         local.kill()
         if not running:
             # No process to wait for; a transfer under way goes on, as a copy.

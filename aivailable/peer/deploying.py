@@ -17,6 +17,7 @@ from aivailable.core.fitting import chosen, device_fits
 from aivailable.core.forecast import device_name, forecast, steps
 from aivailable.core.ids import NodeId, valid_deployment_name
 from aivailable.core.liveness import Liveness
+from aivailable.core.measuring import learned_bytes, with_learned
 from aivailable.core.placement import Refused, explain, place
 from aivailable.core.records import Deployment, Model
 from aivailable.core.state import State
@@ -192,14 +193,16 @@ class Deploying:
             )
         slots = request.slots or SLOTS_DEFAULT
         predicted = await self._predict(thought, context, slots, request.options)
+        sizes = predicted.weights_bytes, predicted.kv_bytes, predicted.compute_bytes
+        learned = learned_bytes(self._state(), model.digest, context, slots, request.options)
         return self._shape(
             request,
             name=request.name or model.name,
             digest=model.digest,
             context=context,
             slots=slots,
-            sizes=(predicted.weights_bytes, predicted.kv_bytes, predicted.compute_bytes),
-            by=predicted.by,
+            sizes=sizes if learned is None else with_learned(*sizes, learned),
+            by=predicted.by if learned is None else "measured",
         )
 
     async def _predict(

@@ -16,9 +16,15 @@ from aivailable.core.commands import Body, PutKey
 from aivailable.core.ids import ClusterId, NodeId, key_hash, key_id, short
 from aivailable.core.merging import Recovered
 from aivailable.core.planner import explanations
-from aivailable.core.records import ApiKey, Deployment, Event, Model, Scope
+from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model, Scope
 from aivailable.core.state import State
-from aivailable.core.status import ClusterStatus, DrainStatus, FitStatus, PlanStatus
+from aivailable.core.status import (
+    ClusterStatus,
+    DrainStatus,
+    FitStatus,
+    PauseStatus,
+    PlanStatus,
+)
 from aivailable.core.view import status_of
 from aivailable.errors import (
     AivailableError,
@@ -33,6 +39,7 @@ from aivailable.peer.deploying import Deploying
 from aivailable.peer.draining import set_draining
 from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.membership import Membership
+from aivailable.peer.pausing import pause_node
 from aivailable.peer.ports import PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Sequence
 from aivailable.peer.recovery import recover
@@ -346,6 +353,20 @@ class Peer:
             force=force,
             actor=actor,
         )
+
+    async def pause(self, node: NodeId, duration_s: int) -> PauseStatus:
+        session = self._member()
+        return await pause_node(
+            node,
+            duration_s,
+            here=self.node,
+            pause=session.pause,
+            calls=session.calls,
+            state=session.state,
+        )
+
+    def settings(self) -> ClusterSettings:
+        return self._state().settings
 
     def ready(self) -> tuple[bool, str]:
         session = self.session

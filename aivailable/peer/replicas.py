@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 
 from aivailable.core.admission import FairQueue
@@ -40,6 +41,8 @@ from aivailable.wire.worker import (
 log = logging.getLogger("aivailable.replica")
 
 RATE_WINDOW_S = 2.0
+BUSY_WINDOW_S = 60.0
+"""Time constant of the share of busy slots."""
 REASON_MAX_CHARS = 300
 EXIT_GRACE_S = 5.0
 """A worker that has closed its socket may take so long to be gone (a core dump, a driver)."""
@@ -70,6 +73,10 @@ class LocalReplica:
     ) -> None:
         self.record = record
         self.ending = False
+        self.needed_bytes: Mapping[str, int] = {}
+        """By device, when the last load failed because its claim was too small."""
+        self.free_at_end: Mapping[str, int] = {}
+        """Live free bytes by device when it was told to end."""
         self.progress = 0.0
         self.phase = ""
         self.counters = Counters()
@@ -85,6 +92,10 @@ class LocalReplica:
         self._rate_tokens = 0
         self._rate_since_s = clock.monotonic()
         self._prefixes: tuple[int, ...] = ()
+        self._queued_s: float | None = None
+        """Since when its line has not been empty."""
+        self._busy = 0.0
+        self._busy_at_s = clock.monotonic()
         self._used_s = clock.monotonic()
         """When its last request ended, or it became ready."""
         self._entry = LocalWorker(record.replica, Status.FETCHING, since_ms=self._now_ms())
@@ -104,6 +115,7 @@ class LocalReplica:
     def load(self) -> ReplicaLoad:
         """Soft state for the heartbeat."""
         self._measure_rate()
+        self._measure_busy()
         return ReplicaLoad(
             replica=self.record.replica,
             deployment=self.record.deployment,
@@ -124,7 +136,22 @@ class LocalReplica:
             accepted_tokens=self.counters.accepted_tokens,
             prefixes=self._prefixes,
             idle_ms=self._idle_ms(),
+            queued_ms=self._queued_ms(),
+            busy=round(self._busy, 3),
         )
+
+    def _queued_ms(self) -> int:
+        if self._queued_s is None:
+            return 0
+        return int((self._clock.monotonic() - self._queued_s) * 1000)
+
+    def _measure_busy(self) -> None:
+        """A moving average, from the looks of each heartbeat."""
+        now_s = self._clock.monotonic()
+        weight = 1.0 - math.exp((self._busy_at_s - now_s) / BUSY_WINDOW_S)
+        share = min(1.0, len(self._in_worker) / max(1, self.record.slots))
+        self._busy += weight * (share - self._busy)
+        self._busy_at_s = now_s
 
     def _idle_ms(self) -> int:
         if self._runs or self._in_worker or self._entry.status is not Status.READY:
@@ -140,7 +167,7 @@ class LocalReplica:
         """
         # What a worker counts, it counts since its own start.
         self.counters, self.progress, self.phase = Counters(), 0.0, ""
-        self._prefixes = ()
+        self._prefixes, self.needed_bytes = (), {}
         self.become(Status.LOADING)
         failure = ""
         worker = await launcher.launch(load)
@@ -157,6 +184,7 @@ class LocalReplica:
                         self._ready(message)
                     case LoadFailed(code=code, message=text):
                         failure = f"{code}: {text}"
+                        self.needed_bytes = dict(message.used_bytes)
                     case Step():
                         self._step(message)
                     case _:
@@ -232,6 +260,13 @@ class LocalReplica:
             self._forget(run)
 
     def _pump(self) -> None:
+        self._hand_out()
+        if not len(self._queue):
+            self._queued_s = None
+        elif self._queued_s is None:
+            self._queued_s = self._clock.monotonic()
+
+    def _hand_out(self) -> None:
         """Hand requests to the worker, as many as it has slots, in fair order."""
         if self._worker is None:
             return

@@ -12,8 +12,14 @@ from typing import Protocol
 from aivailable.core.commands import Body
 from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.merging import Recovered
-from aivailable.core.records import ApiKey, Deployment, Event, Model
-from aivailable.core.status import ClusterStatus, DrainStatus, FitStatus, PlanStatus
+from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model
+from aivailable.core.status import (
+    ClusterStatus,
+    DrainStatus,
+    FitStatus,
+    PauseStatus,
+    PlanStatus,
+)
 from aivailable.wire.generation import Generate, GenerationEvent
 
 
@@ -138,6 +144,13 @@ class Service(Protocol):
         """Place nothing new on a node and move what runs there, or end that. Raises RequestError
         404, 409 `last_node` (unless `force`), ProposalError."""
         ...
+
+    async def pause(self, node: NodeId, duration_s: int) -> PauseStatus:
+        """Empty a member that its owner wants for so long, or end that with 0. Raises RequestError
+        404, 400, 503 when it cannot be reached."""
+        ...
+
+    def settings(self) -> ClusterSettings: ...
 
     def ready(self) -> tuple[bool, str]:
         """Whether this node can take requests, and if not why (for /readyz)."""

@@ -27,6 +27,7 @@ from aivailable.peer.cluster_file import ClusterFile
 from aivailable.peer.controller import Controller
 from aivailable.peer.heartbeat import Heartbeats
 from aivailable.peer.leaving import Leaving
+from aivailable.peer.pausing import Pause
 from aivailable.peer.ports import Contact, PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Proposer, Sequence
 from aivailable.peer.replicated import ReplicatedState
@@ -74,6 +75,7 @@ class Session:
         self._store = ports.raft_store(file.cluster_id)
         self.replicated = ReplicatedState(self._changed)
         self.window = WindowClock(ports.clock)
+        self.pause = Pause(ports.clock, self._paused)
         self.raft = self._make_raft()
         self.proposer = Proposer(self._node, sequence, ports.clock, self.raft, self.replicated)
         self.agent = Agent(
@@ -84,6 +86,7 @@ class Session:
             self.liveness,
             self.leaderless_ms,
             self._agent_changed,
+            lambda: self.pause.left_s() > 0,
         )
         self.heartbeats = self._make_heartbeats()
         self.router = Router(
@@ -103,6 +106,7 @@ class Session:
             self._tasks,
             {
                 "reopen": self._reopened,
+                "pause": self.pause.called,
                 **self._leaving.methods(),
                 **methods(lambda: self.state),
             },
@@ -415,6 +419,11 @@ class Session:
             self._leaderless_since_s = now_s
         return max(1, int((now_s - self._leaderless_since_s) * 1000))
 
+    def _paused(self) -> None:
+        self.agent.nudge()
+        self.heartbeats.nudge()
+        self.controller.nudge()
+
     def _asked_for(self) -> None:
         """A request waits for a model that is not loaded."""
         self.heartbeats.nudge()
@@ -431,7 +440,8 @@ class Session:
             seq=0,
             applied=self.state.version,
             replicas=self.agent.loads(),
-            devices=self._ports.devices.load(),
+            devices=self.agent.device_loads(),
+            paused_left_s=self.pause.left_s(),
             is_leader=self.raft.is_leader,
             term=self.raft.term,
             raft_role=self.raft.role.value,

@@ -79,6 +79,10 @@ class ReplicaLoad:
     """Digests of the prompt prefixes that are warm there (wire.prefixes)."""
     idle_ms: int = 0
     """Since its last request ended, or since it became ready; 0 while it works or is not ready."""
+    queued_ms: int = 0
+    """Since when requests have waited here without a pause because all slots were taken."""
+    busy: float = 0.0
+    """Share of its slots that was busy, averaged over the last minute or so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class DeviceLoad:
     used_by_others_bytes: int = 0
     utilization: float = 0.0
     temperature_c: float | None = None
+    tight_ms: int = 0
+    """Since when other programs leave it hardly any memory (core.crowding); 0 = they do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,8 @@ class Heartbeat:
     """The join window as this node times it; 0 when closed."""
     demand: tuple[Demand, ...] = ()
     """What waits here for a replica, last asked for first (at most DEMANDS_MAX)."""
+    paused_left_s: int = 0
+    """The machine's owner wants it for so long; 0 = it serves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ class LoadFailed:
 
     code: str
     message: str
+    used_bytes: Mapping[str, int] = field(default_factory=dict)
+    """By device id what the model needs, when it has claimed less (over_claim)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,15 @@ ReportProgress: TypeAlias = Callable[[str, float], None]
 
 
 class LoadRefused(WorkerError):
-    """The model cannot be served here. `code` is one of wire.worker.LoadFailed's."""
+    """The model cannot be served here. `code` is one of wire.worker.LoadFailed's, `used_bytes`
+    what it needs by device id when it has claimed less."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(
+        self, code: str, message: str, used_bytes: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.used_bytes = used_bytes or {}
 
 
 class DecodeFailed(WorkerError):

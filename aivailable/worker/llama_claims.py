@@ -62,6 +62,7 @@ class Claimed:
                 "over_claim",
                 f"{what}: {_mib(needed_bytes)} needed, {_mib(claimed)} claimed on "
                 + ", ".join(claim.device_id for claim in self.claims),
+                self._shares(needed_bytes),
             )
 
     def refuse_cpu(
@@ -105,6 +106,7 @@ class Claimed:
                     "over_claim",
                     f"{claim.device_id}: {_mib(used[claim.device_id])} used, "
                     f"{_mib(claim.claim_bytes)} claimed",
+                    used,
                 )
         return used
 

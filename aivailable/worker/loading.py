@@ -59,7 +59,7 @@ def announce_and_load(
         check_sizes(load.context, load.slots)
         loaded = make(load, lambda phase, fraction: port.send(Progress(phase, fraction)))
     except LoadRefused as error:
-        port.send(LoadFailed(error.code, str(error)))
+        port.send(LoadFailed(error.code, str(error), dict(error.used_bytes)))
         return None
     footprint = loaded.footprint
     port.send(

@@ -13,8 +13,16 @@ from fixtures.plans import some_fit, some_plan
 
 from aivailable.cli import target
 from aivailable.client import ChatDelta, KeyInfo, Recovery
+from aivailable.client.answers import SettingInfo
 from aivailable.core.records import Deployment
-from aivailable.core.status import ClusterStatus, DrainStatus, EventStatus, FitStatus, PlanStatus
+from aivailable.core.status import (
+    ClusterStatus,
+    DrainStatus,
+    EventStatus,
+    FitStatus,
+    PauseStatus,
+    PlanStatus,
+)
 
 
 @dataclasses.dataclass
@@ -106,6 +114,26 @@ class FakeClient:
     async def drain(self, node: str, draining: bool, *, force: bool = False) -> DrainStatus:
         self._called("drain", node, draining, force)
         return self.drained
+
+    async def pause(self, node: str, duration_s: int) -> PauseStatus:
+        self._called("pause", node, duration_s)
+        return PauseStatus(
+            "b" * 52, node or "rig1", duration_s, ("qwen#1.1",) if duration_s else ()
+        )
+
+    async def settings(self) -> tuple[SettingInfo, ...]:
+        self._called("settings")
+        return (
+            SettingInfo("idle_ttl_s", 600, 600, "s", 0, 9, "idle"),
+            SettingInfo("spare_fill", True, True, "", 0, 1, "fills"),
+        )
+
+    async def change_settings(self, wishes: dict[str, int | bool]) -> tuple[SettingInfo, ...]:
+        self._called("change_settings", wishes)
+        return tuple(
+            dataclasses.replace(one, value=wishes.get(one.key, one.value))
+            for one in await self.settings()
+        )
 
     async def leave(self) -> None:
         self._called("leave")

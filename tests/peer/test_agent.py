@@ -4,84 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from fixtures.peer_ports import FakeWorker, World, turns
-from fixtures.states import DIGEST, Cluster, device, equipped, inventory
+from fixtures.agent_stage import AgentStage as Stage
+from fixtures.peer_ports import turns
+from fixtures.states import DIGEST, device, inventory
 from fixtures.virtual_time import elapse, run
 
 from aivailable.core.agent import RESTART_BASE_S, WORKER_ATTEMPTS_MAX
-from aivailable.core.commands import Body, Drain, RemoveDeployment, ReportInventory, ReportReplica
-from aivailable.core.liveness import Liveness
+from aivailable.core.commands import Drain, RemoveDeployment, ReportInventory, ReportReplica
 from aivailable.core.records import Backend, Status
-from aivailable.errors import LinkLost, ProposalUnknown
-from aivailable.peer.agent import Agent
-from aivailable.peer.ports import FileStatus, PeerConfig
+from aivailable.errors import LinkLost
 from aivailable.wire.worker import Load, LoadFailed
-
-
-class FakeProposer:
-    """Applies to the test's cluster at once; `fails`: so many proposals are lost."""
-
-    def __init__(self, cluster: Cluster, node: str) -> None:
-        self.cluster = cluster
-        self.node = node
-        self.fails = 0
-
-    async def propose(self, body: Body, *, actor: str, reason: str) -> None:
-        if self.fails:
-            self.fails -= 1
-            raise ProposalUnknown("no leader")
-        self.cluster.must(body, by=self.node, actor=actor)
-
-
-class Stage:
-    """The agent of n2. n1 registered the model; n2 holds it unless told otherwise."""
-
-    def __init__(self, *, held: bool = True) -> None:
-        self.world = World()
-        self.world.identity.node = "n2"
-        self.cluster = equipped(2)
-        if held:
-            self.world.store.files[DIGEST] = FileStatus(DIGEST, Path("/m/tiny.gguf"), 60)
-        self.world.links.peers = ["n1"]
-        self.proposer = FakeProposer(self.cluster, "n2")
-        self.agent = Agent(
-            PeerConfig("host2"),
-            self.world.ports(),
-            self.proposer,  # type: ignore[arg-type]
-            lambda: self.cluster.state,
-            self.liveness,
-            lambda: 0,
-            lambda: None,
-        )
-        self.running = asyncio.ensure_future(self.agent.run())
-
-    def liveness(self) -> Liveness:
-        now_s = asyncio.get_running_loop().time()
-        return Liveness("n2", now_s, ("n1",), {}, now_s - 100)
-
-    def status(self, replica: str) -> Status | None:
-        record = self.cluster.state.replicas.get(replica)
-        return None if record is None else record.status
-
-    @property
-    def workers(self) -> list[FakeWorker]:
-        return self.world.launcher.workers
-
-    async def placed_and_ready(self) -> str:
-        replica = self.cluster.place(node="n2")
-        self.agent.nudge()
-        await turns(50)
-        self.workers[-1].ready()
-        await turns(50)
-        assert self.status(replica) is Status.READY
-        return replica
-
-    async def stop(self) -> None:
-        self.running.cancel()
-        await self.agent.stop()
 
 
 def test_a_placement_becomes_a_ready_worker_with_its_claim() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -71,13 +72,11 @@ class Story:
         states = self.world.states
         await self.until(lambda: all(wanted.name in s.deployments for s in states().values()))
 
-    async def ask(
-        self, at: str, deployment: str, *, wait_s: float = 60.0, deadline_s: float = 90.0
-    ) -> str:
+    async def ask(self, at: str, deployment: str, *, wait_s: float = 60.0, tokens: int = 4) -> str:
         """How a request ended: done, or the code of its refusal."""
         self._count += 1
         request = Generate(
-            f"ask-{self._count}", deployment, prompt="a b", max_tokens=4, deadline_s=deadline_s
+            f"ask-{self._count}", deployment, prompt="a b", max_tokens=tokens, deadline_s=90.0
         )
 
         async def answer(run: Running) -> str:
@@ -160,5 +159,48 @@ def test_two_models_that_fit_one_at_a_time_take_turns() -> None:
         for turn, name in enumerate(("left", "right") * 2):
             assert await story.ask(story.world.names[turn % 3], name) == "done"
         assert story.world.loop.time() - begun_s < 60.0
+
+    story.play(scenario)
+
+
+def test_a_paused_machine_is_empty_until_its_time_is_over() -> None:
+    story = Story()
+
+    async def scenario() -> None:
+        need = min(device.total_bytes for m in story.world.machines for device in m.devices)
+        await story.deploy(replace(fake_deployment("chat", need, 3), replicas_max=3))
+        await story.until(lambda: story.runs("chat") == 3)
+        node = story.world.machine("n2").node
+
+        async def pause(run: Running) -> object:
+            return await run.peer.pause(node, 30)
+
+        await story.behalf("n1", pause)
+        begun_s = story.world.loop.time()
+        launcher = story.world.running["n2"].launcher
+        await story.until(lambda: not launcher.living(), 5.0)
+        assert await story.ask("n2", "chat") == "done", "the others serve"
+        while story.world.loop.time() < begun_s + 29.0:
+            assert launcher.living() == []
+            assert story.runs("chat") <= 2
+            await elapse(0.5)
+        await story.until(lambda: story.runs("chat") == 3, 15.0)
+
+    story.play(scenario)
+
+
+def test_requests_that_queue_bring_a_second_replica_that_goes_again() -> None:
+    story = Story()
+
+    async def scenario() -> None:
+        await story.deploy(on_demand("chat", replicas_min=1, replicas_max=2))
+        await story.until(lambda: story.runs("chat") == 1)
+        asking = [
+            asyncio.ensure_future(story.ask(story.world.names[n % 3], "chat", tokens=200))
+            for n in range(16)
+        ]
+        await story.until(lambda: story.runs("chat") == 2)
+        assert all(end == "done" for end in await asyncio.gather(*asking))
+        await story.until(lambda: story.runs("chat") == 1, 2 * TTL_S)
 
     story.play(scenario)

@@ -155,4 +155,6 @@ def role_marks(status: ClusterStatus, node: NodeStatus) -> str:
         words = ["controller"]
     if node.draining:
         words.append("draining")
+    if node.paused_left_s:
+        words.append(f"paused {span(node.paused_left_s)}")
     return ", ".join(words)

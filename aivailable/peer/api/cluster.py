@@ -19,6 +19,7 @@ from aivailable.peer.api.accounting import Outcome, call_of
 from aivailable.peer.api.auth import require_admin
 from aivailable.peer.api.cluster_deployments import DeploymentsApi
 from aivailable.peer.api.cluster_nodes import NodesApi
+from aivailable.peer.api.cluster_settings import SettingsApi
 from aivailable.peer.api.errors import ClientGone, ParameterError
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.api.sse import SseWriter
@@ -45,6 +46,7 @@ class ClusterApi:
         self._service = service
         self._nodes = NodesApi(service)
         self._deployments = DeploymentsApi(service)
+        self._settings = SettingsApi(service)
         self._keep_alive_s = keep_alive_s
         self._followers: dict[asyncio.Task[Any], None] = {}
 
@@ -58,6 +60,7 @@ class ClusterApi:
             web.delete(f"{prefix}/members/{{node}}", self.remove),
             web.get(f"{prefix}/deployments", self.deployments),
             *self._deployments.routes(),
+            *self._settings.routes(),
             web.get(f"{prefix}/models", self.models),
             web.get(f"{prefix}/keys", self.keys),
             web.post(f"{prefix}/keys", self.create_key),

@@ -9,9 +9,12 @@ from __future__ import annotations
 from aiohttp import web
 
 from aivailable.core.ids import NodeId, short
-from aivailable.core.status import ClusterStatus
+from aivailable.core.status import HERE, ClusterStatus
 from aivailable.errors import RequestError
 from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.parameters import read_body
+from aivailable.peer.pausing import PAUSE_MAX_S
 from aivailable.peer.service import Service
 from aivailable.wire.schema import to_plain
 
@@ -31,6 +34,7 @@ class NodesApi:
         return [
             web.post(f"{prefix}/drain", self.drain),
             web.post(f"{prefix}/undrain", self.undrain),
+            web.post(f"{prefix}/pause", self.pause),
         ]
 
     async def drain(self, request: web.Request) -> web.Response:
@@ -39,6 +43,19 @@ class NodesApi:
 
     async def undrain(self, request: web.Request) -> web.Response:
         return await self._set(request, False, force=False)
+
+    async def pause(self, request: web.Request) -> web.Response:
+        """`duration_s`: for how long; 0 ends it. `_here` is the node that answers."""
+        require_admin(request)
+        duration_s = (await read_body(request)).integer("duration_s", 0, PAUSE_MAX_S)
+        if duration_s is None:
+            raise ParameterError(
+                "duration_s", "'duration_s' is required; 0 ends it", code="missing_parameter"
+            )
+        wanted = request.match_info["node"]
+        status = self._service.status()
+        node = status.here if wanted == HERE else find_member(status, wanted)
+        return web.json_response(to_plain(await self._service.pause(node, duration_s)))
 
     async def _set(self, request: web.Request, draining: bool, *, force: bool) -> web.Response:
         call = require_admin(request)

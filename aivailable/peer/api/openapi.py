@@ -28,6 +28,13 @@ _ROUTES: Mapping[str, Mapping[str, str]] = {
         "post": "Place nothing new there, move what runs; ?force=1 on the last one (admin)"
     },
     "/cluster/v1/nodes/{node}/undrain": {"post": "Serve again (admin)"},
+    "/cluster/v1/nodes/{node}/pause": {
+        "post": "Empty it for duration_s, 0 ends that; '_here' is the node that answers (admin)"
+    },
+    "/cluster/v1/settings": {
+        "get": "The cluster's settings with units and ranges",
+        "patch": "Change the keys of the body (admin)",
+    },
     "/cluster/v1/members": {"get": "Members, voters, and who waits for admission"},
     "/cluster/v1/deployments": {
         "get": "Deployments and their replicas",
@@ -150,6 +157,12 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
             "replicas_min": {"type": "integer", "minimum": 0, "default": 1},
             "replicas_max": {"type": "integer", "minimum": 1},
             "pin": {"type": "boolean", "default": False},
+            "priority": {"type": "integer", "default": 0},
+            "idle_ttl_s": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "replicas beyond replicas_min go after so long idle",
+            },
         },
     },
     "/cluster/v1/fit": {

@@ -10,8 +10,9 @@ import aiohttp
 import pytest
 from fixtures.api_service import ADMIN, MODEL, NODE, USER, FakeService, event
 
-from aivailable.core.commands import RemoveDeployment, RevokeKey, SetWindow
+from aivailable.core.commands import PutSettings, RemoveDeployment, RevokeKey, SetWindow
 from aivailable.core.ids import key_hash, key_id
+from aivailable.core.records import ClusterSettings
 from aivailable.core.status import ClusterStatus
 from aivailable.errors import GgufError, ProposalRejected, ProposalUnknown, RequestError
 from aivailable.peer.api.server import ApiServer
@@ -289,3 +290,42 @@ async def test_an_idle_event_stream_is_kept_alive(serve: Any) -> None:
         alive = 0
         while alive < 2:
             alive += (await got.content.readline()) == b": keep-alive\n"
+
+
+async def test_settings_are_shown_changed_and_refused_by_name(
+    admin: aiohttp.ClientSession, service: FakeService
+) -> None:
+    status, body = await call(admin, "GET", "settings")
+    assert status == 200
+    shown = {one["key"]: (one["value"], one["unit"]) for one in body["settings"]}
+    assert shown["idle_ttl_s"] == (600, "s")
+    status, body = await call(admin, "PATCH", "settings", {"idle_ttl_s": 5, "spare_fill": False})
+    assert status == 200
+    ((proposed, actor),) = service.proposed
+    assert proposed == PutSettings(ClusterSettings(idle_ttl_s=5, spare_fill=False))
+    assert actor == ACTOR
+    for wrong in ({}, {"nonsense": 1}, {"down_after_ms": 1}, {"idle_ttl_s": "5"}):
+        status, body = await call(admin, "PATCH", "settings", wrong)
+        assert (status, body["error"]["code"]) == (400, "invalid_setting")
+    assert len(service.proposed) == 1
+
+
+async def test_a_pause_is_passed_on(admin: aiohttp.ClientSession, service: FakeService) -> None:
+    for name in ("one", "_here"):
+        status, body = await call(admin, "POST", f"nodes/{name}/pause", {"duration_s": 60})
+        assert (status, body["paused_left_s"]) == (200, 60)
+    assert service.paused == [(NODE, 60), (NODE, 60)]
+    for wrong in ({}, {"duration_s": -1}, {"duration_s": 10**9}):
+        status, body = await call(admin, "POST", "nodes/one/pause", wrong)
+        assert (status, body["error"]["param"]) == (400, "duration_s")
+
+
+async def test_owners_and_settings_need_an_admin_key(
+    service: FakeService, server: ApiServer
+) -> None:
+    async with aiohttp.ClientSession(
+        base_url=f"http://127.0.0.1:{server.port}", headers={"Authorization": f"Bearer {USER}"}
+    ) as user:
+        assert (await call(user, "PATCH", "settings", {"idle_ttl_s": 5}))[0] == 403
+        assert (await call(user, "POST", "nodes/one/pause", {"duration_s": 5}))[0] == 403
+    assert (service.proposed, service.paused) == ([], [])
