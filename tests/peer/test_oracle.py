@@ -12,6 +12,8 @@ from fixtures.models import smollm2_path
 from aivailable.errors import GgufError
 from aivailable.peer.oracle import Oracle
 from aivailable.peer.ports import Prediction, PredictRequest
+from aivailable.peer.runtimes import Interpreters, Starter
+from aivailable.wire.worker import DeviceClaim
 
 
 async def predict(
@@ -40,6 +42,19 @@ async def test_an_answer_is_taken_from_the_last_line(tmp_path: Path, tiny: Predi
     found = await predict(tiny, child)
     assert (found.weights_bytes, found.kv_bytes, found.compute_bytes) == (3, 2, 1)
     assert found.by == "oracle"
+
+
+async def test_a_gpu_is_asked_by_its_runtime_and_seen_alone(
+    tmp_path: Path, tiny: PredictRequest
+) -> None:
+    told = tmp_path / "told"
+    sizes = '{"weights_bytes": 3, "kv_bytes": 2, "compute_bytes": 1}'
+    child = executable(tmp_path, f"echo \"$@\" $CUDA_VISIBLE_DEVICES > {told}; echo '{sizes}'")
+    starter = Starter(Interpreters(None, child), places=lambda: {"0000:02:00.0": "1"})
+    claim = DeviceClaim("0000:02:00.0", "cuda", 1, 0)
+    found = await Oracle(starter=starter, device=lambda: claim).predict(tiny)
+    assert found.by == "oracle"
+    assert told.read_text().endswith("--backend cuda --device 0 1\n")
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ class SystemDevices:
         self._lost: dict[str, str] = {}
         self._devices = _explicit_devices(explicit)
         self._problems = _memory_problems(self._devices)
+        self._runtimes = runtimes
         self._engines = installed_engines(environment, runtimes)
 
     async def look(self) -> None:
@@ -175,8 +176,13 @@ class SystemDevices:
 
     def _speed_key(self, device: Device) -> str:
         gpu = self._usable.get(device.device_id)
-        build = "" if gpu is None or gpu.offered is None else gpu.offered.build
-        driver = platform.processor() if gpu is None else _driver(gpu)
+        if gpu is None or gpu.offered is None:
+            # The processor itself: by the CPU's runtime, or by ours.
+            runtime = None if self._runtimes is None else self._runtimes.find(Backend.CPU)
+            build = "own" if runtime is None else f"{runtime.version} {runtime.made_at_ms}"
+            driver = platform.machine()
+        else:
+            build, driver = gpu.offered.build, _driver(gpu)
         return key_of(f"{device.device_id} {device.name}", device.backend, driver, build)
 
     def inventory(self, node: NodeId) -> Inventory:

@@ -161,9 +161,16 @@ def _devices(found: MachineFinding, own: Own) -> Iterator[Check]:
         if node.state == "here":
             seen = [(one.name, one.backend, one.total_bytes, "") for one in node.devices]
             problems = node.problems
+    speeds = {
+        (one.name, one.backend.value): f", {one.speed:.0f} tokens/s in its measurement"
+        for one in found.devices
+        if one.speed > 0
+    }
     for name, backend, total_bytes, architecture in seen:
         kind = f"{backend} {architecture}".strip()
-        yield _machine("device", Verdict.OK, f"{name} ({kind}), {total_bytes / GIB:.1f} GiB")
+        size = f"{total_bytes / GIB:.1f} GiB"
+        speed = speeds.get((name, backend), "")
+        yield _machine("device", Verdict.OK, f"{name} ({kind}), {size}{speed}")
     yield from map(_gpu, found.gpus)
     for problem in problems:
         if found.gpus and UNUSABLE in problem:

@@ -8,14 +8,16 @@ by one rename; one that was there before serves until then. Called by the comman
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
+import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,21 +103,22 @@ class Maker:
 
     async def _steps(self) -> Runtime:
         done = self._begin()
-        steps: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+        steps: tuple[tuple[str, str, Callable[[], Awaitable[None]]], ...] = (
             ("venv", "making an environment", self._make_venv),
             ("beside", "installing what a worker needs", self._install_beside),
-            ("wheel", f"getting {ENGINE}", self._make_wheel),
-            ("engine", f"installing {ENGINE}", self._install_engine),
+            ("source", f"getting {ENGINE}", self._get_source),
+            ("wheel", "building it" if self._wish.compiles else "taking it", self._make_wheel),
+            ("engine", "installing it", self._install_engine),
         )
         for number, (name, text, step) in enumerate(steps, 1):
             if name in done:
-                self._say(f"{number}/5 {text}: done before")
+                self._say(f"{number}/6 {text}: done before")
                 continue
-            self._say(f"{number}/5 {text}")
+            self._say(f"{number}/6 {text}")
             await step()
             done.append(name)
             self._remember(done)
-        self._say("5/5 trying it")
+        self._say("6/6 trying it")
         version = await self._check()
         return self._finish(version)
 
@@ -161,18 +164,34 @@ class Maker:
     async def _install_beside(self) -> None:
         await self._pip(INSTALL_LIMIT_S, "install", *self._sources(), *BESIDE)
 
-    async def _make_wheel(self) -> None:
-        """A wheel in the draft, built here unless one is at hand: `build` stays, so that a build
-        that was broken off goes on where it was."""
-        build = self._draft / "build"
-        own = () if self._wish.wheels else ("--no-binary", "llama-cpp-python")
-        resumed = () if self._wish.wheels else ("-C", f"build-dir={build}")
+    async def _get_source(self) -> None:
+        """The sources, unpacked at a place that stays: CMake begins anew for any other. Nothing
+        when a ready wheel is to be taken."""
+        if self._wish.wheels:
+            return
+        folder = self._draft / "source"
+        shutil.rmtree(folder, ignore_errors=True)
         await self._pip(
-            BUILD_LIMIT_S,
-            *("-v", "wheel", "--no-deps", "--wheel-dir", str(self._draft / "wheels")),
-            *(*own, *resumed, *self._sources(), ENGINE),
+            INSTALL_LIMIT_S,
+            *("download", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(folder)),
+            ENGINE,
         )
-        shutil.rmtree(build, ignore_errors=True)
+        archives = sorted(folder.glob("*.tar.gz"))
+        if len(archives) != 1:
+            raise RuntimeTrouble(f"{folder} holds {len(archives)} archives, not one")
+        await asyncio.to_thread(_unpack, archives[0], folder / "unpacked")
+        archives[0].unlink()
+
+    async def _make_wheel(self) -> None:
+        """A wheel in the draft: a ready one, or built here. The folder of the build stays, so that
+        one that was broken off goes on where it was."""
+        made = ["-v", "wheel", "--no-deps", "--wheel-dir", str(self._draft / "wheels")]
+        if self._wish.wheels:
+            await self._pip(INSTALL_LIMIT_S, *made, *self._sources(), ENGINE)
+            return
+        (source,) = (self._draft / "source" / "unpacked").iterdir()
+        build = self._draft / "build"
+        await self._pip(BUILD_LIMIT_S, *made, "-C", f"build-dir={build}", str(source))
 
     async def _install_engine(self) -> None:
         wheels = sorted((self._draft / "wheels").glob("*.whl"))
@@ -218,7 +237,8 @@ class Maker:
             int(time.time() * 1000),
             self._recipe.options if self._wish.compiles else (),
         )
-        shutil.rmtree(self._draft / "wheels", ignore_errors=True)
+        for name in ("wheels", "build", "source"):
+            shutil.rmtree(self._draft / name, ignore_errors=True)
         write_record(self._draft, runtime)
         before = self._folder / f"{self._wish.backend.value}.before"
         shutil.rmtree(before, ignore_errors=True)
@@ -250,6 +270,19 @@ class Maker:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PYTHONUNBUFFERED": "1",
         }
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Raises RuntimeTrouble for an archive that is damaged or leads elsewhere, OSError."""
+    try:
+        with tarfile.open(archive) as file:
+            if hasattr(tarfile, "data_filter"):
+                file.extractall(folder, filter="data")
+            else:
+                # Python before 3.11.4. pip has compared the archive with the index's digest.
+                file.extractall(folder)
+    except tarfile.TarError as error:
+        raise RuntimeTrouble(f"{archive.name} cannot be unpacked: {error}") from error
 
 
 def _jobs() -> int:

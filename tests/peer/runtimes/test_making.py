@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -76,7 +77,7 @@ async def test_a_runtime_is_made_tried_used_and_removed(tmp_path: Path, wheels: 
     pytest.importorskip("llama_cpp", reason="no inference engine is installed")
     said: list[str] = []
     made = await add(tmp_path, Backend.CPU, (), (str(wheels),), True, said.append)
-    assert [line[:4] for line in said] == ["1/5 ", "2/5 ", "3/5 ", "4/5 ", "5/5 "]
+    assert [line[:4] for line in said] == [f"{number}/6 " for number in range(1, 7)]
     assert made.version == "0.3.36"
     assert made == whole(tmp_path, Backend.CPU)
     assert half_made(tmp_path, Backend.CPU) is None
@@ -115,7 +116,13 @@ class Steps:
         if "-m venv" in text:
             version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
             (draft / "lib" / version / "site-packages").mkdir(parents=True)
+        if " download " in text:
+            (draft / "source").mkdir()
+            with tarfile.open(draft / "source" / "llama_cpp_python.tar.gz", "w:gz") as file:
+                file.add(Path(__file__), "llama_cpp_python/pyproject.toml")
         if " wheel " in text:
+            assert (draft / "source" / "unpacked" / "llama_cpp_python" / "pyproject.toml").exists()
+            assert f"build-dir={draft / 'build'}" in text
             assert environment["CMAKE_ARGS"].startswith("-DGGML_NATIVE=")
             (draft / "wheels").mkdir(exist_ok=True)
             (draft / "wheels" / "llama_cpp_python.whl").touch()
@@ -132,9 +139,10 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     [
         ("-m venv", []),
         ("jinja2", ["venv"]),
-        (" wheel ", ["venv", "beside"]),
-        (".whl", ["venv", "beside", "wheel"]),
-        ("trial", ["venv", "beside", "wheel", "engine"]),
+        (" download ", ["venv", "beside"]),
+        (" wheel ", ["venv", "beside", "source"]),
+        (".whl", ["venv", "beside", "source", "wheel"]),
+        ("trial", ["venv", "beside", "source", "wheel", "engine"]),
     ],
 )
 async def test_a_step_that_fails_is_the_next_one_that_runs(
@@ -150,7 +158,7 @@ async def test_a_step_that_fails_is_the_next_one_that_runs(
     made = await maker(tmp_path, said).make()
     assert sum("done before" in line for line in said) == len(done)
     again = steps.commands[before:]
-    assert len(again) == 6 - len(done)
+    assert len(again) == 7 - len(done)
     assert whole(tmp_path, Backend.CPU) == made
     assert json.loads((made.path / "runtime.json").read_text())["version"] == "0.3.36"
 
