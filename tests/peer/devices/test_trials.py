@@ -213,7 +213,7 @@ async def test_the_real_trial_computes_on_the_cpu() -> None:
     assert (await trials.smoke(claim)).usable
     found = await trials.measure(claim)
     assert isinstance(found, Speed)
-    assert found.prefill > found.decode > 1.0
+    assert min(found.prefill, found.decode) > 1.0
     refused = await trials.smoke(DeviceClaim(PCI, "cuda", 0, 0))
     assert not refused.usable
     assert "built without cuda" in refused.words
