@@ -1,4 +1,4 @@
-"""Streaming chat clients in one loop: who got how many tokens, and when.
+"""Streaming clients in one loop: who got how many tokens, and when.
 
 Owns the requests and their times; must not know which server it asks. Times are the client's, so
 that HTTP, routing and framing count on both sides. Needs no more than aiohttp.
@@ -22,7 +22,8 @@ ANSWER_LIMIT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One chat request; greedy, and always `tokens` long."""
+    """One request; greedy, and always `tokens` long. A model without a chat template is asked for
+    a completion of `system` and `user`."""
 
     user: str
     tokens: int
@@ -70,11 +71,9 @@ async def _all(server: Server, asks: Sequence[Ask]) -> list[Heard]:
 
 async def _one(session: aiohttp.ClientSession, server: Server, ask: Ask, began_s: float) -> Heard:
     await asyncio.sleep(ask.after_s)
-    messages = [{"role": "system", "content": ask.system}] if ask.system else []
-    messages.append({"role": "user", "content": ask.user})
     body = {
+        **_prompt(server, ask),
         "model": server.model,
-        "messages": messages,
         "max_tokens": ask.tokens,
         "temperature": 0,
         "ignore_eos": True,
@@ -82,7 +81,8 @@ async def _one(session: aiohttp.ClientSession, server: Server, ask: Ask, began_s
         "stream_options": {"include_usage": True},
     }
     heard = Heard(time.perf_counter() - began_s)
-    async with session.post(f"{server.url}/v1/chat/completions", json=body) as response:
+    path = "chat/completions" if server.chat else "completions"
+    async with session.post(f"{server.url}/v1/{path}", json=body) as response:
         if response.status != 200:
             raise BenchFailed(f"{server.name}: {response.status} {await response.text()}")
         async for line in response.content:
@@ -93,6 +93,13 @@ async def _one(session: aiohttp.ClientSession, server: Server, ask: Ask, began_s
     return heard
 
 
+def _prompt(server: Server, ask: Ask) -> dict[str, object]:
+    if not server.chat:
+        return {"prompt": f"{ask.system}\n\n{ask.user}" if ask.system else ask.user}
+    messages = [{"role": "system", "content": ask.system}] if ask.system else []
+    return {"messages": [*messages, {"role": "user", "content": ask.user}]}
+
+
 def _take(heard: Heard, chunk: dict[str, object], now_s: float) -> None:
     if "error" in chunk:
         raise BenchFailed(str(chunk["error"]))
@@ -101,7 +108,8 @@ def _take(heard: Heard, chunk: dict[str, object], now_s: float) -> None:
         heard.completion_tokens = usage["completion_tokens"]
         heard.prompt_tokens = usage["prompt_tokens"]
     choices = chunk.get("choices")
-    if isinstance(choices, list) and choices and choices[0].get("delta", {}).get("content"):
+    choice = choices[0] if isinstance(choices, list) and choices else {}
+    if choice.get("text") or choice.get("delta", {}).get("content"):
         heard.first_s = heard.first_s or now_s
         heard.last_s = now_s
         heard.arrivals_s.append(now_s)

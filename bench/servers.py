@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from aivailable.gguf.header import read_header
 from bench.peers import ROOT, BenchFailed, Peer, whole
 
 READY_LIMIT_S = 120.0
@@ -52,6 +53,8 @@ class Server:
     url: str
     model: str
     key: str = ""
+    chat: bool = True
+    """Whether the model has a chat template."""
 
 
 @contextlib.contextmanager
@@ -75,7 +78,7 @@ def ours(path: Path, sizes: Sizes) -> Iterator[Server]:
         _until("the replica is ready", peer, lambda: _ready(peer))
         url = json.loads((peer.home / "api.json").read_bytes())["url"]
         key = (peer.home / "admin.key").read_text("utf-8").strip()
-        yield Server("ours", url, MODEL, key)
+        yield Server("ours", url, MODEL, key, _chats(path))
     finally:
         if peer.process is not None:
             peer.process.terminate()
@@ -115,7 +118,7 @@ def other(name: str, path: Path, sizes: Sizes) -> Iterator[Server]:
         )
         try:
             _until_healthy(f"http://127.0.0.1:{port}/health", process)
-            yield Server(name, f"http://127.0.0.1:{port}", MODEL)
+            yield Server(name, f"http://127.0.0.1:{port}", MODEL, chat=_chats(path))
         finally:
             process.terminate()
             try:
@@ -123,6 +126,10 @@ def other(name: str, path: Path, sizes: Sizes) -> Iterator[Server]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _chats(path: Path) -> bool:
+    return read_header(path).chat_template is not None
 
 
 def _alone(peer: Peer) -> bool:
