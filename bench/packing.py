@@ -22,6 +22,7 @@ from bench.packing_others import (
     gpustack_binpack,
     ollama_round_robin,
     one_model_per_node,
+    one_model_per_node_largest_first,
 )
 from bench.report import Figure, report, wanted
 
@@ -30,6 +31,14 @@ LARGE_NODES = (10, 20, 30, 40, 50, 60)
 RATIO_WANTED = 2.3
 OPTIMUM_WANTED = 0.97
 LP_LIMIT_S = 60.0
+RULES = (
+    ("one model per node", one_model_per_node),
+    ("Ollama behind round robin", ollama_round_robin),
+    ("GPUStack's binpack", gpustack_binpack),
+    ("one model per node, largest first", one_model_per_node_largest_first),
+)
+RIVALS = (1, 2)
+"""Of RULES, those that must be beaten at every size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +48,9 @@ class Round:
     nodes: int
     ours: int
     served: int
-    others: tuple[int, int, int]
-    others_served: tuple[int, int, int]
+    others: tuple[int, ...]
+    """By RULES, as the next."""
+    others_served: tuple[int, ...]
     optimum: float
     """The best packing found; the relaxation's bound for a large fleet."""
     bound: float
@@ -70,9 +80,8 @@ def main() -> None:
     report(
         "packing",
         [
-            _figure("over one model per node", rounds, 0),
-            _figure("over Ollama behind round robin", rounds, 1),
-            _figure("over GPUStack's binpack", rounds, 2),
+            *(_figure(rounds, other) for other in range(len(RULES))),
+            *(_served(rounds, other) for other in range(len(RULES))),
             Figure(
                 "of the optimum, to 8 nodes",
                 "%",
@@ -105,7 +114,7 @@ def _holds(rounds: Sequence[Round], small: Sequence[Round]) -> bool:
     ahead = all(
         _total(rounds, nodes, None) > _total(rounds, nodes, other)
         for nodes in {one.nodes for one in rounds}
-        for other in (1, 2)
+        for other in RIVALS
     )
     ratio = sum(one.ours for one in rounds) / sum(one.others[0] for one in rounds)
     optimum = sum(one.ours for one in small) / sum(one.optimum for one in small)
@@ -115,7 +124,7 @@ def _holds(rounds: Sequence[Round], small: Sequence[Round]) -> bool:
 
 def _round(fleet: Fleet, limit_s: float, large: bool) -> Round:
     placed, over = _ours(fleet)
-    ruled = [rule(fleet) for rule in (one_model_per_node, ollama_round_robin, gpustack_binpack)]
+    ruled = [rule(fleet) for _, rule in RULES]
     optimum, bound = most_bytes(fleet, LP_LIMIT_S if large else limit_s, relaxed=large)
     if bound <= 0.0:
         # The solver had not even a bound in time.
@@ -123,13 +132,12 @@ def _round(fleet: Fleet, limit_s: float, large: bool) -> Round:
     if optimum <= 0.0:
         # Nothing found in time: the bound stands for it, which is stricter.
         optimum = bound
-    first, second, third = (_bytes(fleet, entry) for entry in ruled)
     return Round(
         len(fleet.nodes),
         _bytes(fleet, placed),
         len(placed),
-        (first, second, third),
-        (len(ruled[0]), len(ruled[1]), len(ruled[2])),
+        tuple(_bytes(fleet, entry) for entry in ruled),
+        tuple(len(entry) for entry in ruled),
         optimum,
         bound,
         over,
@@ -154,12 +162,25 @@ def _bytes(fleet: Fleet, placed: Placements) -> int:
     return sum(len(placed.get(one.name, ())) * one.need_bytes for one in fleet.wanted)
 
 
-def _figure(name: str, rounds: Sequence[Round], other: int) -> Figure:
+def _figure(rounds: Sequence[Round], other: int) -> Figure:
+    """Fleet by fleet; what the sums over all of them come to is in the name."""
+    ours = sum(one.ours for one in rounds)
+    ratio = ours / max(1, sum(one.others[other] for one in rounds))
     return Figure(
-        name,
+        f"over {RULES[other][0]} (all fleets together {ratio:.2f})",
         "times",
         tuple(one.ours / max(1, one.others[other]) for one in rounds),
         "bytes placed by the other rule",
+        better="higher",
+    )
+
+
+def _served(rounds: Sequence[Round], other: int) -> Figure:
+    return Figure(
+        f"distinct models, over {RULES[other][0]}",
+        "times",
+        tuple(one.served / max(1, one.others_served[other]) for one in rounds),
+        "models served by the other rule",
         better="higher",
     )
 
@@ -180,10 +201,13 @@ def _told(one: Round) -> str:
 
 def _summary(nodes: int, rounds: Sequence[Round]) -> str:
     ratios = ", ".join(
-        f"{_total(rounds, nodes, None) / _total(rounds, nodes, other):.3f}" for other in range(3)
+        f"{_total(rounds, nodes, None) / _total(rounds, nodes, other):.3f}"
+        for other in range(len(RULES))
     )
     served = [statistics.mean(one.served for one in rounds)]
-    served += [statistics.mean(one.others_served[other] for one in rounds) for other in range(3)]
+    served += [
+        statistics.mean(one.others_served[other] for one in rounds) for other in range(len(RULES))
+    ]
     told = ", ".join(f"{mean:.1f}" for mean in served)
     best = sum(one.ours for one in rounds) / sum(one.optimum for one in rounds)
     return f"{nodes} nodes, {len(rounds)} fleets: × {ratios}; models {told}; {best:.2%} of the best"

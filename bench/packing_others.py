@@ -1,6 +1,6 @@
 """How others would place the same demand: what `bench.packing` compares with.
 
-Owns three placements on plain lists of free bytes, written anew from the cited rules. Each is
+Owns these placements on plain lists of free bytes, written anew from the cited rules. Each is
 given the same usable bytes of every card, and counts a replica only when it is fully on GPUs and
 its deployment has no other one on that host, since that is what was asked for.
 """
@@ -24,11 +24,26 @@ Placements = dict[str, set[int]]
 
 
 def one_model_per_node(fleet: Fleet) -> Placements:
-    """The paper's baseline, at its best: the largest replica first, on the node that it fills
-    most, until every node has one."""
+    """The baseline: one model per node, in the order of the demand, each on the smallest node that
+    is still free and holds it, on one of its cards or split over them.
+
+    The paper (arXiv 2511.11621) has one Ollama per node; the "2.3 ×" is that of summaries of it,
+    and no text at hand says how its baseline gave models to nodes. So the rule here is what
+    somebody does who sets the machines up by hand, with care, as models are asked for.
+    """
+    return _one_each(fleet, fleet.wanted)
+
+
+def one_model_per_node_largest_first(fleet: Fleet) -> Placements:
+    """The baseline at its best, with the whole demand known: the largest replica first."""
+    return _one_each(fleet, sorted(fleet.wanted, key=lambda one: (-one.need_bytes, one.name)))
+
+
+def _one_each(fleet: Fleet, order: Sequence[Deployment]) -> Placements:
+    """Each replica on the smallest free node that holds it, until none is free."""
     free = list(range(len(fleet.nodes)))
     placed: Placements = {}
-    for one in sorted(fleet.wanted, key=lambda one: (-one.need_bytes, one.name)):
+    for one in order:
         for _ in range(one.replicas_min):
             fits = [node for node in free if _shares(fleet.nodes[node], one) is not None]
             if fits:
