@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aivailable import config
-from aivailable.cli import render, render_plan, target
+from aivailable.cli import placing, render, render_plan, target
 from aivailable.cli.progress import LoadProgress
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 from aivailable.core.status import ClusterStatus
@@ -59,6 +59,14 @@ def deploy(
         int | None, typer.Option(help="Higher ones take the room of lower ones. Default: 0.")
     ] = None,
     option: Options = None,
+    on: placing.On = None,
+    not_on: placing.NotOn = None,
+    gpu: placing.Gpu = None,
+    vendor: placing.Vendor = None,
+    backend: placing.BackendOption = None,
+    min_arch: placing.MinArch = None,
+    beside: placing.Beside = None,
+    apart_from: placing.ApartFrom = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the plan that would result, and change nothing."),
@@ -81,18 +89,36 @@ def deploy(
         "engine": engine,
         **parse_options(option),
         **_policy(idle_ttl, priority),
+        **placing.where(
+            on=on,
+            not_on=not_on,
+            gpu=gpu,
+            vendor=vendor,
+            backend=backend,
+            min_arch=min_arch,
+            beside=beside,
+            apart_from=apart_from,
+        ),
     }
     where = target.find(url, api_key, home)
     if dry_run:
-        plan = target.run(
-            where, lambda client: client.preview(absolute(model), **wanted), f"planning {model}"
-        )
-        for part in render_plan.plan_page(plan):
-            render.show(part)
-        if plan.refusal:
-            raise AivailableError(f"{plan.deployment} would be refused: {plan.refusal}")
-        return
+        _show_plan(where, model, wanted)
+    else:
+        _deploy(where, model, wanted, wait)
 
+
+def _show_plan(where: target.Target, model: str, wanted: dict[str, Any]) -> None:
+    """Raises AivailableError when the plan says no."""
+    plan = target.run(
+        where, lambda client: client.preview(absolute(model), **wanted), f"planning {model}"
+    )
+    for part in render_plan.plan_page(plan):
+        render.show(part)
+    if plan.refusal:
+        raise AivailableError(f"{plan.deployment} would be refused: {plan.refusal}")
+
+
+def _deploy(where: target.Target, model: str, wanted: dict[str, Any], wait: bool) -> None:
     async def work(client: Client) -> str:
         with render.waiting(f"deploying {model}"):
             made = await client.deploy(absolute(model), **wanted)
@@ -117,6 +143,12 @@ def fit(
         int | None, typer.Option(min=1, help="Requests one replica decodes at a time.")
     ] = None,
     option: Options = None,
+    on: placing.On = None,
+    not_on: placing.NotOn = None,
+    gpu: placing.Gpu = None,
+    vendor: placing.Vendor = None,
+    backend: placing.BackendOption = None,
+    min_arch: placing.MinArch = None,
     as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
     engine: Annotated[str, typer.Option(hidden=True)] = "llama",
     url: UrlOption = None,
@@ -125,6 +157,9 @@ def fit(
 ) -> None:
     """Say on which devices a model fits now, and what would make it fit. Changes nothing."""
     asked = {"context": ctx, "slots": slots, "engine": engine, **parse_options(option)}
+    asked |= placing.where(
+        on=on, not_on=not_on, gpu=gpu, vendor=vendor, backend=backend, min_arch=min_arch
+    )
     found = target.run(
         target.find(url, api_key, home),
         lambda client: client.fit(absolute(model), **asked),

@@ -165,7 +165,7 @@ class Client:
 
     async def deploy(self, model: str, **fields: Any) -> Deployment:
         """`fields` are those of peer.service.DeployRequest (name, context, slots, replicas_min,
-        replicas_max, copies, pin, …); None and absent mean the default."""
+        replicas_max, copies, pin, where, …); None and absent mean the default."""
         answer = await self._change(
             "POST", "/cluster/v1/deployments", _wish(model, fields), timeout_s=DEPLOY_TIMEOUT_S
         )

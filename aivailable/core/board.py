@@ -11,9 +11,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from aivailable.core.constraints import (
+    company_obstacle,
+    device_obstacle,
+    node_obstacle,
+    picks_devices,
+    strangers,
+)
 from aivailable.core.ids import NodeId
 from aivailable.core.liveness import Liveness, fresh_heartbeat, is_alive
-from aivailable.core.records import Backend, Claim, Deployment, Device, Member, Replica, Status
+from aivailable.core.records import (
+    Backend,
+    Claim,
+    Deployment,
+    Device,
+    Member,
+    Replica,
+    Status,
+    Where,
+)
 from aivailable.core.state import State, failure_key
 
 BUDGETED = frozenset({Backend.CPU, Backend.SIM})
@@ -22,9 +38,9 @@ SPLIT_DEVICES_MAX = 8
 """One replica lies on at most so many GPUs, the largest of its node."""
 _LOADED = frozenset({Status.READY, Status.DRAINING})
 
-Rank = tuple[int, bool, bool, bool, int, float, NodeId, str]
-"""Smaller is better: loads failed there, on the CPU, split, lacks the file, bytes left over,
-minus speed, node, device."""
+Rank = tuple[int, bool, bool, bool, int, float, int, NodeId, str]
+"""Smaller is better: loads failed there, on the CPU, split, lacks the file, about how much is left
+over, minus speed, bytes left over, node, device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,8 @@ class Board:
         self._liveness = liveness
         self._of: dict[str, dict[str, Replica]] = {}
         self._lives: dict[str, bool] = {}
+        self._allowed: dict[tuple[Where, NodeId], list[Bay]] = {}
+        self._choosy = any(entry.where != Where() for entry in state.deployments.values())
         there: dict[NodeId, list[Replica]] = {node: [] for node in state.members}
         for key in sorted(state.replicas):
             replica = state.replicas[key]
@@ -112,30 +130,56 @@ class Board:
     def find(self, deployment: Deployment, only: NodeId = "") -> Placed | None:
         """The best place for one more replica, if given on that node; None = there is none."""
         best: tuple[Rank, Placed] | None = None
-        need = deployment.need_bytes
+        need = max(1, deployment.need_bytes)
         holders = self._state.copies.get(deployment.digest, ())
         for failed, site in self.open_sites(deployment, only):
             lacks = site.member.node not in holders
+            bays = self.bays(deployment, site)
             single = False
-            for bay in site.bays:
+            for bay in bays:
                 left = bay.free_bytes - need
                 if left < 0:
                     continue
                 single = True
-                if best is not None and best[0][:5] < (failed, bay.on_cpu, False, lacks, left):
+                rough = (4 * left // need).bit_length()
+                if best is not None and best[0][:5] < (failed, bay.on_cpu, False, lacks, rough):
                     continue
-                rank = (failed, bay.on_cpu, False, lacks, left, *bay.rank)
+                slow, node, name = bay.rank
+                rank = (failed, bay.on_cpu, False, lacks, rough, slow, left, node, name)
                 if best is None or rank < best[0]:
                     claims = (Claim(bay.device.device_id, need),)
                     best = rank, Placed(site.member.node, claims)
-            if single or len(site.bays) < 2 or (best and best[0][:3] < (failed, False, True)):
+            if single or len(bays) < 2 or (best and best[0][:3] < (failed, False, True)):
                 continue
-            for on_cpu, left, bays in _splits(deployment, site.bays):
-                slowest = max(bay.rank[0] for bay in bays)
-                rank = (failed, on_cpu, True, lacks, left, slowest, *bays[0].rank[1:])
+            for on_cpu, left, taken in _splits(deployment, bays):
+                rough = (4 * left // need).bit_length()
+                slow, (node, name) = max(bay.rank[0] for bay in taken), taken[0].rank[1:]
+                rank = (failed, on_cpu, True, lacks, rough, slow, left, node, name)
                 if best is None or rank < best[0]:
-                    best = rank, Placed(site.member.node, _shares(deployment, bays))
+                    best = rank, Placed(site.member.node, _shares(deployment, taken))
         return best[1] if best is not None else None
+
+    def bays(self, deployment: Deployment, site: Site) -> list[Bay]:
+        """The devices of a node that the deployment allows."""
+        where = deployment.where
+        if not picks_devices(where):
+            return site.bays
+        key = where, site.member.node
+        if key not in self._allowed:
+            self._allowed[key] = [b for b in site.bays if not device_obstacle(where, b.device)]
+        return self._allowed[key]
+
+    def anchored(self, site: Site) -> frozenset[str]:
+        """Deployments beside whose replica there another one's was placed: it must not move."""
+        if not self._choosy:
+            return frozenset()
+        owners = self._state.deployments
+        return frozenset(
+            name
+            for replica in site.replicas.values()
+            if replica.deployment in owners
+            for name in owners[replica.deployment].where.beside
+        )
 
     def open_sites(self, deployment: Deployment, only: NodeId = "") -> Iterator[tuple[int, Site]]:
         """(failed loads, site) of every node that could take one more, however full it is."""
@@ -144,11 +188,19 @@ class Board:
         hosts = {entry.node for entry in known if is_current(entry, deployment)}
         holders = state.copies.get(deployment.digest, ())
         needs_file = deployment.digest in state.models and not self._held_alive(deployment.digest)
+        where = deployment.where
+        choosy = self._choosy or where != Where()
+        apart = strangers(deployment, state.deployments) if choosy else frozenset()
         sites = ((only, self.sites[only]),) if only else self.sites.items()
         for node, site in sites:
             if not site.usable or node in hosts or deployment.engine not in site.engines:
                 continue
             if needs_file and node not in holders:
+                continue
+            if choosy and (
+                node_obstacle(where, site.member)
+                or company_obstacle(where, apart, site.replicas.values())
+            ):
                 continue
             failed = failures(state, deployment, node) if state.failures else 0
             if failed < state.settings.load_attempts_max:

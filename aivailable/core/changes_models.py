@@ -19,6 +19,13 @@ from aivailable.core.commands import (
     ReportCopy,
     ReportReplica,
 )
+from aivailable.core.constraints import (
+    company_obstacle,
+    device_obstacle,
+    node_obstacle,
+    problem,
+    strangers,
+)
 from aivailable.core.ids import island_id, replica_id, short, valid_deployment_name
 from aivailable.core.measuring import measured_key
 from aivailable.core.records import Deployment, Failure, Measured, Model, Replica, Status
@@ -129,7 +136,7 @@ def put_deployment(state: State, command: Command, body: PutDeployment) -> Chang
     fresh = replace(wanted, generation=generation)
     replicas = state.replicas
     if current is not None and _same_workers(current, fresh):
-        replicas = _carried_over(state, current, generation)
+        replicas = _carried_over(state, current, fresh)
     after = replace(
         state,
         deployments={**state.deployments, fresh.name: fresh},
@@ -153,16 +160,32 @@ def _same_workers(current: Deployment, fresh: Deployment) -> bool:
         pin=current.pin,
         priority=current.priority,
         aliases=current.aliases,
+        where=current.where,
     )
 
 
-def _carried_over(state: State, current: Deployment, generation: int) -> dict[str, Replica]:
+def _carried_over(state: State, current: Deployment, fresh: Deployment) -> dict[str, Replica]:
+    """Its replicas belong to the new generation, but for those where it must not be any more."""
     return {
-        key: replace(entry, generation=generation)
-        if entry.deployment == current.name and entry.generation == current.generation
+        key: replace(entry, generation=fresh.generation)
+        if entry.deployment == current.name
+        and entry.generation == current.generation
+        and (fresh.where == current.where or _may_stay(state, fresh, entry))
         else entry
         for key, entry in state.replicas.items()
     }
+
+
+def _may_stay(state: State, fresh: Deployment, replica: Replica) -> bool:
+    member = state.members.get(replica.node)
+    if member is None or node_obstacle(fresh.where, member):
+        return False
+    deployments = {**state.deployments, fresh.name: fresh}
+    apart = strangers(fresh, deployments)
+    if company_obstacle(fresh.where, apart, state.replicas_on(replica.node)):
+        return False
+    devices = (state.device(replica.node, claim.device_id) for claim in replica.claims)
+    return not any(one is not None and device_obstacle(fresh.where, one) for one in devices)
 
 
 def remove_deployment(state: State, command: Command, body: RemoveDeployment) -> Change | Reject:
@@ -363,6 +386,9 @@ def _deployment_problem(state: State, wanted: Deployment) -> Reject | None:
         return Reject("invalid_need", f"the predicted memory must be 1 to {BYTES_MAX} bytes")
     if len(wanted.aliases) > ALIASES_MAX:
         return Reject("invalid_name", f"at most {ALIASES_MAX} aliases")
+    misplaced = problem(wanted.where, wanted.name)
+    if misplaced:
+        return Reject("invalid_where", misplaced)
     if len(wanted.options) > OPTIONS_MAX or wanted.copies < 1:
         return Reject("invalid_options", f"at most {OPTIONS_MAX} options, at least one copy")
     return None

@@ -56,6 +56,10 @@ def device_fits(
     found: list[DeviceFit] = []
     for verdict in answer.reasons if isinstance(answer, Refused) else ():
         device = state.device(verdict.node, verdict.device_id)
+        if device is not None and not verdict.need_bytes:
+            out = DeviceFit(verdict.node, verdict.node_name, "", obstacle=verdict.text)
+            found.append(_described(state, liveness, out, device))
+            continue
         if device is not None:
             found.append(_on_device(state, liveness, wanted, sizes, verdict, device))
             continue

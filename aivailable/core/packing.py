@@ -57,7 +57,13 @@ class Packing:
         self._put(Fresh(f"{deployment.name}#new{self._serial}", deployment, placed))
 
     def drop(self, replica: str) -> None:
-        self._take(self.fresh[replica])
+        """Also what was placed beside it."""
+        entry = self.fresh[replica]
+        self._take(entry)
+        for key, other in list(self.fresh.items()):
+            beside = entry.deployment.name in other.deployment.where.beside
+            if beside and key in self.fresh and other.placed.node == entry.placed.node:
+                self.drop(key)
 
     def squeeze(self, deployment: Deployment) -> bool:
         """Place one more replica by moving others of this plan; whether that was possible."""
@@ -125,8 +131,13 @@ class Packing:
         return False
 
     def _on(self, site: Site) -> Sequence[Fresh]:
-        """Of this plan, smallest first."""
-        there = [self.fresh[key] for key in site.replicas if key in self.fresh]
+        """Of this plan, and free to move; smallest first."""
+        fixed = self._board.anchored(site)
+        there = [
+            entry
+            for key in site.replicas
+            if (entry := self.fresh.get(key)) is not None and entry.deployment.name not in fixed
+        ]
         return sorted(there, key=lambda entry: (entry.deployment.need_bytes, entry.replica))
 
     def _roomy(self, site: Site, deployment: Deployment, without: Fresh) -> bool:

@@ -19,6 +19,12 @@ from aivailable.core.board import (
     is_current,
     own_use_bytes,
 )
+from aivailable.core.constraints import (
+    company_obstacle,
+    device_obstacle,
+    node_obstacle,
+    strangers,
+)
 from aivailable.core.ids import NodeId, ReplicaId
 from aivailable.core.liveness import (
     Liveness,
@@ -52,7 +58,8 @@ VERDICTS_SHOWN_MAX = 8
 
 @dataclass(frozen=True, slots=True)
 class DeviceVerdict:
-    """Why one device, or a whole node (`device_id` empty), was not taken."""
+    """Why one device, or a whole node (`device_id` empty), was not taken. `need_bytes` is 0 where
+    it is not for want of memory."""
 
     node: NodeId
     node_name: str
@@ -75,6 +82,8 @@ def format_bytes(count: int) -> str:
         return f"{count / (1 << 30):.1f} GiB"
     if count >= 1 << 20:
         return f"{count / (1 << 20):.0f} MiB"
+    if 0 < count < 1 << 10:
+        return f"{count} bytes"
     return f"{count / (1 << 10):.0f} KiB"
 
 
@@ -117,7 +126,8 @@ def place(
     """The best place for one more replica of `deployment`, or why there is none.
 
     Order of preference: nodes where it failed least, GPUs before the CPU, one device before
-    several, nodes that hold the file, the tightest fit, the faster device, then names.
+    several, nodes that hold the file, about the tightest fit, the faster device, exactly the
+    tightest fit, then names. Larger ones are placed first, so the fast devices are theirs.
     `leaving`: replicas that are thought gone, to learn whether waiting for them helps.
     """
     board = Board(state, liveness)
@@ -180,6 +190,11 @@ def _node_obstacle(
         return f"cannot run the engine {deployment.engine!r}"
     if any(r.deployment == deployment.name and is_current(r, deployment) for r in there):
         return "already has a replica of it"
+    obstacle = node_obstacle(deployment.where, member) or company_obstacle(
+        deployment.where, strangers(deployment, state.deployments), there
+    )
+    if obstacle:
+        return obstacle
     if failures(state, deployment, node) >= attempts_max:
         reason = state.failures[failure_key(deployment.name, node)].reason
         return f"failed to load it {attempts_max} times, last: {reason or 'no reason given'}"
@@ -201,8 +216,13 @@ def _file_obstacle(state: State, liveness: Liveness, deployment: Deployment, nod
 
 
 def _verdict(deployment: Deployment, member: Member, bay: Bay) -> DeviceVerdict:
+    obstacle = device_obstacle(deployment.where, bay.device)
+    if obstacle:
+        return DeviceVerdict(member.node, member.name, bay.device.device_id, obstacle)
     need, free = deployment.need_bytes, max(0, bay.free_bytes)
     text = f"needs {format_bytes(need)}, {format_bytes(free)} free"
+    if format_bytes(need) == format_bytes(free):
+        text += f", {format_bytes(need - free)} missing"
     context = _context_that_fits(deployment, free)
     if context:
         text += f"; would fit with ctx {context}"

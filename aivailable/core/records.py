@@ -167,6 +167,27 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Where:
+    """Where replicas of a deployment may go; an empty field asks for nothing. Judged when one is
+    placed: what runs is not moved when a card, a node's name or a neighbour changes later.
+    Patterns know `*`, `?` and `[…]`, and no case."""
+
+    nodes: tuple[str, ...] = ()
+    """Only nodes of which one of these is a pattern of the name, or the id, or its beginning."""
+    not_nodes: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    """Only devices of which one of these is a pattern of the name ("*3090*"), or their id."""
+    vendors: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    architecture_min: str = ""
+    """"7.5" or "sm_75": NVIDIA's compute capability; "gfx906": AMD's target."""
+    beside: tuple[str, ...] = ()
+    """Only hosts where each of these deployments has a replica."""
+    apart_from: tuple[str, ...] = ()
+    """No host where one of these deployments has a replica; they keep away from it as well."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """What shall run. Writer: operator. `generation` grows with every change."""
 
@@ -191,6 +212,7 @@ class Deployment:
     compute_bytes: int = 0
     """Prediction for one replica on one device (oracle or formula)."""
     predicted_by: str = "formula"
+    where: Where = Where()
 
     @property
     def need_bytes(self) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aivailable.core.commands import Body, PutDeployment, RegisterModel
+from aivailable.core.constraints import names_node, problem
 from aivailable.core.fitting import chosen, device_fits
 from aivailable.core.forecast import device_name, forecast, steps
 from aivailable.core.ids import NodeId, valid_deployment_name
@@ -64,7 +65,7 @@ class Deploying:
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
         """Raises RequestError, ProposalError, GgufError, OSError."""
-        _check_name(request)
+        self._check_words(request)
         if request.engine == FAKE_ENGINE:
             wanted = self._fake(request)
         else:
@@ -86,7 +87,7 @@ class Deploying:
 
     async def preview(self, request: DeployRequest) -> PlanStatus:
         """The whole plan as it would become. Raises as `deploy`, but for ProposalError."""
-        _check_name(request)
+        self._check_words(request)
         wanted, thought = await self._thought_of(request)
         before = self._state()
         current = before.deployments.get(wanted.name)
@@ -114,6 +115,7 @@ class Deploying:
 
     async def fit(self, request: DeployRequest) -> FitStatus:
         """Whether one more replica fits now, on each device. Raises as `preview`."""
+        self._check_words(request)
         wanted, thought = await self._thought_of(request)
         state, liveness = self._imagined(thought), self._liveness()
         placed = chosen(state, liveness, wanted)
@@ -134,6 +136,24 @@ class Deploying:
                 state, liveness, wanted, thought.model.facts if thought is not None else None
             ),
         )
+
+    def _check_words(self, request: DeployRequest) -> None:
+        """Raises RequestError for a name or a constraint that can never hold: a node that no
+        member is called is a slip; a neighbour may well come later."""
+        if request.name is not None and not valid_deployment_name(request.name):
+            raise RequestError(
+                400, "invalid_name", f"{request.name!r}: letters, digits and . _ : / @ - only"
+            )
+        wrong = problem(request.where, request.name or request.model)
+        if wrong:
+            raise RequestError(400, "invalid_where", wrong)
+        members = self._state().members
+        for pattern in (*request.where.nodes, *request.where.not_nodes):
+            if not any(names_node(pattern, members[node]) for node in sorted(members)):
+                names = ", ".join(sorted(member.name for member in members.values()))
+                raise RequestError(
+                    400, "unknown_node", f"no member is called {pattern!r}; there are: {names}"
+                )
 
     async def _thought_of(self, request: DeployRequest) -> tuple[Deployment, _Thought | None]:
         """What would be deployed, with nothing registered for it. No model: the fake engine's."""
@@ -278,6 +298,7 @@ class Deploying:
             kv_bytes=sizes[1],
             compute_bytes=sizes[2],
             predicted_by=by,
+            where=request.where,
         )
 
     async def _model(self, request: DeployRequest, actor: str) -> Model:
@@ -329,19 +350,13 @@ class Deploying:
             return
         if current is not None:
             kept = {k: r for k, r in state.replicas.items() if r.deployment != wanted.name}
-            state = replace(state, replicas=kept)
+            others = {k: d for k, d in state.deployments.items() if k != wanted.name}
+            state = replace(state, replicas=kept, deployments=others)
         answer = place(state, self._liveness(), wanted)
         if isinstance(answer, Refused):
             raise RequestError(
                 422, "does_not_fit", f"{wanted.name} fits on no device: {explain(answer)}"
             )
-
-
-def _check_name(request: DeployRequest) -> None:
-    if request.name is not None and not valid_deployment_name(request.name):
-        raise RequestError(
-            400, "invalid_name", f"{request.name!r}: letters, digits and . _ : / @ - only"
-        )
 
 
 def _same_file(held: Path, path: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol
 from aivailable.core.commands import Body
 from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.merging import Recovered
-from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model
+from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model, Where
 from aivailable.core.status import (
     ClusterStatus,
     DrainStatus,
@@ -43,6 +43,7 @@ class DeployRequest:
     engine: str = "llama"
     options: dict[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    where: Where = field(default_factory=Where)
     replace: bool = True
 
 

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from aivailable.core.commands import RemoveDeployment
 from aivailable.core.ids import valid_deployment_name
+from aivailable.core.records import Where
 from aivailable.errors import RequestError
 from aivailable.peer.api.auth import require_admin
 from aivailable.peer.api.cluster_nodes import asked
@@ -25,7 +26,8 @@ PRIORITY_MAX = 1000
 ALIASES_MAX = 16
 OPTIONS_MAX = 32
 _DEPLOY_FIELDS = frozenset(DeployRequest.__dataclass_fields__)
-_FIT_FIELDS = frozenset({"model", "context", "slots", "options", "engine", "priority"})
+_WHERE_FIELDS = frozenset(Where.__dataclass_fields__)
+_FIT_FIELDS = frozenset({"model", "context", "slots", "options", "engine", "priority", "where"})
 
 
 class DeploymentsApi:
@@ -99,4 +101,12 @@ def _deploy_request(body: Parameters, fields: frozenset[str] = _DEPLOY_FIELDS) -
     options = body.object("options")
     if options is not None and len(options.plain()) > OPTIONS_MAX:
         raise ParameterError("options", f"more than {OPTIONS_MAX} options")
+    where = body.object("where")
+    for key in sorted(where.plain()) if where is not None else ():
+        if key not in _WHERE_FIELDS:
+            raise ParameterError(
+                f"where.{key}",
+                f"'where.{key}' is unknown; there are: {', '.join(sorted(_WHERE_FIELDS))}",
+                code="unknown_parameter",
+            )
     return from_plain(DeployRequest, plain, "body")

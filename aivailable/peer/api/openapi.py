@@ -53,6 +53,21 @@ _ROUTES: Mapping[str, Mapping[str, str]] = {
     "/cluster/v1/leave": {"post": "This node leaves the cluster and stops (admin)"},
 }
 _COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 1}
+_TEXTS: Mapping[str, Any] = {"type": "array", "items": {"type": "string"}, "maxItems": 16}
+_WHERE: Mapping[str, Any] = {
+    "type": "object",
+    "description": "where replicas may go; nodes and gpus are patterns of names, or ids",
+    "properties": {
+        "nodes": _TEXTS,
+        "not_nodes": _TEXTS,
+        "gpus": _TEXTS,
+        "vendors": _TEXTS,
+        "backends": _TEXTS,
+        "architecture_min": {"type": "string", "description": "like 7.5, or gfx906"},
+        "beside": {**_TEXTS, "description": "deployments whose hosts it shares"},
+        "apart_from": {**_TEXTS, "description": "deployments whose hosts it keeps off"},
+    },
+}
 _SHARED: Mapping[str, Any] = {
     "model": {"type": "string", "description": "a deployment's name or alias"},
     "stream": {"type": "boolean", "default": False},
@@ -163,6 +178,7 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
                 "minimum": 0,
                 "description": "replicas beyond replicas_min go after so long idle",
             },
+            "where": _WHERE,
         },
     },
     "/cluster/v1/fit": {
@@ -173,6 +189,7 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
             "context": _COUNT,
             "slots": _COUNT,
             "options": {"type": "object", "additionalProperties": {"type": "string"}},
+            "where": _WHERE,
         },
     },
     "/cluster/v1/keys": {

@@ -1,0 +1,82 @@
+"""The options that say where a model may run and how large it may grow, as `deploy` and `fit` take
+them.
+
+Owns their words and their grammar; what they mean is `core.constraints`' and the node's. Called by
+`cli.models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+_List = list[str] | None
+
+On = Annotated[
+    _List,
+    typer.Option(
+        "--on", metavar="NODE", help="Only on this node: name, pattern, or id. Repeatable."
+    ),
+]
+NotOn = Annotated[
+    _List, typer.Option("--not-on", metavar="NODE", help="Never on this node. Repeatable.")
+]
+Gpu = Annotated[
+    _List,
+    typer.Option(
+        "--gpu",
+        metavar="PATTERN",
+        help="Only on devices of such a name, like '*3090*', or of this id. Repeatable.",
+    ),
+]
+Vendor = Annotated[
+    _List, typer.Option("--vendor", help="Only nvidia, amd or intel devices. Repeatable.")
+]
+BackendOption = Annotated[
+    _List, typer.Option("--backend", help="Only cuda, rocm, vulkan or cpu. Repeatable.")
+]
+MinArch = Annotated[
+    str | None,
+    typer.Option("--min-arch", help="This compute capability or newer: 7.5, or gfx906."),
+]
+Beside = Annotated[
+    _List,
+    typer.Option(
+        "--beside", metavar="NAME", help="Only on hosts of this other deployment. Repeatable."
+    ),
+]
+ApartFrom = Annotated[
+    _List,
+    typer.Option(
+        "--apart-from", metavar="NAME", help="Never on a host of this other one. Repeatable."
+    ),
+]
+
+
+def where(
+    *,
+    on: Sequence[str] | None,
+    not_on: Sequence[str] | None,
+    gpu: Sequence[str] | None,
+    vendor: Sequence[str] | None,
+    backend: Sequence[str] | None,
+    min_arch: str | None,
+    beside: Sequence[str] | None = None,
+    apart_from: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The field `where` of the request; nothing when nothing was asked for."""
+    asked: dict[str, Any] = {
+        "nodes": on,
+        "not_nodes": not_on,
+        "gpus": gpu,
+        "vendors": vendor,
+        "backends": backend,
+        "beside": beside,
+        "apart_from": apart_from,
+    }
+    found: dict[str, Any] = {key: list(value) for key, value in asked.items() if value}
+    if min_arch is not None:
+        found["architecture_min"] = min_arch
+    return {"where": found} if found else {}
