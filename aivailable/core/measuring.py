@@ -23,7 +23,7 @@ def measured_key(
     digest: Digest, device: Device, context: int, slots: int, options: Mapping[str, str]
 ) -> str:
     """One configuration on one kind of device."""
-    kind = (device.backend.value, device.architecture or device.name)
+    kind = (device.backend.value, _plain(device.architecture or device.name))
     return "|".join((digest, *kind, *_shape(context, slots, options)))
 
 
@@ -75,6 +75,10 @@ def with_learned(
 
 def _shape(context: int, slots: int, options: Mapping[str, str]) -> tuple[str, ...]:
     others = [f"{name}={options[name]}" for name in sorted(options) if name not in NEEDS_NO_MEMORY]
-    # A "|" in an option's value must not look like the next part.
-    rest = ";".join(others).replace("|", "/")
-    return (str(context), str(slots), options.get("kv_type", KV_TYPE_DEFAULT), rest)
+    kv_type = options.get("kv_type", KV_TYPE_DEFAULT)
+    return (str(context), str(slots), _plain(kv_type), _plain(";".join(others)))
+
+
+def _plain(text: str) -> str:
+    """A "|" in a card's name or an option's value must not look like the next part."""
+    return text.replace("|", "/")
