@@ -24,13 +24,16 @@ MATCH_MAX_TOKENS: Final = 16
 """A longer common past makes a place no better."""
 MATCH_BOUNDS: Final = (3, 6, 12)
 """Common tokens from which on guesses are judged apart: longer ones are right more often."""
-RIGHT_AT_FIRST: Final = 0.5
-"""Share of right guesses before any was seen."""
+RIGHT_AT_FIRST: Final = (0.4, 0.6, 0.75, 0.85)
+"""Share of right guesses before any was seen, by these bounds."""
 RIGHT_WEIGHT: Final = 0.15
 """Of the newest guess in that share."""
-FASTER_WEIGHT: Final = 0.5
-SLOWER_WEIGHT: Final = 0.1
-"""Of a new measurement in a cost: what is slower may be the machine's, what is faster is ours."""
+COST_WEIGHT: Final = 0.25
+"""Of a new measurement in a cost."""
+COST_JUMP_MAX: Final = 2.0
+"""Times the cost so far that one measurement counts for at most: the machine may have been away."""
+COST_FIRST: Final = 3
+"""Of so many first measurements the least is taken: kernels are loaded in the first of all."""
 MEASURED_MIN: Final = 2
 """Plain steps of so many rows before the first guess beside them."""
 PAYS_FROM: Final = 1.05
@@ -98,7 +101,7 @@ class Drafter:
 
     def __init__(self) -> None:
         self._lookup = Lookup()
-        self._right = [RIGHT_AT_FIRST] * (len(MATCH_BOUNDS) + 1)
+        self._right = list(RIGHT_AT_FIRST)
         self._kind = 0
         self._open: list[int] = []
         """Guesses that nothing was drawn for yet, the next one last."""
@@ -135,14 +138,17 @@ class Costs:
 
     def observe(self, width: int, elapsed_s: float) -> None:
         """A step of so many tokens took `elapsed_s`."""
-        before = self._seconds.get(width)
-        if before is None:
+        times = self._measured.get(width, 0)
+        if times == 0:
             self._widths.insert(bisect_left(self._widths, width), width)
             self._seconds[width] = elapsed_s
+        elif times < COST_FIRST:
+            self._seconds[width] = min(self._seconds[width], elapsed_s)
         else:
-            weight = FASTER_WEIGHT if elapsed_s < before else SLOWER_WEIGHT
-            self._seconds[width] = before + weight * (elapsed_s - before)
-        self._measured[width] = self._measured.get(width, 0) + 1
+            before = self._seconds[width]
+            now = min(elapsed_s, COST_JUMP_MAX * before)
+            self._seconds[width] = before + COST_WEIGHT * (now - before)
+        self._measured[width] = times + 1
 
     def measured(self, width: int) -> int:
         """How often this width was seen."""

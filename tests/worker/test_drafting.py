@@ -184,10 +184,13 @@ def test_costs_between_and_beyond_what_is_known() -> None:
     costs.observe(2, 1.0)
     costs.observe(6, 3.0)
     assert [costs.of(width) for width in (1, 2, 3, 6, 9)] == [1.0, 1.0, 1.5, 3.0, 3.0]
-    costs.observe(6, 1.0)
+    for elapsed in (9.0, 2.0):
+        costs.observe(6, elapsed)
     assert costs.of(6) == 2.0
-    costs.observe(6, 12.0)
-    assert costs.of(6) == pytest.approx(3.0)
+    costs.observe(6, 1.0)
+    assert costs.of(6) == 1.75
+    costs.observe(6, 100.0)
+    assert costs.of(6) == pytest.approx(1.75 * 1.25)
 
 
 # --- the step loop
