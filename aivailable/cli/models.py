@@ -44,7 +44,7 @@ def deploy(
         str | None, typer.Option("--as", help="Name of the deployment. Default: the model's.")
     ] = None,
     replicas: Annotated[str, typer.Option(metavar="MIN[..MAX]", help="How many copies run.")] = "1",
-    ctx: Annotated[int | None, typer.Option(min=1, help="Tokens of context per slot.")] = None,
+    ctx: placing.Context = None,
     slots: Annotated[
         int | None, typer.Option(min=1, help="Requests one replica decodes at a time.")
     ] = None,
@@ -81,7 +81,7 @@ def deploy(
     low, high = parse_replicas(replicas)
     wanted: dict[str, Any] = {
         "name": name,
-        "context": ctx,
+        **placing.context(ctx),
         "slots": slots,
         "replicas_min": low,
         "replicas_max": high,

@@ -14,6 +14,15 @@ import typer
 
 _List = list[str] | None
 
+Context = Annotated[
+    str | None,
+    typer.Option(
+        "--ctx",
+        metavar="N|auto|N..auto|N..M",
+        help="Tokens of context per slot; auto: as many as fit where it is placed.",
+    ),
+]
+
 On = Annotated[
     _List,
     typer.Option(
@@ -80,3 +89,23 @@ def where(
     if min_arch is not None:
         found["architecture_min"] = min_arch
     return {"where": found} if found else {}
+
+
+def context(text: str | None) -> dict[str, Any]:
+    """The fields `context` and `context_max`. Raises typer.BadParameter."""
+    if text is None:
+        return {}
+    low, dots, high = text.partition("..")
+    if text == "auto":
+        low, dots, high = "", "..", "auto"
+    good = (low.isdecimal() and int(low) > 0) or (not low and text == "auto")
+    if not good or (dots and high != "auto" and not high.isdecimal()):
+        raise typer.BadParameter(
+            f"{text!r}: write N, auto, N..auto or N..M, like 8192..32768", param_hint="--ctx"
+        )
+    if high.isdecimal() and int(high) < int(low):
+        raise typer.BadParameter(f"{text!r}: the second is less", param_hint="--ctx")
+    found: dict[str, Any] = {"context": int(low)} if low else {}
+    if dots:
+        found["context_max"] = 0 if high == "auto" else int(high)
+    return found

@@ -188,7 +188,7 @@ def _deployments_table(status: ClusterStatus) -> Table:
                 Text(f"  {replica.replica.rpartition('#')[2]}", style="dim"),
                 state_text(replica.status).append(progress),
                 "",
-                "",
+                str(replica.context) if replica.context > deployment.context else "",
                 f"{replica.slots_busy}/{replica.slots}",
                 f"{replica.node_name}, {wording.size(replica.claimed_bytes)}"
                 + (f": {replica.reason}" if replica.reason else ""),

@@ -36,6 +36,8 @@ BUDGETED = frozenset({Backend.CPU, Backend.SIM})
 """Their size is what the operator granted: no margin, and live free memory says nothing."""
 SPLIT_DEVICES_MAX = 8
 """One replica lies on at most so many GPUs, the largest of its node."""
+CONTEXT_STEP = 256
+"""An automatic context grows by multiples of this: llama.cpp pads its cells to it."""
 _LOADED = frozenset({Status.READY, Status.DRAINING})
 
 Rank = tuple[int, bool, bool, bool, int, float, int, NodeId, str]
@@ -158,6 +160,28 @@ class Board:
                 if best is None or rank < best[0]:
                     best = rank, Placed(site.member.node, _shares(deployment, taken))
         return best[1] if best is not None else None
+
+    def largest(self, deployment: Deployment, placed: Placed) -> tuple[int, tuple[Claim, ...]]:
+        """The most tokens per slot for which there is room where it was placed, and the claims
+        with them. Its own claims are not on the board."""
+        growth, names = deployment.growth, [claim.device_id for claim in placed.claims]
+        bays = [bay for bay in self.sites[placed.node].bays if bay.device.device_id in names]
+        if growth is None or not bays:
+            return deployment.context, placed.claims
+        compute, count = deployment.compute_bytes, len(bays)
+        room = sum(bay.free_bytes - compute for bay in bays)
+        room -= deployment.weights_bytes + deployment.kv_bytes
+        more = growth.context_max - deployment.context
+        each = growth.token_kv_bytes + count * growth.token_compute_bytes
+        if each:
+            more = min(more, room // each)
+        if growth.token_compute_bytes:
+            slack = min(bay.free_bytes for bay in bays) - compute
+            more = min(more, slack // growth.token_compute_bytes)
+        context = deployment.context + max(0, more)
+        if context < growth.context_max:
+            context -= (context - deployment.context) % CONTEXT_STEP
+        return context, _shares(deployment.grown(context), bays)
 
     def bays(self, deployment: Deployment, site: Site) -> list[Bay]:
         """The devices of a node that the deployment allows."""

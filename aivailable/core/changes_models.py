@@ -210,6 +210,9 @@ def place(state: State, command: Command, body: Place) -> Change | Reject:
     member = state.members.get(body.node)
     if member is None or member.down:
         return Reject("node_down", f"{short(body.node)} is not there")
+    most = deployment.growth.context_max if deployment.growth is not None else deployment.context
+    if body.context and not deployment.context <= body.context <= most:
+        return Reject("invalid_context", f"context: {deployment.context} to {most} tokens")
     refused = claim_problem(state, body)
     if refused is not None:
         return refused
@@ -274,7 +277,7 @@ def _new_replica(deployment: Deployment, body: Place) -> Replica:
         generation=body.generation,
         node=body.node,
         claims=body.claims,
-        context=deployment.context,
+        context=body.context or deployment.context,
         slots=deployment.slots,
     )
 
@@ -360,7 +363,7 @@ def _with_measured(state: State, replica: Replica) -> State:
     key = measured_key(replica.digest, device, replica.context, replica.slots, deployment.options)
     if key not in state.measured and len(state.measured) >= MEASURED_MAX:
         return state
-    entry = Measured(predicted_bytes=deployment.need_bytes, used_bytes=used)
+    entry = Measured(predicted_bytes=deployment.grown(replica.context).need_bytes, used_bytes=used)
     return replace(state, measured={**state.measured, key: entry})
 
 
@@ -386,6 +389,13 @@ def _deployment_problem(state: State, wanted: Deployment) -> Reject | None:
         return Reject("invalid_need", f"the predicted memory must be 1 to {BYTES_MAX} bytes")
     if len(wanted.aliases) > ALIASES_MAX:
         return Reject("invalid_name", f"at most {ALIASES_MAX} aliases")
+    growth = wanted.growth
+    if growth is not None and not (
+        wanted.context < growth.context_max <= CONTEXT_MAX_TOKENS
+        and min(growth.token_kv_bytes, growth.token_compute_bytes) >= 0
+        and wanted.grown(growth.context_max).need_bytes <= BYTES_MAX
+    ):
+        return Reject("invalid_context", "an automatic context: from less to more, within reason")
     misplaced = problem(wanted.where, wanted.name)
     if misplaced:
         return Reject("invalid_where", misplaced)

@@ -176,6 +176,8 @@ class Place:
     generation: int
     node: NodeId
     claims: tuple[Claim, ...]
+    context: int = 0
+    """Tokens per slot, where the deployment leaves it to the place; 0 = the deployment's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ chain of bin packing, two steps deep, then an exchange of a smaller for a larger
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aivailable.core.board import Board, Placed, Site
 from aivailable.core.records import Deployment, Replica
@@ -28,6 +28,8 @@ class Fresh:
     replica: str
     deployment: Deployment
     placed: Placed
+    context: int = 0
+    """Tokens per slot, once grown; 0 = the deployment's own."""
 
     def on_board(self) -> Replica:
         deployment = self.deployment
@@ -38,7 +40,7 @@ class Fresh:
             generation=deployment.generation,
             node=self.placed.node,
             claims=self.placed.claims,
-            context=deployment.context,
+            context=self.context or deployment.context,
             slots=deployment.slots,
         )
 
@@ -64,6 +66,15 @@ class Packing:
             beside = entry.deployment.name in other.deployment.where.beside
             if beside and key in self.fresh and other.placed.node == entry.placed.node:
                 self.drop(key)
+
+    def grow(self, replica: str) -> None:
+        """The largest context for which there is room where it lies, if that is left to us."""
+        entry = self.fresh[replica]
+        if entry.deployment.growth is not None:
+            self._take(entry)
+            context, claims = self._board.largest(entry.deployment, entry.placed)
+            placed = Placed(entry.placed.node, claims)
+            self._put(replace(entry, placed=placed, context=context))
 
     def squeeze(self, deployment: Deployment) -> bool:
         """Place one more replica by moving others of this plan; whether that was possible."""

@@ -104,13 +104,20 @@ class _Planning:
         numbers = dict(self._state.replica_numbers)
         bodies = list(self._bodies)
         rank = {deployment.name: index for index, deployment in enumerate(self._order)}
-        placed_now = self._packing.fresh.values()
-        for fresh in sorted(placed_now, key=lambda e: (rank[e.deployment.name], e.placed.node)):
+        order = sorted(
+            self._packing.fresh.values(), key=lambda e: (rank[e.deployment.name], e.placed.node)
+        )
+        for tentative in order:
+            # What an automatic context takes is only what nobody else was given or waits for.
+            self._packing.grow(tentative.replica)
+            fresh = self._packing.fresh[tentative.replica]
             name, generation = fresh.deployment.name, fresh.deployment.generation
             numbers[name] = numbers.get(name, 0) + 1
             replica = replica_id(name, generation, numbers[name])
             placed = fresh.placed
-            bodies.append(Place(replica, name, generation, placed.node, placed.claims))
+            bodies.append(
+                Place(replica, name, generation, placed.node, placed.claims, fresh.context)
+            )
         return tuple(bodies)
 
     def notes(self) -> dict[str, str]:

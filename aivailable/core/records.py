@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aivailable.core.ids import ClusterId, Digest, KeyId, NodeId, ReplicaId
 from aivailable.gguf.facts import ModelFacts
@@ -188,6 +188,16 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """The context is `auto`: the deployment's own is the least, and each replica takes as much
+    more as fits where it is placed, once for all. Bytes are for one token more in every slot."""
+
+    context_max: int
+    token_kv_bytes: int
+    token_compute_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """What shall run. Writer: operator. `generation` grows with every change."""
 
@@ -213,11 +223,25 @@ class Deployment:
     """Prediction for one replica on one device (oracle or formula)."""
     predicted_by: str = "formula"
     where: Where = Where()
+    growth: Growth | None = None
+    """None: the context is as it stands here, everywhere."""
 
     @property
     def need_bytes(self) -> int:
         """Bytes one replica needs when it lies on a single device."""
         return self.weights_bytes + self.kv_bytes + self.compute_bytes
+
+    def grown(self, context: int) -> Deployment:
+        """The same with so many tokens per slot, not less than its own, and their bytes."""
+        if self.growth is None:
+            return self
+        more = context - self.context
+        return replace(
+            self,
+            context=context,
+            kv_bytes=self.kv_bytes + self.growth.token_kv_bytes * more,
+            compute_bytes=self.compute_bytes + self.growth.token_compute_bytes * more,
+        )
 
 
 @dataclass(frozen=True, slots=True)

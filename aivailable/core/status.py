@@ -63,6 +63,8 @@ class ReplicaStatus:
     reason: str = ""
     progress: float = 0.0
     """0–1 while fetching or loading."""
+    context: int = 0
+    """Tokens per slot of this one."""
     slots: int = 0
     slots_busy: int = 0
     waiting: int = 0

@@ -333,6 +333,7 @@ def _replica(state: State, replica: Replica, load: ReplicaLoad | None) -> Replic
         status=status,
         reason=replica.reason or (load.reason if load is not None else ""),
         progress=load.progress if load is not None else 0.0,
+        context=replica.context,
         slots=replica.slots,
         slots_busy=load.slots_busy if load is not None else 0,
         waiting=load.waiting if load is not None else 0,

@@ -20,17 +20,19 @@ from aivailable.core.ids import NodeId, valid_deployment_name
 from aivailable.core.liveness import Liveness
 from aivailable.core.measuring import learned_bytes, with_learned
 from aivailable.core.placement import Refused, explain, place
-from aivailable.core.records import Deployment, Model
+from aivailable.core.records import Deployment, Growth, Model
 from aivailable.core.state import State
 from aivailable.core.status import FitStatus, PlanStatus
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
-from aivailable.gguf.memory import draft_tokens, need
+from aivailable.gguf.memory import CONTEXT_STEP_TOKENS, draft_tokens, need
 from aivailable.peer.ports import Ports, Prediction, PredictRequest
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.service import DeployRequest
 
 CONTEXT_DEFAULT_TOKENS = 4096
+CONTEXT_AUTO_MAX_TOKENS = 32_768
+"""The most of an automatic context where the file does not say what it was trained for."""
 SLOTS_DEFAULT = 4
 FAKE_ENGINE = "fake"
 FAKE_NEED_BYTES = 64 * 1024 * 1024
@@ -223,6 +225,44 @@ class Deploying:
             slots=slots,
             sizes=sizes if learned is None else with_learned(*sizes, learned),
             by=predicted.by if learned is None else "measured",
+            growth=await self._growth(request, thought, context, slots, predicted),
+        )
+
+    async def _growth(
+        self,
+        request: DeployRequest,
+        thought: _Thought,
+        context: int,
+        slots: int,
+        least: Prediction,
+    ) -> Growth | None:
+        """What each token more costs, between the least context and the largest.
+
+        Compute grows ever faster and a cache with a sliding window ever slower: the chord and the
+        first step, whichever is more, is never too little in between."""
+        facts = thought.model.facts
+        if request.context_max is None:
+            return None
+        most = request.context_max or facts.context_train or CONTEXT_AUTO_MAX_TOKENS
+        if facts.context_train:
+            most = min(most, facts.context_train)
+        if most <= context:
+            return None
+        kv_type = request.options.get("kv_type", "f16")
+        far = await self._predict(thought, most, slots, request.options)
+        here = need(facts, context, slots, kv_type)
+        step = need(facts, context + CONTEXT_STEP_TOKENS, slots, kv_type).kv_bytes - here.kv_bytes
+        if far.by != least.by:  # One of the dry runs gave no sizes; never mix it with the formula.
+            size = need(facts, most, slots, kv_type)
+            far = Prediction(size.weights_bytes, size.kv_bytes, size.compute_bytes, "formula")
+            least = Prediction(here.weights_bytes, here.kv_bytes, here.compute_bytes, "formula")
+        more = most - context
+        return Growth(
+            context_max=most,
+            token_kv_bytes=max(
+                _up(far.kv_bytes - least.kv_bytes, more), _up(step, CONTEXT_STEP_TOKENS)
+            ),
+            token_compute_bytes=_up(max(0, far.compute_bytes - least.compute_bytes), more),
         )
 
     async def _predict(
@@ -258,6 +298,8 @@ class Deploying:
             need_bytes = int(request.options.get("need_bytes", str(FAKE_NEED_BYTES)))
         except ValueError as error:
             raise RequestError(400, "invalid_options", "need_bytes is a number") from error
+        if request.context_max is not None:
+            raise RequestError(400, "invalid_options", "the fake engine's size is fixed")
         name = request.name or request.model
         return self._shape(
             request,
@@ -279,6 +321,7 @@ class Deploying:
         slots: int,
         sizes: tuple[int, int, int],
         by: str,
+        growth: Growth | None = None,
     ) -> Deployment:
         return Deployment(
             name=name,
@@ -299,6 +342,7 @@ class Deploying:
             compute_bytes=sizes[2],
             predicted_by=by,
             where=request.where,
+            growth=growth,
         )
 
     async def _model(self, request: DeployRequest, actor: str) -> Model:
@@ -376,7 +420,17 @@ def _same_wish(wanted: Deployment, current: Deployment) -> bool:
         kv_bytes=current.kv_bytes,
         compute_bytes=current.compute_bytes,
         predicted_by=current.predicted_by,
+        growth=current.growth if _reach(wanted) == _reach(current) else wanted.growth,
     )
+
+
+def _reach(deployment: Deployment) -> int:
+    return deployment.growth.context_max if deployment.growth is not None else 0
+
+
+def _up(count: int, parts: int) -> int:
+    """Divided, rounded up."""
+    return -(-count // parts)
 
 
 def _as_path(model: str) -> Path | None:

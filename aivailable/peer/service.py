@@ -33,6 +33,9 @@ class DeployRequest:
     model: str
     name: str | None = None
     context: int | None = None
+    context_max: int | None = None
+    """Each replica takes from `context` up to so many tokens per slot, as fits where it is placed;
+    0 = as many as the model was trained for. None = exactly `context`."""
     slots: int | None = None
     replicas_min: int = 1
     replicas_max: int | None = None

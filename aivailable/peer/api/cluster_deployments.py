@@ -79,7 +79,12 @@ def _deploy_request(body: Parameters, fields: frozenset[str] = _DEPLOY_FIELDS) -
                 key, f"'{key}' is unknown to this version", code="unknown_parameter"
             )
     body.required_text("model", chars_max=4096)
-    body.integer("context", 1, CONTEXT_MAX_TOKENS)
+    if plain.get("context") == "auto":
+        plain["context"] = None
+        plain.setdefault("context_max", 0)
+    else:
+        body.integer("context", 1, CONTEXT_MAX_TOKENS)
+    body.integer("context_max", 0, CONTEXT_MAX_TOKENS)
     body.integer("slots", 1, SLOTS_MAX)
     low = body.integer("replicas_min", 0, REPLICAS_MAX)
     high = body.integer("replicas_max", 1, REPLICAS_MAX)

@@ -167,7 +167,12 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
         "properties": {
             "model": {"type": "string", "description": "name, digest, or a path on this node"},
             "name": {"type": "string"},
-            "context": {"type": "integer", "minimum": 1},
+            "context": {"description": "tokens per slot, or auto", "minimum": 1},
+            "context_max": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "as much more as fits at the place; 0: as trained",
+            },
             "slots": {"type": "integer", "minimum": 1},
             "replicas_min": {"type": "integer", "minimum": 0, "default": 1},
             "replicas_max": {"type": "integer", "minimum": 1},

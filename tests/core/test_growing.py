@@ -1,0 +1,163 @@
+"""An automatic context: the largest for which there is room, fixed once placed, and never at the
+cost of what else is planned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fixtures.cluster_state import (
+    GIB,
+    cluster,
+    deployment,
+    device,
+    liveness,
+    obey,
+    run,
+    settle,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aivailable.core.commands import Command, Place, PutDeployment
+from aivailable.core.ids import CommandId
+from aivailable.core.invariants import violations
+from aivailable.core.machine import apply
+from aivailable.core.planner import plan
+from aivailable.core.records import Backend, Deployment, Device, Growth
+from aivailable.core.state import State
+from aivailable.wire.peer import DeviceLoad
+
+MIB = 1 << 20
+
+
+def growing(
+    name: str = "chat", gib: float = 4.0, most: int = 32768, **changes: object
+) -> Deployment:
+    """1 MiB for each token more: 1 GiB for 1,024 of them."""
+    growth = Growth(most, MIB - 4096, 4096)
+    return replace(deployment(name, gib, context=4096), growth=growth, **changes)  # type: ignore[arg-type]
+
+
+def put(state: State, *wanted: Deployment) -> State:
+    for one in wanted:
+        state = run(state, PutDeployment(one))
+    return state
+
+
+def contexts(state: State) -> dict[str, int]:
+    return {entry.deployment: entry.context for entry in state.replicas.values()}
+
+
+@pytest.mark.parametrize(
+    ("gib", "context", "claim"),
+    [
+        (8.0, 4096 + 4096, 8 * GIB),
+        (4.3, 4096 + 256, 4 * GIB + 256 * MIB),
+        (4.0, 4096, 4 * GIB),
+        (40.0, 32768, 4 * GIB + 28672 * MIB),
+    ],
+)
+def test_takes_what_fits_at_the_place_in_whole_steps(gib: float, context: int, claim: int) -> None:
+    state, _ = settle(put(cluster({"a": (device(gib=gib),)}), growing()), liveness("a"))
+    (replica,) = state.replicas.values()
+    assert (replica.context, replica.claims[0].claim_bytes) == (context, claim)
+    assert violations(state) == ()
+
+
+def test_other_programs_and_the_margin_count() -> None:
+    state = put(cluster({"a": (device(gib=24, backend=Backend.CUDA),)}), growing())
+    busy = liveness("a", devices={"a": (DeviceLoad("gpu0", 6 * GIB),)})
+    state, _ = settle(state, busy)
+    assert contexts(state) == {"chat": 4096 + 1792}
+
+
+def test_grows_over_two_devices_by_the_room_of_each() -> None:
+    state = cluster({"a": (device("gpu0", 4), device("gpu1", 8))})
+    state, _ = settle(put(state, growing(gib=9)), liveness("a"))
+    (replica,) = state.replicas.values()
+    assert replica.context > 4096
+    claimed = {claim.device_id: claim.claim_bytes for claim in replica.claims}
+    assert 3.9 * GIB < claimed["gpu0"] <= 4 * GIB
+    assert 7.7 * GIB < claimed["gpu1"] <= 8 * GIB
+
+
+def test_only_what_nobody_else_needs_and_never_again_once_placed() -> None:
+    state = cluster({"a": (device(gib=8),)})
+    state, _ = settle(put(state, growing(gib=3), deployment("other", 2)), liveness("a"))
+    assert contexts(state) == {"chat": 4096 + 3072, "other": 4096}
+    (other,) = state.replicas_of("other")
+    state = obey(state)
+    gone = {key: entry for key, entry in state.replicas.items() if entry.deployment != "other"}
+    alone = replace(
+        state,
+        replicas=gone,
+        deployments={k: d for k, d in state.deployments.items() if k != "other"},
+    )
+    assert other.replica not in alone.replicas
+    assert plan(alone, liveness("a"), 0) == ()
+
+
+def test_a_context_that_was_not_left_to_the_place_is_refused() -> None:
+    state = put(cluster({"a": (device(),)}), growing(most=8192), deployment("fixed", 1))
+    for name, context in (("chat", 8193), ("chat", 4095), ("fixed", 4097)):
+        (body,) = (
+            entry
+            for entry in plan(state, liveness("a"), 0)
+            if isinstance(entry, Place) and entry.deployment == name
+        )
+        wrong = Command(
+            CommandId("a", 99), replace(body, context=context), "t", control=state.control
+        )
+        _, outcome = apply(state, wrong)
+        assert (outcome.accepted, outcome.code) == (False, "invalid_context")
+
+
+def test_a_growth_that_leads_nowhere_or_too_far_is_refused() -> None:
+    state = cluster({"a": (device(),)})
+    for growth in (Growth(4096, 1, 1), Growth(8192, -1, 1), Growth(8192, 1 << 60, 1)):
+        body = PutDeployment(replace(growing(), growth=growth))
+        _, outcome = apply(state, Command(CommandId("a", 1), body, "t"))
+        assert (outcome.accepted, outcome.code) == (False, "invalid_context")
+
+
+machines = st.lists(st.lists(st.integers(2, 24), max_size=3), min_size=1, max_size=3).map(
+    lambda rows: {
+        "abc"[i]: tuple(device(f"gpu{j}", gib) for j, gib in enumerate(row))
+        for i, row in enumerate(rows)
+    }
+)
+wishes = st.lists(
+    st.tuples(st.integers(1, 20), st.integers(1, 2), st.integers(0, 1), st.integers(0, 4000)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(machines, wishes)
+def test_growing_takes_no_place_from_anybody(
+    nodes: dict[str, tuple[Device, ...]], wanted: list[tuple[int, int, int, int]]
+) -> None:
+    """Sound, a fixpoint (`settle`), within bounds, and the same places as without it."""
+    plain = grown = cluster(nodes)
+    for number, (gib, count, priority, token) in enumerate(wanted):
+        one = deployment(
+            f"d{number}", gib, replicas_min=count, replicas_max=count, priority=priority
+        )
+        auto = replace(one, growth=Growth(one.context + 10_000, token * 1000, token))
+        plain = run(plain, PutDeployment(one))
+        grown = run(grown, PutDeployment(auto))
+    plain, _ = settle(plain, liveness(nodes))
+    grown, _ = settle(grown, liveness(nodes))
+    assert violations(grown) == ()
+    assert [(r.deployment, r.node) for r in plain.replicas.values()] == [
+        (r.deployment, r.node) for r in grown.replicas.values()
+    ]
+    for entry in grown.replicas.values():
+        owner = grown.deployments[entry.deployment]
+        assert 0 <= entry.context - owner.context <= 10_000
+        need = owner.grown(entry.context)
+        parts = len(entry.claims)
+        total = need.need_bytes + (parts - 1) * need.compute_bytes
+        assert sum(claim.claim_bytes for claim in entry.claims) == total
