@@ -13,7 +13,7 @@ from fixtures.virtual_time import run
 
 from aivailable.core.commands import Body
 from aivailable.core.liveness import Heard, Liveness
-from aivailable.core.records import Deployment
+from aivailable.core.records import Deployment, Where
 from aivailable.errors import GgufError, ProposalRejected, RequestError
 from aivailable.peer.deploying import Deploying
 from aivailable.peer.ports import FileStatus, Prediction
@@ -277,5 +277,36 @@ def test_a_fit_is_measured_by_the_file_and_changes_nothing(tmp_path: Path) -> No
         assert (await stage.deploying.fit(DeployRequest("tiny"))).predicted_by == "formula"
         assert stage.cluster.state == before
         assert stage.proposer.bodies == []
+
+    run(scenario())
+
+
+def test_an_automatic_context_knows_what_each_token_more_costs() -> None:
+    """Between the two dry runs the need is never more than what a replica would claim."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        facts = stage.cluster.state.models[DIGEST].facts
+        made = await stage.deploy(name="auto", context_max=0)
+        assert made.growth is not None
+        assert made.growth.context_max == facts.context_train
+        proposed = len(stage.proposer.bodies)
+        assert await stage.deploy(name="auto", context_max=0) == made
+        assert len(stage.proposer.bodies) == proposed
+        full = await stage.deploy(name="full", context=facts.context_train, context_max=0)
+        assert full.growth is None
+        assert made.grown(facts.context_train).kv_bytes >= full.kv_bytes
+
+    run(scenario())
+
+
+def test_a_node_that_nobody_is_called_is_refused_with_those_that_there_are() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        error = await stage.refused(name="here", where=Where(nodes=("lab-9",)))
+        assert (error.status, error.code) == (400, "unknown_node")
+        assert "no member is called 'lab-9'; there are: " in str(error)
+        error = await stage.refused(name="here", where=Where(beside=("here",)))
+        assert error.code == "invalid_where"
 
     run(scenario())
