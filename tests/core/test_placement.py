@@ -182,7 +182,13 @@ def test_leaving_replicas_count_as_gone_only_when_asked() -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 KiB"), (300 << 20, "300 MiB"), (round(9.1 * GIB), "9.1 GiB"), (5000, "5 KiB")],
+    [
+        (0, "0 KiB"),
+        (7, "7 bytes"),
+        (300 << 20, "300 MiB"),
+        (round(9.1 * GIB), "9.1 GiB"),
+        (5000, "5 KiB"),
+    ],
 )
 def test_bytes_for_people(count: int, text: str) -> None:
     assert format_bytes(count) == text
@@ -217,6 +223,29 @@ def test_never_oversubscribes_a_device(
             for claim in answer.claims:
                 total = _device(state, answer.node, claim).total_bytes
                 assert 0 < state.claimed_bytes(answer.node, claim.device_id) <= total
+
+
+@settings(max_examples=100)
+@given(st.lists(devices, min_size=1, max_size=4), st.integers(1, 50 << 30))
+def test_a_refusal_names_what_is_missing_on_every_device(
+    machines: list[tuple[Device, ...]], need: int
+) -> None:
+    names = "abcd"[: len(machines)]
+    state = cluster(dict(zip(names, machines, strict=True)))
+    wanted = replace(deployment(), weights_bytes=need, kv_bytes=0, compute_bytes=0)
+    answer = place(state, liveness(names), wanted)
+    if isinstance(answer, Placed):
+        return
+    told = {(verdict.node, verdict.device_id): verdict for verdict in answer.reasons}
+    for name, cards in zip(names, machines, strict=True):
+        for card in cards:
+            verdict = told[name, card.device_id]
+            needed, free = format_bytes(need), format_bytes(verdict.free_bytes)
+            assert verdict.need_bytes == need > verdict.free_bytes
+            assert f"needs {needed}, {free} free" in verdict.text
+            assert needed != free or format_bytes(need - verdict.free_bytes) in verdict.text
+        if not cards:
+            assert told[name, ""].text == "has no usable device"
 
 
 def _device(state: State, node: str, claim: Claim) -> Device:
