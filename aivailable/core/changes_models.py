@@ -288,7 +288,8 @@ def drain(state: State, command: Command, body: Drain) -> Change | Reject:
         return Change(state)
     fresh = replace(replica, drain=True)
     after = replace(state, replicas={**state.replicas, replica.replica: fresh})
-    return Change(after, "draining", body.replica, f"{body.replica} drains")
+    why = f": {body.why[:REASON_MAX_CHARS]}" if body.why else ""
+    return Change(after, "draining", body.replica, f"{body.replica} drains{why}")
 
 
 def report_replica(state: State, command: Command, body: ReportReplica) -> Change | Reject:

@@ -185,6 +185,8 @@ class Drain:
     """Planner: this replica shall finish and go."""
 
     replica: ReplicaId
+    why: str = field(default="", compare=False)
+    """For people."""
 
 
 @dataclass(frozen=True, slots=True)

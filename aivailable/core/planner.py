@@ -139,7 +139,7 @@ class _Planning:
         self._packing = Packing(self._board)
         for replica in self._board.all():
             if replica.deployment not in state.deployments:
-                self._drain(replica)
+                self._drain(replica, "not deployed any more")
         self._clear()
         self._order = sorted(
             sized(state),
@@ -156,8 +156,10 @@ class _Planning:
             self._board, self._liveness, self._usage, self._state.deployments, settings
         )
         for replica in self._board.all():
-            if replica in crowded or self._usage.is_paused(replica.node):
-                self._drain(replica)
+            if self._usage.is_paused(replica.node):
+                self._drain(replica, "its owner wants the machine for a while")
+            elif replica in crowded:
+                self._drain(replica, "other programs leave its device no memory")
 
     def _pass(self) -> bool:
         """Settle each deployment in turn; whether that changed anything. What a later one drains
@@ -315,7 +317,7 @@ class _Planning:
     ) -> None:
         for replica in to_drain:
             if replica.node == answer.node:  # What goes elsewhere makes no room here.
-                self._drain(replica)
+                self._drain(replica, f"makes room for {deployment.name}")
         first = sorted(r.replica for r in (*going, *to_drain) if r.node == answer.node)
         waits_for = ", ".join(first) or "a replica"
         self._waits[deployment.name] = f"waits for room: {waits_for} must go first"
@@ -336,7 +338,7 @@ class _Planning:
         runs there serves until one is found or the operator ends it."""
         for replica in self._outdated(deployment):
             if self._leaving(replica) and replica.status in _UNSTARTED:
-                self._drain(replica)
+                self._drain(replica, "its node drains")
 
     def _retire(self, deployment: Deployment) -> None:
         """Old replicas go as new ones become ready, superfluous ones at once, and idle ones when
@@ -347,19 +349,20 @@ class _Planning:
         for replica in self._outdated(deployment):
             replaced = len(current) >= wanted
             if replica.status is not Status.READY and replaced:
-                self._drain(replica)
+                self._drain(replica, "replaced")
         for replica in waiting[: max(0, ready + len(waiting) - wanted)]:
-            self._drain(replica)
+            self._drain(replica, "replaced")
         keep_order = sorted(current, key=lambda entry: entry.status is not Status.READY)
         for replica in keep_order[deployment.replicas_max :]:
-            self._drain(replica)
+            self._drain(replica, f"more than {deployment.replicas_max}")
         for replica in self._usage.surplus(deployment, keep_order[: deployment.replicas_max]):
-            self._drain(replica)
+            idle_s = self._usage.idle_ms(replica) // 1000
+            self._drain(replica, f"idle for {idle_s} s")
 
-    def _drain(self, replica: Replica) -> None:
+    def _drain(self, replica: Replica, why: str) -> None:
         if replica.drain:
             return
-        self._bodies.append(Drain(replica.replica))
+        self._bodies.append(Drain(replica.replica, why))
         self._board.put(replace(replica, drain=True))
 
 

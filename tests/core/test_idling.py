@@ -295,3 +295,13 @@ def test_claims_are_never_above_the_device() -> None:
     assert len(state.replicas) == 1
     state = report(state, next(iter(state.replicas)), *TO_READY)
     assert len(plan(state, heard(demand=asking("new", "old")), 0)) == 0
+
+
+def test_the_history_says_why_something_goes() -> None:
+    idle = heard(load("old#1.1", idle_ms=TTL_MS))
+    state = running(one_node(on_demand("old", 6)), replica("old#1.1", "a", claim_gib=6))
+    after, _ = settle(state, idle)
+    assert after.events[-1].text == "old#1.1 drains: idle for 600 s"
+    state = deployed(state, on_demand("new", 6))
+    after, _ = settle(state, heard(load("old#1.1", idle_ms=EVICT_IDLE_MS), demand=asking("new")))
+    assert after.events[-1].text == "old#1.1 drains: makes room for new"
