@@ -41,11 +41,11 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class SettingInfo:
-    """One of the cluster's settings; `unit` "" = true or false."""
+    """One of the cluster's settings; values are whole numbers, or with `unit` "" true or false."""
 
     key: str
-    value: int | bool
-    default: int | bool
+    value: Any
+    default: Any
     unit: str
     least: int = 0
     most: int = 0

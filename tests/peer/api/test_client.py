@@ -64,6 +64,18 @@ async def test_everything_that_can_be_changed(client: Client, service: FakeServi
     ]
 
 
+async def test_settings_and_pauses_come_back_as_values(
+    client: Client, service: FakeService
+) -> None:
+    shown = {one.key: (one.value, one.unit) for one in await client.settings()}
+    assert (shown["idle_ttl_s"], shown["spare_fill"]) == ((600, "s"), (True, ""))
+    after = {one.key: one.value for one in await client.change_settings({"spare_fill": False})}
+    assert after["spare_fill"] is False
+    assert (await client.pause("one", 60)).paused_left_s == 60
+    assert (await client.pause("", 0)).paused_left_s == 0
+    assert service.paused == [(NODE, 60), (NODE, 0)]
+
+
 async def test_a_refusal_is_an_error_with_its_code(client: Client, service: FakeService) -> None:
     service.refuse = ProposalRejected("unknown_deployment", "no such deployment")
     with pytest.raises(ClientError, match="no such deployment") as caught:
