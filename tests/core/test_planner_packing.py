@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fixtures.cluster_state import (
     cluster,
     deployed,
@@ -138,3 +140,14 @@ def test_any_order_of_wishes_ends_sound_and_explained(
     for name, wanted in state.deployments.items():
         lacking = len(state.replicas_of(name)) < wanted.replicas_min
         assert not lacking or name in notes
+
+
+def test_the_larger_model_gets_the_faster_of_about_equal_cards() -> None:
+    slow, fast = replace(device("gpu0", 8), speed=10.0), replace(device("gpu1", 8.4), speed=40.0)
+    vast = replace(device("gpu2", 80), speed=90.0)
+    state = deployed(
+        cluster({"a": (slow, fast, vast)}), deployment("small", 6), deployment("big", 7)
+    )
+    state = ended(state, "a")
+    places = {entry.deployment: entry.claims[0].device_id for entry in state.replicas.values()}
+    assert places == {"big": "gpu1", "small": "gpu0"}, "and the vast one waits for what needs it"
