@@ -1,4 +1,4 @@
-"""Files that go with a model: LoRA adapters.
+"""Files that go with a model: LoRA adapters and projectors for images.
 
 Owns: what their headers say, checked before llama.cpp sees the file. It must not load them. Called
 by the worker before a load and by its dry run.
@@ -15,6 +15,17 @@ from aivailable.gguf.header import read_structure
 from aivailable.gguf.reader import Structure
 
 LORA_SUFFIXES: Final = (".lora_a", ".lora_b")
+PROJECTOR_NUMBERS: Final = {
+    "image_size": 1 << 13,
+    "patch_size": 1 << 10,
+    "embedding_length": 1 << 16,
+    "feed_forward_length": 1 << 18,
+    "block_count": 1 << 10,
+    "projection_dim": 1 << 17,
+    "attention.head_count": 1 << 10,
+}
+"""Keys that every projector has, and the most that is plausible."""
+PROJECTOR_PIXELS_MAX: Final = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +56,53 @@ def read_adapter(path: str | os.PathLike[str], architecture: str) -> Companion:
 
 def _weights(structure: Structure) -> int:
     return sum(tensor.size_bytes for tensor in structure.tensors.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Projector:
+    """A checked projector (llama.cpp's "mmproj"): the half of a model that sees."""
+
+    path: str
+    kind: str
+    """`clip.projector_type`."""
+    weights_bytes: int
+    compute_bytes: int
+    """What encoding one image may take beside the weights: an allowance, see `_encoding`."""
+    pixels: int
+    """Of the largest square that is encoded at once, as far as the header says."""
+
+
+def read_projector(path: str | os.PathLike[str]) -> Projector:
+    """The header of a projector for images. Raises GgufError."""
+    label = os.fspath(path)
+    structure, _ = read_structure(label)
+    values = structure.values
+    made_for = values.get("general.architecture")
+    if made_for != "clip":
+        raise GgufError(f"{label}: this is no projector (general.architecture: {made_for!r})")
+    kind = values.get("clip.projector_type") or values.get("clip.vision.projector_type")
+    if values.get("clip.has_vision_encoder") is not True or not isinstance(kind, str):
+        raise GgufError(f"{label}: the projector reads no images")
+    numbers = {}
+    for key, most in PROJECTOR_NUMBERS.items():
+        value = values.get(f"clip.vision.{key}")
+        if type(value) is not int or not 1 <= value <= most:
+            raise GgufError(f"{label}: clip.vision.{key} is {value!r:.40}, not 1 to {most}")
+        numbers[key] = value
+    side, patch = numbers["image_size"], numbers["patch_size"]
+    if side < patch:
+        raise GgufError(f"{label}: patches of {patch} pixels do not fit images of {side}")
+    told = values.get("clip.vision.image_max_pixels")
+    pixels = max(side * side, min(told, PROJECTOR_PIXELS_MAX) if type(told) is int else 0)
+    return Projector(
+        label, kind, _weights(structure), _encoding(numbers, pixels // patch**2), pixels
+    )
+
+
+def _encoding(numbers: dict[str, int], patches: int) -> int:
+    """Bytes of a vision transformer's graph with flash attention: for every patch the values that
+    live at once (its pixels, eight vectors of the layer's width, two of the feed-forward's, two of
+    the projection's), in float32."""
+    width = 8 * numbers["embedding_length"] + 2 * numbers["feed_forward_length"]
+    pixels = 3 * numbers["patch_size"] ** 2
+    return 4 * patches * (pixels + width + 2 * numbers["projection_dim"])

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 Task = Literal["generate", "embed", "rerank"]
+IMAGE_ROW_ID = -1
+"""In prompt ids: a place in the context that a row of an image takes, not a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ class Started:
     prompt_tokens: int
     cached_tokens: int = 0
     prompt_ids: tuple[int, ...] = ()
-    """The tokenized prompt, for continuation on another replica of the same digest."""
+    """The tokenized prompt, for continuation on another replica of the same digest; with
+    IMAGE_ROW_ID where the images of the messages are."""
 
 
 @dataclass(frozen=True, slots=True)

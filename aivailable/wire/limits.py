@@ -38,6 +38,12 @@ STATE_MAX_BYTES: Final = 2 * MIB
 HTTP_BODY_MAX_BYTES: Final = 4 * MIB - 64 * KIB
 """A client's request body: it must fit one link message with its envelope."""
 WORKER_FRAME_MAX_BYTES: Final = 8 * MIB
+IMAGES_MAX: Final = 16
+"""Of one request."""
+IMAGE_MAX_BYTES: Final = 3 * MIB - 64 * KIB
+"""One image's file; as base64 it still fits HTTP_BODY_MAX_BYTES."""
+IMAGE_MAX_PIXELS: Final = 1 << 24
+"""One image: 16.8 million, 48 MiB when it is decoded."""
 STOP_STRINGS_MAX: Final = 16
 STOP_STRING_MAX_CHARS: Final = 256
 WEIGHTS_CHUNK_BYTES: Final = 1 * MIB

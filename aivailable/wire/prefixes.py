@@ -68,5 +68,11 @@ def _pieces(request: Generate) -> Iterator[bytes]:
 
 
 def _canonical(value: Any) -> bytes:
-    """JSON with sorted keys; what JSON cannot say is written as Python says it."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr).encode()
+    """JSON with sorted keys; images by digest, what else it cannot say as Python says it."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_written).encode()
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bytes):
+        return hashlib.blake2b(value, digest_size=16).hexdigest()
+    return repr(value)

@@ -13,12 +13,14 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from aivailable.errors import GgufError, RequestError
+from aivailable.gguf.companions import Projector
 from aivailable.gguf.facts import ModelFacts
 from aivailable.gguf.header import Header, read_header
 from aivailable.wire.generation import Generate
@@ -45,6 +47,7 @@ from aivailable.worker.llama_cache import LlamaCache
 from aivailable.worker.llama_claims import Claimed, claim_devices
 from aivailable.worker.llama_dry_run import add_late_compute, dry_run
 from aivailable.worker.llama_library import (
+    Buffers,
     Log,
     import_library,
     parse_buffers,
@@ -59,7 +62,15 @@ from aivailable.worker.llama_parameters import (
     model_parameters,
     parameters,
 )
-from aivailable.worker.vision import refuse_images
+from aivailable.worker.llama_projector import (
+    Eyes,
+    load_projector,
+    projector_of,
+    with_projector,
+    with_room,
+)
+from aivailable.worker.llama_vision import LlamaVision
+from aivailable.worker.vision import refuse_images, with_marks
 
 PIECE_BUFFER_BYTES: Final = 256
 PROGRESS_STEP: Final = 0.05
@@ -81,6 +92,8 @@ class LlamaEngine:
         on_gpu = any(device.backend not in ("cpu", "sim") for device in load.devices)
         chosen = parameters(header.facts, load.context, load.slots, load.options, on_gpu=on_gpu)
         adapters = adapters_of(load.path, header.facts, load.options)
+        projector = projector_of(load.path, load.options)
+        chosen = with_room(chosen, projector)
         self._library, self.version = import_library()
         self.context, self.slots = load.context, load.slots
         self.sequences, self.warm_tokens = chosen.sequences, chosen.warm
@@ -97,6 +110,7 @@ class LlamaEngine:
         # Nothing is allocated before it is known to fit: a KV cache over the claim would push out
         # the desktop's, or on the CPU somebody's, memory before the load fails.
         predicted = dry_run(self._library, self._log, header, chosen, claimed, adapters)
+        predicted = with_projector(predicted, projector)
         claimed.refuse_larger(predicted.total_bytes, "weights, KV cache and compute buffers")
         self._model = self._load_model(load, chosen, claimed, progress)
         handles = load_adapters(self._library, self._model, adapters, self._log)
@@ -109,6 +123,8 @@ class LlamaEngine:
             claimed.refuse_cpu(
                 buffers, offloaded, header.embedding_bytes, cached=predicted.kv_bytes > 0
             )
+        self.notes = _notes(chosen, cores, self._log, adapters)
+        eyes = self._load_eyes(projector, chosen, claimed, buffers)
         used = claimed.used(buffers)
         self.footprint = Footprint(
             header.facts.name,
@@ -122,11 +138,8 @@ class LlamaEngine:
             self._library, self._context, self._model, header.facts.sliding_window, identity
         )
         self.draft_tokens = 0 if self.cache.recurrent else chosen.draft
+        self.notes = (*self.notes, _draft_note(self.draft_tokens, header.facts, load.options))
         self.trim, self.fork, self.reach = self.cache.trim, self.cache.fork, self.cache.reach
-        self.notes = (
-            *_notes(chosen, cores, self._log, adapters),
-            _draft_note(self.draft_tokens, header.facts, load.options),
-        )
         self._vocab = self._library.llama_model_get_vocab(self._model)
         self.vocabulary: int = self._library.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
@@ -135,12 +148,15 @@ class LlamaEngine:
         self._bos = self._special(self._library.llama_vocab_bos(self._vocab))
         self._templates = (header.chat_template, header.tool_template)
         self._chats: Conversations | None = None
+        self._vision = self._seeing(eyes, chosen)
         progress("warming", 0.0)
         self._smoke()
 
     def prepare(self, request: Generate) -> Prepared:
         """Render and tokenize. Raises RequestError."""
         if request.messages is not None:
+            if self._vision is not None:
+                return self._prepare_seeing(request, self._vision)
             refuse_images(request.messages)
             return self._conversations().prepare(
                 request, tokenize=self._prompt_ids, control_token=self._marker_token
@@ -150,11 +166,20 @@ class LlamaEngine:
         return Prepared(self._tokenize(request.prompt or "", add_special=True))
 
     def decode(self, parts: Sequence[Part]) -> list[Logits]:
-        """One llama_decode. Raises DecodeFailed with llama.cpp's return code."""
-        rows = self._batch.fill(parts)
-        code = self._library.llama_decode(self._context, self._batch.native)
+        """One llama_decode, or several where images are among the tokens. Raises DecodeFailed with
+        llama.cpp's return code."""
+        if self._vision is not None and self._vision.concerns(parts):
+            return self._vision.decode(parts)
+        return self._decode_tokens(parts)
+
+    def _decode_tokens(self, parts: Sequence[Part]) -> list[Logits]:
+        return self._run(self._batch.native, self._batch.fill(parts))
+
+    def _run(self, native: Any, rows: int) -> list[Logits]:
+        """Decode a filled batch with so many outputs."""
+        code = self._library.llama_decode(self._context, native)
         if code == NO_CELLS:
-            raise CellsExhausted(f"no KV cell is free for {self._batch.native.n_tokens} tokens")
+            raise CellsExhausted(f"no KV cell is free for {native.n_tokens} tokens")
         if code != 0:
             why = {2: "aborted", -1: "invalid batch"}.get(code, "failed")
             raise DecodeFailed(f"llama_decode returned {code}: {why} | {self._log.tail(2)}")
@@ -220,6 +245,60 @@ class LlamaEngine:
                 code, f"llama.cpp makes no context of {chosen.cells} tokens: {self._log.tail()}"
             )
         return context
+
+    def _load_eyes(
+        self, projector: Projector | None, chosen: Parameters, claimed: Claimed, buffers: Buffers
+    ) -> Eyes | None:
+        """Load the projector, if there is one, and count it among the buffers."""
+        if projector is None:
+            return None
+        eyes, more = load_projector(
+            self._model, projector, chosen, claimed, self._log, f"<__{secrets.token_hex(16)}__>"
+        )
+        buffers.add(more)
+        # The log of other loads says nothing of it.
+        self.notes = (*self.notes, f"projector={os.path.basename(projector.path)}")
+        self.vision = True
+        return eyes
+
+    def _seeing(self, eyes: Eyes | None, chosen: Parameters) -> LlamaVision | None:
+        if eyes is None:
+            return None
+        made = LlamaVision(
+            self._library,
+            self._context,
+            eyes,
+            self.cache,
+            vocabulary=self.vocabulary,
+            width=int(self._library.llama_model_n_embd_inp(self._model)),
+            batch=chosen.batch,
+            ubatch=chosen.ubatch,
+            run=self._run,
+            decode_tokens=self._decode_tokens,
+        )
+        self.trim, self.fork = made.trim, made.fork
+        return made
+
+    def _prepare_seeing(self, request: Generate, vision: LlamaVision) -> Prepared:
+        """A request whose messages may have images: each is a mark in the template's text."""
+        messages, images = with_marks(request.messages or (), vision.mark)
+        pictures = tuple(vision.picture(data) for data in images)
+
+        def tokenize(text: str) -> tuple[int, ...]:
+            if not pictures:
+                return self._prompt_ids(text)
+            special = not (self._bos and text.startswith(self._bos))
+            return vision.tokenize(text, pictures, special=special)
+
+        prepared = self._conversations().prepare(
+            dataclasses.replace(request, messages=messages),
+            tokenize=tokenize,
+            control_token=self._marker_token,
+        )
+        if pictures and request.prompt_ids is not None:
+            filled = vision.filled(request.prompt_ids, pictures)
+            prepared = dataclasses.replace(prepared, prompt=filled)
+        return dataclasses.replace(prepared, media=pictures)
 
     def _smoke(self) -> None:
         """Decode once before anything is promised."""

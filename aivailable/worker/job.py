@@ -13,7 +13,13 @@ from typing import Final, Literal
 
 import numpy as np
 
-from aivailable.wire.generation import CallDelta, FinishReason, Generate, TokenLogprob
+from aivailable.wire.generation import (
+    IMAGE_ROW_ID,
+    CallDelta,
+    FinishReason,
+    Generate,
+    TokenLogprob,
+)
 from aivailable.worker.answer import Delta, Grammar, Prepared
 from aivailable.worker.detokenizer import StopStrings, Utf8Stream
 from aivailable.worker.drafting import Drafter
@@ -72,6 +78,7 @@ class Job:
         self._limit = limit
         self._language = language
         self._visible = prepared.visible
+        self._media = prepared.media
         self._sampler = Sampler(
             request.sampling,
             seed_of(request.sampling, request.request_id),
@@ -173,7 +180,7 @@ class Job:
         """Ids and text travel together: what was certain after these ids has been sent, and what
         was held back then is held back here too."""
         if self._sampler.remembers:
-            for token in self.tokens[: self.prompt_tokens]:
+            for token in self._said(self.tokens[: self.prompt_tokens]):
                 self._sampler.take(token, answer=False)
         for token in self.request.generated_ids:
             if not self.replays_singly:
@@ -181,9 +188,24 @@ class Job:
             self._read(token)
         self._settle()
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The prompt's ids as another worker can take them."""
+        ids = self.tokens[: self.prompt_tokens]
+        if not self._media:
+            return tuple(ids)
+        size = self._language.size
+        return tuple(token if token < size else IMAGE_ROW_ID for token in ids)
+
+    def _said(self, tokens: list[int]) -> list[int]:
+        """Without the rows of images, which are no words that could be repeated."""
+        if not self._media:
+            return tokens
+        return [token for token in tokens if token < self._language.size]
+
     def _choose(self, logits: Logits, tokens: list[int], position: int) -> int:
         sampler, binding = self._sampler, self._binding
-        row = sampler.changed(logits, tokens)
+        row = sampler.changed(logits, self._said(tokens))
         token = sampler.draw(row, position)
         if binding is None or binding.allows(token):
             return token

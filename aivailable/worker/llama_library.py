@@ -59,6 +59,15 @@ def import_library() -> tuple[Any, str]:
     return package.llama_cpp, str(package.__version__)
 
 
+def import_media_library() -> Any:
+    """llama-cpp-python's module for images (llama.cpp's mtmd). Raises LoadRefused where this build
+    has none."""
+    try:
+        return importlib.import_module("llama_cpp.mtmd_cpp")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise LoadRefused("unsupported", f"this llama.cpp reads no images: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class Buffers:
     """Bytes of llama.cpp's buffers, by the name of the memory they lie in ("CPU", "CUDA0", …).
@@ -90,6 +99,16 @@ class Buffers:
         """Count bytes that will be allocated later."""
         if count:
             self.compute[memory] = self.compute.get(memory, 0) + count
+
+    def add(self, other: Buffers) -> None:
+        """Count what another load takes beside these."""
+        for mine, more in (
+            (self.model, other.model),
+            (self.kv, other.kv),
+            (self.compute, other.compute),
+        ):
+            for memory, count in more.items():
+                mine[memory] = mine.get(memory, 0) + count
 
 
 def parse_buffers(lines: Iterable[str]) -> Buffers:
@@ -146,6 +165,7 @@ class Log:
         self.lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
         callback = library.llama_log_callback(self._take)
         library.llama_log_set(callback, ctypes.c_void_p(0))
+        self.callback = callback
         _CALLBACKS.append(callback)
 
     def _take(self, level: int, text: bytes, _: Any) -> None:

@@ -17,7 +17,6 @@ from aivailable.worker.cores import Cores
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.options import Options
 from aivailable.worker.pooling import POOLING_TYPES, pooling_of, text_tokens
-from aivailable.worker.vision import refuse_projector
 
 CONTEXT_PAD_CELLS: Final = 256
 UBATCH_GPU_TOKENS: Final = 512
@@ -48,7 +47,7 @@ NUMA: Final = {"off": 0, "distribute": 1, "isolate": 2}
 CPU_BACKENDS: Final = frozenset({"cpu", "sim"})
 KNOWN_OPTIONS: Final = (
     *("kv_type", "ubatch", "threads", "flash_attention", "warm_tokens", "numa"),
-    *("pooling", "lora", "draft"),
+    *("pooling", "lora", "draft", "projector"),
 )
 TEXTS_AT_ONCE: Final = 32
 """Texts of one decode when they are embedded; each has a sequence."""
@@ -96,9 +95,10 @@ def parameters(
 ) -> Parameters:
     """Raises LoadRefused("unsupported") for an option that is unknown or out of range."""
     chosen = Options(options)
-    refuse_projector(options)
     chosen.only(*KNOWN_OPTIONS)
     pooling = pooling_of(facts, chosen)
+    if pooling and "projector" in options:
+        raise LoadRefused("unsupported", "engine option projector: this load computes vectors only")
     if pooling:
         context, slots = text_tokens(facts, context), 1
     kv_type = chosen.choice("kv_type", "f16", tuple(KV_TYPES))

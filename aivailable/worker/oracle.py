@@ -28,6 +28,7 @@ from aivailable.worker.llama_claims import claim_devices
 from aivailable.worker.llama_dry_run import dry_run
 from aivailable.worker.llama_library import Log, import_library
 from aivailable.worker.llama_parameters import CPU_BACKENDS, parameters
+from aivailable.worker.llama_projector import projector_of, with_projector, with_room
 from aivailable.worker.loading import check_sizes
 
 UNLIMITED_BYTES = 1 << 50
@@ -47,11 +48,14 @@ def measure(
     on_gpu = backend not in CPU_BACKENDS
     chosen = parameters(header.facts, context, slots, options, on_gpu=on_gpu)
     adapters = adapters_of(path, header.facts, options)
+    projector = projector_of(path, options)
+    chosen = with_room(chosen, projector)
     library, _ = import_library()
     log = Log(library)
     library.llama_backend_init()
     claims = [DeviceClaim(str(index), backend, index, UNLIMITED_BYTES) for index in indices]
-    return dry_run(library, log, header, chosen, claim_devices(library, claims), adapters)
+    needed = dry_run(library, log, header, chosen, claim_devices(library, claims), adapters)
+    return with_projector(needed, projector)
 
 
 def main(arguments: list[str]) -> int:

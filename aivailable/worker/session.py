@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Final
 
 from aivailable.errors import RequestError
@@ -141,7 +142,8 @@ class Session:
         self._check(request)
         prepared = self._engine.prepare(request)
         prompt = prepared.prompt
-        self._check_ids(prompt, "the prompt")
+        if not prepared.media:
+            self._check_ids(prompt, "the prompt")
         self._check_ids(request.generated_ids, "generated_ids")
         context = self._engine.context
         if not prompt:
@@ -238,7 +240,11 @@ class Session:
     def _drafts(self) -> Mapping[int, tuple[int, ...]]:
         if not self._drafting.active:
             return {}
-        return self._drafting.plan(self._batcher.draftable, self._batcher.draft_room)
+        guesses = self._drafting.plan(self._batcher.draftable, self._batcher.draft_room)
+        # What followed the last time may be an image: its rows are nothing that can be drawn.
+        size = self._engine.vocabulary
+        said = {slot: tuple(takewhile(lambda t: t < size, ids)) for slot, ids in guesses.items()}
+        return {slot: ids for slot, ids in said.items() if ids}
 
     def _measure(self, parts: tuple[Part, ...], rows: int, elapsed_s: float) -> None:
         drafted = sum(part.drafted for part in parts)
@@ -371,7 +377,7 @@ class Session:
         if ids + job.prompt_tokens > STARTED_IDS_PER_FRAME_MAX:
             self._tell()
         self._tally.cached_tokens += job.cached
-        prompt = tuple(job.tokens[: job.prompt_tokens])
+        prompt = job.prompt
         self._out.started.append(Started(job.request_id, len(prompt), job.cached, prompt))
 
     def _tell(self) -> None:

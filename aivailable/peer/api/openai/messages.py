@@ -14,11 +14,9 @@ from typing import Any
 
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.parameters import Parameters, as_object, checked_text, wrong_type
-from aivailable.wire.limits import MIB
+from aivailable.wire.limits import IMAGE_MAX_BYTES, IMAGES_MAX
 
 MESSAGES_MAX = 4096
-IMAGES_MAX = 16
-IMAGE_MAX_BYTES = 3 * MIB
 _IMAGE_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 """PNG and JPEG, the formats that every build of the engine can read."""
 _ROLES: Mapping[str, str] = {

@@ -1,0 +1,156 @@
+"""The projector of a deployment, option `projector=FILE`: found, predicted, loaded, counted.
+
+Owns: the check of the file, what its load may take, mtmd's context, and which projectors are
+refused because their images cannot be served right. Used by engine_llama, its dry run in oracle,
+and llama_vision, which asks it to encode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aivailable.errors import GgufError
+from aivailable.gguf.companions import Projector, read_projector
+from aivailable.gguf.memory import Need
+from aivailable.worker.engine import LoadRefused
+from aivailable.worker.llama_adapters import companion_path
+from aivailable.worker.llama_claims import Claimed
+from aivailable.worker.llama_library import MAIN_MEMORY, MIB, Buffers, Log, import_media_library
+from aivailable.worker.llama_parameters import Parameters
+
+WHOLE_KINDS: Final = frozenset({"gemma3", "gemma4v", "gemma4uv"})
+"""Every row of an image sees the whole image (mtmd_decode_use_non_causal): one decode each."""
+WHOLE_IMAGE_TOKENS: Final = 512
+"""Room in one decode for those: Gemma's images have 256 rows, at most 280 in its fourth version."""
+PLACED_KINDS: Final = frozenset({"deepseek4v"})
+"""How many rows an image has depends on where it stands."""
+_WEIGHTS: Final = re.compile(r"load_hparams: model size: *([0-9.]+) MiB")
+_COMPUTE: Final = re.compile(r"(\S+) compute buffer size = *([0-9.]+) MiB")
+_WARMED: Final = re.compile(r"warmup with image size = (\d+) x (\d+)")
+_PIXELS: Final = re.compile(r"image_max_pixels: *(\d+)")
+_SLOW: Final = "flash attention is disabled"
+_BEGUN: Final = "CLIP using "
+_ON_CPU: Final = "CLIP using CPU backend"
+
+
+def projector_of(model_path: str, options: Mapping[str, str]) -> Projector | None:
+    """Read the option and check the file's header. Raises LoadRefused."""
+    given = options.get("projector", "").strip()
+    if not given:
+        return None
+    try:
+        found = read_projector(companion_path(model_path, given))
+    except GgufError as error:
+        raise LoadRefused("bad_file", f"engine option projector: {error}") from error
+    if found.kind in PLACED_KINDS:
+        raise _refused(found, "the rows of its images depend on their place in the prompt")
+    return found
+
+
+def with_room(chosen: Parameters, projector: Projector | None) -> Parameters:
+    """Sizes that hold a whole image where it must not be cut."""
+    if projector is None or projector.kind not in WHOLE_KINDS:
+        return chosen
+    ubatch = max(chosen.ubatch, min(WHOLE_IMAGE_TOKENS, chosen.cells))
+    return dataclasses.replace(chosen, ubatch=ubatch, batch=max(chosen.batch, ubatch))
+
+
+def with_projector(need: Need, projector: Projector | None) -> Need:
+    """What the model needs, and the projector beside it, on the first claimed device."""
+    if projector is None:
+        return need
+    return dataclasses.replace(
+        need,
+        weights_bytes=need.weights_bytes + projector.weights_bytes,
+        compute_bytes=need.compute_bytes + projector.compute_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """A loaded projector. `native` is its mtmd_context."""
+
+    media: Any
+    """The module llama_cpp.mtmd_cpp."""
+    native: Any
+    mark: str
+    """Stands for an image in a prompt's text; no text can guess it."""
+    whole: bool
+    """An image is decoded in one piece."""
+
+
+def load_projector(
+    model: Any, projector: Projector, chosen: Parameters, claimed: Claimed, log: Log, mark: str
+) -> tuple[Eyes, Buffers]:
+    """Load the file onto the first claimed device, and what llama.cpp says that it takes there.
+
+    Raises LoadRefused: for a file that does not fit the model, one whose images this scheduler
+    cannot place (M-RoPE), or one that is not on the claimed GPU.
+    """
+    media = import_media_library()
+    log.lines.clear()
+    media.mtmd_helper_log_set(log.callback, None)
+    given = media.mtmd_context_params_default()
+    given.use_gpu = bool(claimed.gpus)
+    given.device = claimed.gpus[0].handle if claimed.gpus else None
+    given.print_timings = False
+    given.n_threads = max(1, chosen.threads)
+    given.media_marker = mark.encode()
+    native = media.mtmd_init_from_file(projector.path.encode(), model, given)
+    if not native:
+        code = "out_of_memory" if log.says_no_memory() else "bad_file"
+        raise LoadRefused(
+            code, f"llama.cpp cannot use the projector {projector.path}: {log.tail()}"
+        )
+    if not media.mtmd_support_vision(native):
+        raise _refused(projector, "it reads no images")
+    if media.mtmd_decode_use_mrope(native):
+        raise _refused(
+            projector,
+            "this model places images by M-RoPE, where a row of an image is no position of its "
+            "own, which prefix reuse and continuation count on; deploy it without its projector",
+        )
+    whole = bool(media.mtmd_decode_use_non_causal(native, None))
+    if whole and projector.kind not in WHOLE_KINDS:
+        raise _refused(projector, "its images are not causal and of a size that is not known")
+    if claimed.gpus and any(_ON_CPU in line for line in log.lines):
+        raise LoadRefused("not_fully_offloaded", f"the projector {projector.path} is on the CPU")
+    memory = claimed.gpus[0].name if claimed.gpus else MAIN_MEMORY
+    return Eyes(media, native, mark, whole), projector_buffers(log.lines, projector, memory)
+
+
+def projector_buffers(lines: Iterable[str], projector: Projector, memory: str) -> Buffers:
+    """What mtmd says of a load. Its graph was laid out for a warm-up image; a larger one needs in
+    proportion more (by the square where attention is not flash attention), which is counted."""
+    buffers = Buffers()
+    encoders: list[dict[str, int]] = []
+    weights, pixels, warmed, power = 0, projector.pixels, 0, 1
+    for line in lines:
+        if _BEGUN in line:
+            encoders.append({})
+        elif (found := _WEIGHTS.search(line)) is not None:
+            weights = math.ceil(float(found[1]) * MIB)
+        elif (found := _COMPUTE.search(line)) is not None and encoders:
+            # Said again when it is laid out anew without flash attention: the last word counts.
+            encoders[-1][found[1]] = math.ceil(float(found[2]) * MIB)
+        elif (found := _WARMED.search(line)) is not None:
+            warmed = int(found[1]) * int(found[2])
+        elif (found := _PIXELS.search(line)) is not None:
+            pixels = int(found[1])
+        elif _SLOW in line:
+            power = 2
+    buffers.model[memory] = weights
+    larger = max(1.0, pixels / warmed) ** power if warmed else 1.0
+    for encoder in encoders:
+        for name, count in encoder.items():
+            buffers.add_compute(name, math.ceil(count * larger))
+    return buffers
+
+
+def _refused(projector: Projector, why: str) -> LoadRefused:
+    return LoadRefused("unsupported", f"the projector {projector.path} ({projector.kind}): {why}")

@@ -1,0 +1,452 @@
+"""Images beside text in one context: laid out, encoded once, decoded as rows of numbers.
+
+Owns: every mtmd call after the load, the ids that stand for the rows of an image, the encoded
+rows, and the steps that hold some. It must not schedule: a row is an id beyond the vocabulary, in
+the job's tokens like any other, so that prefix reuse, trims and budgets count it without knowing.
+Used by engine_llama.
+
+An image is encoded when its first row is decoded, not when its request arrives: a long line of
+requests must not stall the running ones. Ids are given once and never again, the same to the same
+image while it is known, so that equal ids mean equal rows. llama.cpp takes either tokens or rows
+in one decode; a step with both becomes several.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from aivailable.errors import RequestError
+from aivailable.wire.generation import IMAGE_ROW_ID
+from aivailable.worker.engine import DecodeFailed, LoadRefused, Logits, Part
+from aivailable.worker.llama_cache import LlamaCache
+from aivailable.worker.llama_projector import Eyes
+from aivailable.worker.vision import image_size
+
+ROWS_MAX_BYTES: Final = 128 << 20
+"""Encoded images in main memory, the last ones used; others are encoded again when needed."""
+KNOWN_MAX: Final = 4096
+"""Images whose ids are remembered after their requests."""
+TRIAL_SIDE: Final = 512
+"""An image of so many pixels square is laid out at load, to see that its rows fit."""
+NO_FOLDER: Final = b"/dev/null"
+"""Where mtmd looks for ffmpeg, which it would start for what is no image."""
+IMAGE_CHUNK: Final = 1
+TEXT_CHUNK: Final = 0
+"""mtmd.h `enum mtmd_input_chunk_type`."""
+
+Rows = npt.NDArray[np.float32]
+Run = Callable[[Any, int], list[Logits]]
+"""One llama_decode of a native batch with so many outputs. Raises DecodeFailed."""
+
+
+@dataclass(eq=False)
+class Picture:
+    """One image of a request. Its rows have the ids from `first` on, in chunks of `sizes`."""
+
+    digest: bytes
+    data: bytes
+    width: int
+    height: int
+    sizes: tuple[int, ...]
+    first: int
+
+    @property
+    def ids(self) -> range:
+        """Of all its rows."""
+        return range(self.first, self.first + sum(self.sizes))
+
+    def chunk_of(self, token: int) -> tuple[int, int]:
+        """The chunk that a row belongs to, and the id of that chunk's first row."""
+        first = self.first
+        for index, size in enumerate(self.sizes):
+            if token < first + size:
+                return index, first
+            first += size
+        raise IndexError(token)
+
+
+class LlamaVision:
+    """See the module's docstring. `run` decodes a native batch, `decode_tokens` parts of tokens.
+    Raises LoadRefused when its images do not fit one decode of `ubatch` tokens."""
+
+    def __init__(
+        self,
+        library: Any,
+        context: Any,
+        eyes: Eyes,
+        cache: LlamaCache,
+        *,
+        vocabulary: int,
+        width: int,
+        batch: int,
+        ubatch: int,
+        run: Run,
+        decode_tokens: Callable[[Sequence[Part]], list[Logits]],
+    ) -> None:
+        self._library, self._context, self._cache = library, context, cache
+        self._eyes, self._media = eyes, eyes.media
+        self._vocabulary = vocabulary
+        self._width = width
+        self._ubatch = ubatch
+        self._batch = _RowBatch(library, max(batch, ubatch), width)
+        self._run, self._decode_tokens = run, decode_tokens
+        self._live: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
+        self._firsts: OrderedDict[bytes, int] = OrderedDict()
+        self._next = vocabulary
+        self._rows: OrderedDict[tuple[bytes, int], Rows] = OrderedDict()
+        self._open: tuple[bytes, _Chunks] | None = None
+        """The image that is being encoded, cut and scaled for its encoder."""
+        self._ahead: dict[int, tuple[int, int]] = {}
+        """Sequence → tokens from, to which an uncut image fills it, further than was asked for."""
+        try:
+            self._sizes(TRIAL_SIDE, TRIAL_SIDE)
+        except RequestError as error:
+            raise LoadRefused("unsupported", f"engine option projector: {error}") from error
+
+    @property
+    def mark(self) -> str:
+        """Stands for an image in a prompt's text."""
+        return self._eyes.mark
+
+    def picture(self, data: bytes) -> Picture:
+        """An image of a request, decoded once to see that it is whole. Raises RequestError."""
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        known = self._live.get(digest)
+        if known is not None:
+            return known
+        size = image_size(data)
+        bitmap = self._bitmap(data, placeholder=True)
+        media = self._media
+        whole = bool(bitmap) and size == (
+            media.mtmd_bitmap_get_nx(bitmap),
+            media.mtmd_bitmap_get_ny(bitmap),
+        )
+        if bitmap:
+            media.mtmd_bitmap_free(bitmap)
+        if size is None or not whole:
+            raise RequestError(
+                400, "invalid_image", "the image is damaged: it cannot be decoded; send it again"
+            )
+        sizes = self._sizes(*size)
+        first = self._firsts.pop(digest, None)
+        if first is None:
+            first = self._next
+            self._next += sum(sizes)
+        self._firsts[digest] = first
+        if len(self._firsts) > KNOWN_MAX:
+            self._firsts.popitem(last=False)
+        made = self._live[digest] = Picture(digest, data, *size, sizes, first)
+        return made
+
+    def tokenize(self, text: str, pictures: Sequence[Picture], *, special: bool) -> tuple[int, ...]:
+        """The ids of a prompt with marks, each replaced by the next picture's rows and what the
+        model wants around them. `special`: begin with the begin token. Raises RequestError."""
+        if text.count(self.mark) != len(pictures):
+            raise RequestError(
+                400,
+                "template_error",
+                f"the model's chat template shows {text.count(self.mark)} of "
+                f"{len(pictures)} images: it cannot write this order of messages",
+            )
+        rows = iter([token for picture in pictures for token in picture.ids])
+        ids: list[int] = []
+        sizes = [(picture.width, picture.height) for picture in pictures]
+        with _Chunks(self._eyes, text, sizes=sizes, special=special) as chunks:
+            for chunk in chunks.all():
+                if self._media.mtmd_input_chunk_get_type(chunk) == TEXT_CHUNK:
+                    count = ctypes.c_size_t()
+                    tokens = self._media.mtmd_input_chunk_get_tokens_text(
+                        chunk, ctypes.byref(count)
+                    )
+                    ids.extend(tokens[: count.value])
+                else:
+                    size = self._media.mtmd_input_chunk_get_n_tokens(chunk)
+                    ids.extend(next(rows) for _ in range(size))
+        return tuple(ids)
+
+    def filled(self, ids: Sequence[int], pictures: Sequence[Picture]) -> tuple[int, ...]:
+        """A continuation's prompt: its tokens, and the images' rows where the first worker had
+        them. Raises RequestError when they do not fit."""
+        rows = [token for picture in pictures for token in picture.ids]
+        if sum(token == IMAGE_ROW_ID for token in ids) != len(rows) or any(
+            token != IMAGE_ROW_ID and not 0 <= token < self._vocabulary for token in ids
+        ):
+            raise RequestError(400, "invalid_request", "prompt_ids do not fit the images")
+        following = iter(rows)
+        return tuple(next(following) if token == IMAGE_ROW_ID else token for token in ids)
+
+    def concerns(self, parts: Sequence[Part]) -> bool:
+        """Whether a step holds rows of images."""
+        return any(max(part.tokens) >= self._vocabulary for part in parts)
+
+    def decode(self, parts: Sequence[Part]) -> list[Logits]:
+        """One step, in as many decodes as it takes; what is tokens at its end goes together.
+
+        Raises DecodeFailed; the caches of the parts' slots are as before then, or undefined when
+        it is not CellsExhausted.
+        """
+        rows: list[list[Logits]] = [[] for _ in parts]
+        last: list[tuple[int, Part]] = []
+        begun: list[Part] = []
+        try:
+            for index, part in enumerate(parts):
+                runs = self._runs(part)
+                for run in runs:
+                    if run.tokens[0] >= self._vocabulary:
+                        begun.append(part)
+                        rows[index] = self._decode_rows(run)
+                    elif run is runs[-1]:
+                        last.append((index, run))
+                    else:
+                        begun.append(part)
+                        self._decode_tokens((run,))
+            if last:
+                # After all others: its rows lie in memory that the next decode writes.
+                together = self._decode_tokens([run for _, run in last])
+                remaining = iter(together)
+                for index, run in last:
+                    rows[index] = [next(remaining) for _ in range(run.rows)]
+        except DecodeFailed:
+            for part in begun:
+                if self.trim(part.slot, part.position) != part.position:
+                    raise DecodeFailed("a step with images failed half-way") from None
+            raise
+        return [row for found in rows for row in found]
+
+    def trim(self, slot: int, length: int) -> int:
+        """As sequences.Caches."""
+        kept = self._cache.trim(slot, length)
+        if self._ahead.get(slot, (0, 0))[1] > kept:
+            del self._ahead[slot]
+        return kept
+
+    def fork(self, source: int, target: int, length: int) -> int:
+        """As sequences.Caches."""
+        self._ahead.pop(target, None)
+        return self._cache.fork(source, target, length)
+
+    def _runs(self, part: Part) -> list[Part]:
+        """The part cut where tokens and rows meet, and where the chunks of images do."""
+        runs: list[Part] = []
+        tokens, start = part.tokens, 0
+        while start < len(tokens):
+            end = start + 1
+            if tokens[start] < self._vocabulary:
+                while end < len(tokens) and tokens[end] < self._vocabulary:
+                    end += 1
+            else:
+                picture = self._picture_of(tokens[start])
+                index, first = picture.chunk_of(tokens[start])
+                end = min(len(tokens), start + first + picture.sizes[index] - tokens[start])
+            runs.append(
+                dataclasses.replace(
+                    part,
+                    tokens=tokens[start:end],
+                    position=part.position + start,
+                    wants_logits=part.wants_logits and end == len(tokens),
+                    drafted=part.drafted if end == len(tokens) else 0,
+                )
+            )
+            start = end
+        return runs
+
+    def _decode_rows(self, run: Part) -> list[Logits]:
+        picture = self._picture_of(run.tokens[0])
+        index, first = picture.chunk_of(run.tokens[0])
+        rows = self._encoded(picture, index)
+        offset = run.tokens[0] - first
+        if not self._eyes.whole:
+            piece = rows[offset : offset + len(run.tokens)]
+            outputs = self._batch.fill(piece, run.slot, run.position, run.wants_logits)
+            return [row.copy() for row in self._run(self._batch.native, outputs)]
+        begin, end = run.position - offset, run.position - offset + len(rows)
+        if run.wants_logits:
+            raise DecodeFailed("the prompt ends inside an image")
+        if self._ahead.get(run.slot) == (begin, end):
+            return []
+        if offset and self.trim(run.slot, begin) != begin:
+            raise DecodeFailed("the beginning of an image has left the cache")
+        self._batch.fill(rows, run.slot, begin, False)
+        self._library.llama_set_causal_attn(self._context, False)
+        try:
+            self._run(self._batch.native, 0)
+        finally:
+            self._library.llama_set_causal_attn(self._context, True)
+        self._ahead[run.slot] = (begin, end)
+        return []
+
+    def _picture_of(self, token: int) -> Picture:
+        for picture in self._live.values():
+            if token in picture.ids:
+                return picture
+        raise DecodeFailed(f"no image is known by the id {token}")
+
+    def _encoded(self, picture: Picture, index: int) -> Rows:
+        """The chunk's rows, from the cache or computed now. Raises DecodeFailed."""
+        key = (picture.digest, index)
+        rows = self._rows.pop(key, None)
+        if rows is None:
+            rows = self._encode(picture, index)
+        self._rows[key] = rows
+        held = sum(each.nbytes for each in self._rows.values())
+        while held > ROWS_MAX_BYTES and len(self._rows) > 1:
+            held -= self._rows.popitem(last=False)[1].nbytes
+        return rows
+
+    def _encode(self, picture: Picture, index: int) -> Rows:
+        media, native = self._media, self._eyes.native
+        if self._open is None or self._open[0] != picture.digest:
+            if self._open is not None:
+                self._open[1].close()
+                self._open = None
+            bitmap = self._bitmap(picture.data, placeholder=False)
+            if not bitmap:
+                raise DecodeFailed("an image could not be decoded again")
+            self._open = (
+                picture.digest,
+                _Chunks(self._eyes, self.mark, bitmaps=[bitmap], special=False),
+            )
+        chunk = self._open[1].images()[index]
+        if media.mtmd_encode_chunk(native, chunk) != 0:
+            raise DecodeFailed("llama.cpp could not encode an image")
+        size = picture.sizes[index] * self._width
+        address = ctypes.cast(media.mtmd_get_output_embd(native), ctypes.c_void_p).value
+        if address is None:
+            raise DecodeFailed("llama.cpp computed no rows of an image")
+        numbers = (ctypes.c_float * size).from_address(address)
+        rows = np.frombuffer(memoryview(numbers), np.float32).copy()
+        if index == len(picture.sizes) - 1:
+            self._open[1].close()
+            self._open = None
+        return rows.reshape(-1, self._width)
+
+    def _sizes(self, width: int, height: int) -> tuple[int, ...]:
+        """Rows of each chunk of an image of so many pixels. Raises RequestError."""
+        media = self._media
+        with _Chunks(self._eyes, self.mark, sizes=[(width, height)], special=False) as chunks:
+            images = chunks.images()
+            sizes = tuple(int(media.mtmd_input_chunk_get_n_tokens(chunk)) for chunk in images)
+            if any(
+                media.mtmd_input_chunk_get_n_pos(chunk) != size
+                for chunk, size in zip(images, sizes, strict=True)
+            ):
+                raise RequestError(400, "invalid_image", "its rows are no positions of their own")
+        if not sizes or min(sizes) < 1:
+            raise RequestError(400, "invalid_image", "the image is too small for this model")
+        if self._eyes.whole and max(sizes) > self._ubatch:
+            raise RequestError(
+                400,
+                "invalid_image",
+                f"an image of {width} x {height} pixels has {max(sizes)} rows, which must be "
+                f"decoded at once, and this deployment decodes {self._ubatch}: "
+                "deploy with a larger option ubatch",
+            )
+        return sizes
+
+    def _bitmap(self, data: bytes, *, placeholder: bool) -> Any:
+        """mtmd's picture of a file, the caller's to free; None when it is damaged."""
+        media = self._media
+        options = media.mtmd_helper_init_opt_default()
+        options.video_params.ffmpeg_bin_dir = NO_FOLDER
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        return media.mtmd_helper_bitmap_init_from_buf(
+            self._eyes.native, buffer, len(data), placeholder, options
+        )
+
+
+class _Chunks:
+    """mtmd's chunks of a text with marks; `close` frees them. Raises RequestError.
+
+    `sizes`: only laid out, for images of so many pixels. `bitmaps`: taken over and freed here.
+    """
+
+    def __init__(
+        self,
+        eyes: Eyes,
+        text: str,
+        *,
+        sizes: Sequence[tuple[int, int]] = (),
+        bitmaps: Sequence[Any] = (),
+        special: bool,
+    ) -> None:
+        media = self._media = eyes.media
+        given = [*bitmaps, *(media.mtmd_bitmap_init(*size, None) for size in sizes)]
+        self._native = media.mtmd_input_chunks_init()
+        data = text.encode("utf-8", "replace")
+        native = media.mtmd_input_text(data, len(data), special, True)
+        array = (media.mtmd_bitmap_p_ctypes * len(given))(*given)
+        code = media.mtmd_tokenize(
+            eyes.native, self._native, ctypes.byref(native), array, len(given)
+        )
+        for bitmap in given:
+            media.mtmd_bitmap_free(bitmap)
+        if code != 0:
+            self.close()
+            raise RequestError(400, "invalid_image", "the image does not fit this model's encoder")
+
+    def __enter__(self) -> _Chunks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def all(self) -> list[Any]:
+        """Every chunk; valid until closed."""
+        media = self._media
+        count = media.mtmd_input_chunks_size(self._native)
+        return [media.mtmd_input_chunks_get(self._native, index) for index in range(count)]
+
+    def images(self) -> list[Any]:
+        """The chunks with rows."""
+        kind = self._media.mtmd_input_chunk_get_type
+        return [chunk for chunk in self.all() if kind(chunk) == IMAGE_CHUNK]
+
+    def close(self) -> None:
+        if self._native is not None:
+            self._media.mtmd_input_chunks_free(self._native)
+            self._native = None
+
+
+class _RowBatch:
+    """A llama_batch of rows instead of tokens, for one sequence."""
+
+    def __init__(self, library: Any, size: int, width: int) -> None:
+        self._rows = np.zeros((size, width), np.float32)
+        self._positions = np.zeros(size, np.int32)
+        self._counts = np.ones(size, np.int32)
+        self._slot = np.zeros(1, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        self._pointers = np.full(size, self._slot.ctypes.data, np.uint64)
+        numbers = ctypes.POINTER(ctypes.c_int32)
+        self.native = library.llama_batch(
+            n_tokens=0,
+            token=None,
+            embd=self._rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            pos=self._positions.ctypes.data_as(numbers),
+            n_seq_id=self._counts.ctypes.data_as(numbers),
+            seq_id=ctypes.cast(self._pointers.ctypes.data, ctypes.POINTER(numbers)),
+            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(self, rows: Rows, slot: int, position: int, wants_logits: bool) -> int:
+        """Write consecutive rows; how many want logits. Raises DecodeFailed for too many."""
+        count = len(rows)
+        if count > len(self._rows):
+            raise DecodeFailed(f"{count} rows in one decode; the batch holds {len(self._rows)}")
+        self._rows[:count] = rows
+        self._positions[:count] = np.arange(position, position + count)
+        self._slot[0] = slot
+        self._wanted[:count] = 0
+        self._wanted[count - 1] = wants_logits
+        self.native.n_tokens = count
+        return int(wants_logits)
