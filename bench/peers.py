@@ -142,6 +142,8 @@ class Cluster:
     peers: list[Peer] = field(default_factory=list)
     places: Callable[[int], Place] = on_loopback
     """By the peer's number, from 1."""
+    devices: str = "cpu:64MiB"
+    """Of every peer."""
     _name: str = field(default_factory=lambda: f"bench-{secrets.token_hex(4)}")
     _folder: Path = field(
         default_factory=lambda: Path(tempfile.mkdtemp(prefix="aivailable-bench-"))
@@ -173,7 +175,7 @@ class Cluster:
         for _ in range(count):
             name = f"peer{len(self.peers) + 1}"
             place = self.places(len(self.peers) + 1)
-            peer = Peer(name, self._folder / name, self._name, place)
+            peer = Peer(name, self._folder / name, self._name, place, self.devices)
             self.peers.append(peer)
             peer.start()
             fresh.append(peer)
