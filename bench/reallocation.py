@@ -6,7 +6,7 @@ times are this machine's clock, split it: **detect** until the log says that the
 **decide** until the replica is placed anew, **fetch** until its worker is started, **load** until
 it is ready, **answer** until the waiting client has its first token. In one variant the new host
 holds the file already. In the other the one that does is drained, so that it serves the file and
-not the model, and the killed one loses its copy before it comes back: each round fetches anew.
+not the model, and the killed one loses its copy after it has come back: each round fetches anew.
 
 `--file held,fetched` and `--model smollm2|gemma` choose.
 """
@@ -35,6 +35,7 @@ NAME = "bench"
 FILES = "held,fetched"
 DEPLOY_LIMIT_S = 60.0
 ANSWER_LIMIT_S = 90.0
+SERVED_LIMIT_S = 90.0
 PARTS = ("detect", "decide", "fetch", "load", "answer")
 NO_OTHER = "nothing else re-places a model by itself on this machine"
 
@@ -104,15 +105,22 @@ class _Lab:
             raise BenchFailed(f"the new host {'held' if self._fetched else 'lacked'} the file")
 
     def _bring_back(self, dead: Peer) -> None:
+        """The file goes once all is calm: a node that starts believes its last state, in which
+        it is the host, and would fetch the file again at once."""
+        dead.start()
         if self._fetched:
+            self._until_served(COPIES + 1)
             self._model.unlink(missing_ok=True)
             for file in (dead.home / "models").glob("*.gguf"):
                 file.unlink()
-        dead.start()
 
-    def _until_served(self) -> list[State]:
-        """All up and of one mind; one host, and as many holders of the file as there shall be."""
-        return self._cluster.until(f"{NAME} is ready, with its copies", _served, limit_s=90.0)
+    def _until_served(self, copies: int = COPIES) -> list[State]:
+        """All up and of one mind; one host, and so many holders of the file."""
+        return self._cluster.until(
+            f"{NAME} is ready, with {copies} copies",
+            lambda states: _served(states, copies),
+            limit_s=SERVED_LIMIT_S,
+        )
 
 
 def main() -> None:
@@ -155,7 +163,7 @@ def _figures(variant: str, found: _Measured, model: str) -> list[Figure]:
     ]
 
 
-def _served(states: list[State]) -> bool:
+def _served(states: list[State], copies: int) -> bool:
     minds = {(state["controller"], state["term"], state["version"]) for state in states}
     return len(minds) == 1 and all(
         state["quorum"]
@@ -163,7 +171,7 @@ def _served(states: list[State]) -> bool:
         and len(state["nodes"]) == len(state["voters"]) == PEERS
         and len(state["replicas"]) == 1
         and _host(state)
-        and len(_holders(state)) == COPIES
+        and len(_holders(state)) == copies
         for state in states
     )
 

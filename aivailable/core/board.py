@@ -31,9 +31,11 @@ from aivailable.core.records import (
     Where,
 )
 from aivailable.core.state import State, failure_key
+from aivailable.wire.peer import DeviceLoad
 
 BUDGETED = frozenset({Backend.CPU, Backend.SIM})
-"""Their size is what the operator granted: no margin, and live free memory says nothing."""
+"""Their size is what the operator granted: no margin, and live free memory says nothing; only
+what others are known to use of it counts."""
 SPLIT_DEVICES_MAX = 8
 """One replica lies on at most so many GPUs, the largest of its node."""
 CONTEXT_STEP = 256
@@ -245,16 +247,18 @@ class Board:
         devices = inventory.devices if inventory is not None else ()
         after_ms = state.settings.down_after_ms
         heartbeat = fresh_heartbeat(self._liveness, node, after_ms)
-        live: dict[str, int] = {}
+        live: dict[str, DeviceLoad] = {}
         for load in heartbeat.devices if heartbeat is not None else ():
-            live.setdefault(load.device_id, load.free_bytes)
+            live.setdefault(load.device_id, load)
         bays = []
         for device in devices:
-            usable = device.total_bytes
-            if device.backend not in BUDGETED:
-                if device.device_id in live:
+            usable, now = device.total_bytes, live.get(device.device_id)
+            if device.backend in BUDGETED:
+                usable -= now.used_by_others_bytes if now is not None else 0
+            else:
+                if now is not None:
                     own = own_use_bytes(there, device.device_id)
-                    usable = min(usable, live[device.device_id] + own)
+                    usable = min(usable, now.free_bytes + own)
                 usable -= state.settings.margin_bytes
             rank = (-device.speed, node, device.device_id)
             bays.append(Bay(device, usable, device.backend is Backend.CPU, rank))

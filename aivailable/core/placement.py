@@ -108,10 +108,11 @@ def free_bytes(
         for claim in replica.claims
         if claim.device_id == device.device_id
     )
-    if device.backend in BUDGETED:
-        return device.total_bytes - claimed
-    usable = device.total_bytes
     load = device_load(liveness, node, device.device_id, state.settings.down_after_ms)
+    if device.backend in BUDGETED:
+        others = load.used_by_others_bytes if load is not None else 0
+        return device.total_bytes - claimed - others
+    usable = device.total_bytes
     if load is not None:
         usable = min(usable, load.free_bytes + own_use_bytes(there, device.device_id))
     return usable - claimed - state.settings.margin_bytes

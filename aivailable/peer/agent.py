@@ -22,6 +22,7 @@ from aivailable.core.agent import (
     after_failure,
     reconcile,
 )
+from aivailable.core.board import BUDGETED
 from aivailable.core.commands import (
     AdoptReplica,
     ReportCopy,
@@ -32,7 +33,7 @@ from aivailable.core.crowding import tight_bytes
 from aivailable.core.ids import Digest, NodeId, ReplicaId, short
 from aivailable.core.island import adoptions, wanted_islands
 from aivailable.core.liveness import Liveness
-from aivailable.core.records import Backend, Claim, Replica, Status
+from aivailable.core.records import Claim, Replica, Status
 from aivailable.core.state import State
 from aivailable.errors import AivailableError, ProposalError, WorkerError
 from aivailable.peer.ports import PeerConfig, Ports, Stream
@@ -208,8 +209,8 @@ class Agent:
         return local
 
     def _launch(self, state: State, record: Replica) -> None:
-        if self._held_by_leaving(record):
-            # Its memory is not back yet; the end of that process wakes us again.
+        if self._held_by_leaving(record) or self._wanted_by_loading(state, record):
+            # Memory is not back, or not taken, yet; what becomes of that process wakes us again.
             return
         local = self._local(record)
         local.become(Status.LOADING)
@@ -223,6 +224,25 @@ class Agent:
             for key, local in self._replicas.items()
             if key != record.replica
         )
+
+    def _wanted_by_loading(self, state: State, record: Replica) -> bool:
+        """Whether loads under way may still take what looks free where `record` shall go: other
+        programs may have grown since both were planned."""
+        live = {load.device_id: load.free_bytes for load in self._ports.devices.load()}
+        for claim in record.claims:
+            under_way = sum(
+                other.claim_bytes
+                for key, local in self._replicas.items()
+                if key != record.replica and local.entry.status is Status.LOADING
+                for other in local.record.claims
+                if other.device_id == claim.device_id
+            )
+            device = state.device(self._node, claim.device_id)
+            if not under_way or device is None or device.backend in BUDGETED:
+                continue
+            if live.get(claim.device_id, device.total_bytes) < under_way + claim.claim_bytes:
+                return True
+        return False
 
     async def _run(self, state: State, local: LocalReplica) -> None:
         """One attempt: from launch to the end of the process."""
@@ -275,20 +295,25 @@ class Agent:
 
     def _check_live_bytes(self, state: State, record: Replica) -> None:
         """Another program may have grown since the plan. Raises WorkerError."""
-        live = {load.device_id: load.free_bytes for load in self._ports.devices.load()}
+        live = {load.device_id: load for load in self._ports.devices.load()}
         for claim in record.claims:
             device = state.device(self._node, claim.device_id)
             if device is None:
                 raise WorkerError(f"device {claim.device_id} is gone")
-            if self._ledger_bytes(record, claim) > device.total_bytes:
+            left = device.total_bytes - self._ledger_bytes(record, claim)
+            if left < 0:
                 raise WorkerError(f"{claim.device_id}: an island replica has to go first")
-            if device.backend in (Backend.CPU, Backend.SIM):
+            load = live.get(claim.device_id)
+            if load is None:
                 continue
-            free = live.get(claim.device_id)
-            if free is not None and free < claim.claim_bytes:
+            if device.backend in BUDGETED:
+                free = left + claim.claim_bytes - load.used_by_others_bytes
+            else:
+                free = load.free_bytes
+            if free < claim.claim_bytes:
                 raise WorkerError(
                     f"{claim.device_id}: {claim.claim_bytes} bytes claimed, but other programs"
-                    f" leave {free}"
+                    f" leave {max(0, free)}"
                 )
 
     def _ledger_bytes(self, record: Replica, claim: Claim) -> int:

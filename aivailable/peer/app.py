@@ -24,6 +24,7 @@ from aivailable.errors import ConfigError
 from aivailable.peer.api.server import ApiServer
 from aivailable.peer.clock import SystemClock
 from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
+from aivailable.peer.devices.simulated import FILE_NAME, SimulatedUse
 from aivailable.peer.discovery import MdnsDiscovery
 from aivailable.peer.home import FileHome
 from aivailable.peer.identity import Identity
@@ -140,6 +141,7 @@ async def _build(
         trials=trials,
         kept=kept_in(home),
         runtimes=interpreters,
+        simulated=SimulatedUse(home.path / FILE_NAME),
     )
     await devices.look()
     ports = Ports(

@@ -252,3 +252,14 @@ def _device(state: State, node: str, claim: Claim) -> Device:
     found = state.device(node, claim.device_id)
     assert found is not None
     return found
+
+
+def test_what_others_are_known_to_use_of_a_budget_counts() -> None:
+    sim = device("sim0", 8, Backend.SIM)
+    state, wanted = cluster({"a": (sim,)}), deployment(gib=5)
+    left = sim.total_bytes - wanted.need_bytes
+    for others, fits in ((0, True), (left, True), (left + 1, False)):
+        load = DeviceLoad("sim0", 0, used_by_others_bytes=others)
+        seen = liveness("a", devices={"a": (load,)})
+        assert free_bytes(state, seen, "a", sim) == sim.total_bytes - others
+        assert isinstance(place(state, seen, wanted), Placed) is fits

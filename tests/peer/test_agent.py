@@ -181,6 +181,28 @@ def test_a_load_waits_when_other_programs_have_taken_the_memory() -> None:
     run(scenario())
 
 
+def test_a_load_waits_for_what_loads_under_way_may_still_take() -> None:
+    """Both were planned, then another program grew: one of them has room, whichever is first."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        cuda = replace(device(), backend=Backend.CUDA)
+        stage.cluster.must(ReportInventory(inventory("n2", cuda)), by="n2", actor="node")
+        stage.world.devices.free = {"d0": 150}
+        first, second = (stage.cluster.place(node="n2") for _ in range(2))
+        stage.agent.nudge()
+        await turns(50)
+        assert [worker.load.replica for worker in stage.workers] == [first]
+        assert stage.status(second) is Status.PLACED, "no failed attempt"
+        stage.world.devices.free = {"d0": 100}
+        stage.workers[0].ready()
+        await turns(50)
+        assert [worker.load.replica for worker in stage.workers] == [first, second]
+        await stage.stop()
+
+    run(scenario())
+
+
 def test_a_transfer_that_fails_counts_and_is_tried_again() -> None:
     async def scenario() -> None:
         stage = Stage(held=False)

@@ -5,19 +5,22 @@ Owns the questions; asks no code under test but the replicated state. Used by si
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sim.world import World
 
 from aivailable.core.records import Deployment, Role, Status
 from aivailable.core.state import State, state_digest
 
 
-def unconverged(world: World) -> str:
-    """What is missing still, in words; "" when everything is well."""
+def unconverged(world: World, deployments: Callable[[World], str] | None = None) -> str:
+    """What is missing still, in words; "" when everything is well. `deployments` judges which
+    replicas there must be, where claims are not all that takes room."""
     return (
         _membership(world)
         or _agreement(world)
         or _leadership(world)
-        or _deployments(world)
+        or (_deployments if deployments is None else deployments)(world)
         or _workers(world)
         or _copies(world)
     )

@@ -40,13 +40,17 @@ class Ledger:
         """Bytes that workers occupy on a device now."""
         return sum(entry.get(device_id, 0) for entry in self._held.values())
 
-    def occupy(self, worker: int, used_bytes: dict[str, int]) -> None:
-        """A worker has allocated; more than the device has is a breach."""
+    def launched(self, worker: int, claims: dict[str, int]) -> None:
+        """A process has started, and will allocate at most its claims."""
+
+    def occupy(self, worker: int, used_bytes: dict[str, int]) -> bool:
+        """A worker has allocated; more than the device has is a breach. False: it got nothing."""
         self._held[worker] = used_bytes
         for device_id in sorted(used_bytes):
             held, total = self.held(device_id), self._totals.get(device_id, 0)
             if held > total:
                 self.complain(f"{device_id} of {self._name}: {held} bytes used of {total}")
+        return True
 
     def release(self, worker: int) -> None:
         self._held.pop(worker, None)

@@ -66,13 +66,14 @@ class Result:
     lines: list[str]
     stats: dict[str, Any] = field(default_factory=dict)
     cpu_s: float = 0.0
+    program: str = "sim.run"
 
     def message(self) -> str:
         """What a failing test prints: what broke, and how to see it again."""
         shown = "\n  ".join(self.problems)
         return (
             f"seed {self.seed} ({self.nodes} nodes):\n  {shown}\n"
-            f"rerun: PYTHONPATH=.:tests python -m sim.run {self.seed} --trace trace.txt"
+            f"rerun: PYTHONPATH=.:tests python -m {self.program} {self.seed} --trace trace.txt"
         )
 
 
@@ -103,7 +104,7 @@ def run_seed(seed: int, *, mutation: str = "", faults_s: float = FAULTS_S) -> Re
 
 async def _phases(world: World, stats: dict[str, Any], faults_s: float) -> None:
     begun = world.loop.time()
-    watcher = world.loop.create_task(_watch(world), name="watcher")
+    watcher = world.loop.create_task(watch(world), name="watcher")
     for name in world.names:
         world.loop.call_later(world.rng.uniform(0.0, BOOT_SPREAD_S), world.boot, name)
     workload, moves = Workload(world), Moves(world)
@@ -111,7 +112,7 @@ async def _phases(world: World, stats: dict[str, Any], faults_s: float) -> None:
     operators = [world.loop.create_task(workload.keep_window_open(), name="window")]
     if world.seed % ROUGH_START_EVERY == 0:
         faults.break_the_start(BOOT_SPREAD_S)
-    if await _until(world, lambda: unformed(world), FORM_LIMIT_S, "not formed"):
+    if await until(world, lambda: unformed(world), FORM_LIMIT_S, "not formed"):
         stats["formed_s"] = round(world.loop.time() - begun, 1)
         world.main = next(s.cluster.cluster_id for s in world.states().values() if s.cluster)
         operators.append(world.loop.create_task(moves.run(), name="moves"))
@@ -119,9 +120,9 @@ async def _phases(world: World, stats: dict[str, Any], faults_s: float) -> None:
         await asyncio.gather(faults.run(faults_s), workload.run(faults_s))
         healed = world.loop.time()
         await _settle_wishes(world, workload)
-        if await _until(world, lambda: unconverged(world), CONVERGE_LIMIT_S, "not converged"):
+        if await until(world, lambda: unconverged(world), CONVERGE_LIMIT_S, "not converged"):
             stats["converged_s"] = round(world.loop.time() - healed, 1)
-            await _ask_everyone(world, workload)
+            await ask_everyone(world, workload)
     workload.judge_requests()
     world.checker.judge_promises(world.main)
     for task in (watcher, *operators):
@@ -146,13 +147,13 @@ async def _phases(world: World, stats: dict[str, Any], faults_s: float) -> None:
     }
 
 
-async def _watch(world: World) -> None:
+async def watch(world: World) -> None:
     while True:
         world.watch()
         await elapse(WATCH_S)
 
 
-async def _until(world: World, missing: Callable[[], str], limit_s: float, what: str) -> bool:
+async def until(world: World, missing: Callable[[], str], limit_s: float, what: str) -> bool:
     """Wait until nothing is missing; a problem when the limit passes."""
     end = world.loop.time() + limit_s
     while reason := missing():
@@ -190,11 +191,11 @@ async def _settle_wishes(world: World, workload: Workload) -> None:
     ]
     wishes.append(PutDeployment(fake_deployment(FINAL_DEPLOYMENT, FINAL_BYTES, 1)))
     for number, wish in enumerate(wishes):
-        if not await _insist(world, workload, wish, f"last-{number}"):
+        if not await insist(world, workload, wish, f"last-{number}"):
             world.checker.problem(f"after healing nobody took {wish}")
 
 
-async def _insist(world: World, workload: Workload, wish: Body, reason: str) -> bool:
+async def insist(world: World, workload: Workload, wish: Body, reason: str) -> bool:
     """Propose at one node after the other until one has an answer, be it a refusal."""
     for attempt in range(WISH_ATTEMPTS):
         name = world.rng.choice(sorted(world.running))
@@ -205,7 +206,7 @@ async def _insist(world: World, workload: Workload, wish: Body, reason: str) -> 
     return False
 
 
-async def _ask_everyone(world: World, workload: Workload) -> None:
+async def ask_everyone(world: World, workload: Workload) -> None:
     """Whatever runs answers through every node."""
     state = next(iter(world.states().values()))
     ready = sorted({r.deployment for r in state.replicas.values() if r.status == "ready"})

@@ -187,7 +187,9 @@ class SimWorker:
             for claim in self.load.devices
         }
         await elapse(duration_s / 2)
-        self._machine.ledger.occupy(self.pid, used)
+        if not self._machine.ledger.occupy(self.pid, used):
+            self._tell(LoadFailed("out_of_memory", "the device has less free than that"))
+            return False
         self._tell(Progress("loading", 0.5))
         await elapse(duration_s / 2)
         if self.load.options.get("fail_load"):
@@ -294,6 +296,8 @@ class SimLauncher:
             raise WorkerError("cannot start a worker: simulated lack of memory")
         self._started += 1
         number = self._process.number * 1000 + self._started
+        claims = {claim.device_id: claim.claim_bytes for claim in load.devices}
+        self._machine.ledger.launched(number, claims)
         worker = SimWorker(number, load, self._machine, self._process, self._rng, self._trace)
         self.workers = [entry for entry in self.workers if entry.alive]
         self.workers.append(worker)

@@ -59,7 +59,13 @@ class Running:
 class World:
     """Machines n1..nN, the cable between them, and what runs on them."""
 
-    def __init__(self, seed: int, count: int, loop: SimLoop) -> None:
+    def __init__(
+        self,
+        seed: int,
+        count: int,
+        loop: SimLoop,
+        make: Callable[[int, random.Random], Machine] = make_machine,
+    ) -> None:
         self.seed = seed
         self.loop = loop
         self.rng = random.Random(f"world {seed}")
@@ -69,7 +75,7 @@ class World:
         self.network = Network(loop, random.Random(f"network {seed}"), self.damage, self.trace)
         self.board = Switchboard(self.network)
         self.lan = Lan(self.network)
-        self.machines = [make_machine(number, self.rng) for number in range(1, count + 1)]
+        self.machines = [make(number, self.rng) for number in range(1, count + 1)]
         self.running: dict[str, Running] = {}
         self.names = [machine.name for machine in self.machines]
         self.clones: dict[str, tuple[Machine, Running]] = {}

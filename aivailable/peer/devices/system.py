@@ -22,6 +22,7 @@ from aivailable.peer.devices.kept import Kept, Speed, Verdict, key_of
 from aivailable.peer.devices.known_speeds import known_speed
 from aivailable.peer.devices.nvml import Card, Nvml, Reading
 from aivailable.peer.devices.offload import Offered, Offload, probe
+from aivailable.peer.devices.simulated import SimulatedUse
 from aivailable.peer.devices.sysfs import KernelCards
 from aivailable.peer.devices.trials import Trials
 from aivailable.peer.runtimes import Interpreters
@@ -52,6 +53,7 @@ class SystemDevices:
         kept: Kept | None = None,
         runtimes: Interpreters | None = None,
         environment: Mapping[str, str] = os.environ,
+        simulated: SimulatedUse | None = None,
     ) -> None:
         """`explicit`: (kind "cpu" or "sim", name, total bytes) in the operator's order.
         `held`: bytes that this node's replicas hold now, by device id. `trials`: None = nothing
@@ -70,6 +72,7 @@ class SystemDevices:
         self._devices = _explicit_devices(explicit)
         self._problems = _memory_problems(self._devices)
         self._runtimes = runtimes
+        self._simulated = simulated
         self._engines = installed_engines(environment, runtimes)
 
     async def look(self) -> None:
@@ -212,7 +215,11 @@ class SystemDevices:
         gpu = self._usable.get(device.device_id)
         reading = None if gpu is None else self._reading(gpu)
         if reading is None:
-            return DeviceLoad(device.device_id, max(0, device.total_bytes - held_bytes))
+            others = 0
+            if device.backend is Backend.SIM and self._simulated is not None:
+                others = self._simulated.bytes_on(device.device_id)
+            free_bytes = max(0, device.total_bytes - held_bytes - others)
+            return DeviceLoad(device.device_id, free_bytes, used_by_others_bytes=others)
         if reading.lost:
             self._lost[device.device_id] = reading.lost
             return DeviceLoad(device.device_id, 0)
