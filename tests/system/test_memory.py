@@ -119,9 +119,9 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
     folder, cluster = tmp_path_factory.mktemp("memory"), cluster_name()
     async with Peers() as peers:
         peers.peers = [
-            loopback_peer(folder / "wide", cluster, devices=f"sim:WIDE:{wide}"),
-            loopback_peer(folder / "narrow1", cluster, devices=f"cpu:{narrow}"),
-            loopback_peer(folder / "narrow2", cluster, devices=f"cpu:{narrow}"),
+            loopback_peer(folder / "wide", cluster, devices=f"sim:WIDE:{wide}B"),
+            loopback_peer(folder / "narrow1", cluster, devices=f"cpu:{narrow}B"),
+            loopback_peer(folder / "narrow2", cluster, devices=f"cpu:{narrow}B"),
         ]
         for peer in peers.peers:
             peer.start()
