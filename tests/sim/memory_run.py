@@ -43,6 +43,8 @@ MIB = 1 << 20
 SIZES_MIB = (300, 700, 1200, 2000, 3000, 4100, 5000, 7000, 9000)
 PRIORITIES = (0, 0, 0, 3, 7)
 PIN_SHARE = 0.1
+IDLE_TTL_S = 3
+"""Of those that are loaded on demand: shorter than the pauses between some requests."""
 OPERATIONS_PER_S = 1.5
 REQUESTS_PER_S = 1.0
 STALE_PER_S = 0.2
@@ -79,10 +81,12 @@ class MemoryWorkload(Workload):
         name = self._rng.choice(DEPLOYMENTS)
         current = state.deployments.get(name)
         size = self._rng.choice(SIZES_MIB) * MIB
-        minimum = self._rng.choice((1, 1, 2))
+        minimum = self._rng.choice((0, 1, 1, 2))
         digest = self._rng.choice([NO_FILE, *sorted(state.models)])
         wanted = replace(
-            fake_deployment(name, size, minimum, digest),
+            fake_deployment(name, size, max(1, minimum), digest),
+            replicas_min=minimum,
+            idle_ttl_s=IDLE_TTL_S,
             priority=self._rng.choice(PRIORITIES),
             pin=self._rng.random() < PIN_SHARE,
         )

@@ -40,6 +40,7 @@ pytestmark = [
 
 CONTEXT_TOKENS = 1024
 SLOTS = 1
+IDLE_TTL_S = 2
 SPARE_BYTES = 8 * MIB
 FORM_LIMIT_S = 60.0
 READY_LIMIT_S = 60.0
@@ -206,6 +207,19 @@ async def test_another_program_is_given_way_and_kills_nothing(house: House) -> N
     await house.answers("smollm2")
     await house.others_use(0)
     await house.undeploy("smollm2")
+
+
+async def test_what_is_asked_for_loads_and_what_is_idle_goes(house: House) -> None:
+    for name in MODELS:
+        answer = await house.deploy(name, replicas_min=0, replicas_max=1, idle_ttl_s=IDLE_TTL_S)
+        assert answer.status == 201, answer.body
+    state = await _state(house)
+    assert state["replicas"] == []
+    assert {entry["state"] for entry in state["deployments"]} == {"on demand"}
+    asked = await house.peers.complete(house.one, "gemma", "The sea is", temperature=0.0)
+    assert asked.status == 200, asked.body
+    await house.until("gemma is unloaded", lambda state: _replicas(state, "gemma") == [])
+    assert {entry["state"] for entry in (await _state(house))["deployments"]} == {"on demand"}
 
 
 async def _state(house: House) -> State:
