@@ -285,7 +285,7 @@ class Agent:
         live = {load.device_id: load.free_bytes for load in self._ports.devices.load()}
         for device_id in sorted(used):
             device = state.device(self._node, device_id)
-            if device is None or device.backend in (Backend.CPU, Backend.SIM):
+            if device is None or device.backend in BUDGETED:
                 continue
             before, now = free_at_end.get(device_id), live.get(device_id)
             back = used[device_id] // MEMORY_BACK_SHARE
