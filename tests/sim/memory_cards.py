@@ -35,7 +35,7 @@ class _Launched:
 
     claims: dict[str, int]
     grown: dict[str, int]
-    """How often other programs had grown on each device by then."""
+    """How often other programs had grown on each device by then, as far as it could be seen."""
     allocated: bool = False
 
 
@@ -100,7 +100,10 @@ class CardLedger(Ledger):
                     f"{device_id} of {self._name}: a load of {claim_bytes} bytes began with {free}"
                     f" free and {under_way} claimed by loads under way"
                 )
-        grown = {device_id: self._foreign[device_id].grown for device_id in sorted(claims)}
+        grown = {
+            device_id: other.grown - (now_s - other.grown_at_s <= BLINK_S)
+            for device_id, other in self._foreign.items()
+        }
         self._launched[worker] = _Launched(claims, grown)
 
     def occupy(self, worker: int, used_bytes: dict[str, int]) -> bool:
