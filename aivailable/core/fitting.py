@@ -128,6 +128,7 @@ class _Sizes:
     ubatch: int
     draft: int
     shift_bytes: int
+    pooling: str
 
     @classmethod
     def of(cls, wanted: Deployment, facts: ModelFacts) -> _Sizes:
@@ -136,12 +137,23 @@ class _Sizes:
         given = wanted.options.get("ubatch", "")
         ubatch = int(given) if given.isdecimal() and int(given) else UBATCH_DEFAULT_TOKENS
         draft = _draft(wanted)
-        formula = need(facts, wanted.context, wanted.slots, kv_type, ubatch, draft=draft)
+        pooling = wanted.options.get("pooling", facts.pooling)
+        formula = need(
+            facts, wanted.context, wanted.slots, kv_type, ubatch, draft=draft, pooling=pooling
+        )
         shift = wanted.need_bytes - formula.total_bytes
-        return cls(facts, wanted.context, wanted.slots, kv_type, ubatch, draft, shift)
+        return cls(facts, wanted.context, wanted.slots, kv_type, ubatch, draft, shift, pooling)
 
     def need_bytes(self, slots: int, kv_type: str) -> int:
-        size = need(self.facts, self.context, slots, kv_type, self.ubatch, draft=self.draft)
+        size = need(
+            self.facts,
+            self.context,
+            slots,
+            kv_type,
+            self.ubatch,
+            draft=self.draft,
+            pooling=self.pooling,
+        )
         return size.total_bytes + self.shift_bytes
 
     def context_max(self, free: int, kv_type: str = "") -> int:
@@ -155,6 +167,7 @@ class _Sizes:
             self.ubatch,
             most=most,
             draft=self.draft,
+            pooling=self.pooling,
         )
 
     def smaller(self, free: int) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Files that go with a model: LoRA adapters and projectors for images.
 
-Owns: what their headers say, checked before llama.cpp sees the file. It must not load them. Called
-by the worker before a load and by its dry run.
+Owns: the form of the option that names them, and what their headers say, checked before llama.cpp
+sees the file. It must not load them. Called by the worker before a load and by its dry run, and by
+the peer where the formula stands in for that.
 """
 
 from __future__ import annotations
@@ -52,6 +53,31 @@ def read_adapter(path: str | os.PathLike[str], architecture: str) -> Companion:
     if odd or not structure.tensors:
         raise GgufError(f"{label}: tensors that are no LoRA pairs: {', '.join(odd[:3]) or 'none'}")
     return Companion(label, _weights(structure))
+
+
+def companion_path(model_path: str | os.PathLike[str], given: str) -> str:
+    """Relative paths are beside the model's file."""
+    path = os.path.expanduser(given)
+    return os.path.join(os.path.dirname(os.path.abspath(model_path)), path)
+
+
+def lora_items(option: str) -> tuple[tuple[str, float], ...]:
+    """`PATH[:SCALE][,…]` as paths and scales; a scale that is left out is 1."""
+    return tuple(_path_and_scale(item.strip()) for item in option.split(",") if item.strip())
+
+
+def _path_and_scale(item: str) -> tuple[str, float]:
+    path, _, number = item.rpartition(":")
+    try:
+        return (path, float(number)) if path else (item, 1.0)
+    except ValueError:
+        return item, 1.0  # The colon belongs to the path.
+
+
+def adapters_bytes(model_path: str | os.PathLike[str], architecture: str, option: str) -> int:
+    """What the option's adapters add to the weights. Raises GgufError."""
+    paths = (companion_path(model_path, path) for path, _ in lora_items(option))
+    return sum(read_adapter(path, architecture).weights_bytes for path in paths)
 
 
 def _weights(structure: Structure) -> int:

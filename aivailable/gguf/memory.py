@@ -40,6 +40,10 @@ FEED_FORWARD_GUESS: Final = 4
 """Times the embedding, where the header does not say."""
 CONTEXT_STEP_TOKENS: Final = 256
 SEQUENCES_WARM: Final = 8
+TEXTS_AT_ONCE: Final = 32
+"""Texts of one decode when they are embedded; each has a sequence."""
+VECTORS_POOLED: Final = 4
+"""Rows of the embedding's width beside the logits of all tokens: 3.8 were seen."""
 SEQUENCES_MAX: Final = 256
 """llama.h `LLAMA_MAX_SEQ`."""
 
@@ -74,6 +78,12 @@ class Shape(Protocol):
     def heads(self) -> int: ...
     @property
     def feed_forward(self) -> int: ...
+    @property
+    def context_train(self) -> int: ...
+    @property
+    def pooling(self) -> str: ...
+    @property
+    def causal(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +131,38 @@ def need(
     ubatch: int = UBATCH_DEFAULT_TOKENS,
     flash_attention: bool = True,
     draft: int = 0,
+    pooling: str | None = None,
+    adapters_bytes: int = 0,
 ) -> Need:
     """Bytes for `slots` sequences of `context` tokens each.
 
-    `ubatch`: tokens computed at once; `draft`: guesses beside one row. Raises ValueError for
-    sizes below 1 or an unknown KV type.
+    `ubatch`: tokens computed at once; `draft`: guesses beside one row. `pooling`: the option of
+    that name; None = as the header says. `adapters_bytes`: tensors of LoRA adapters
+    (gguf.companions). Raises ValueError for sizes below 1 or an unknown KV type.
     """
     if context < 1 or slots < 1 or ubatch < 1:
         raise ValueError("context, slots and ubatch must be at least 1")
     if kv_type not in KV_TYPE_BYTES:
         raise ValueError(f"KV type {kv_type!r} is unknown; known: {', '.join(KV_TYPE_BYTES)}")
+    weights = shape.weights_bytes + adapters_bytes
+    if shape.pooling if pooling is None else pooling:
+        cells = pad(min(context, shape.context_train or context), CELLS_PAD)
+        ubatch = min(ubatch, cells) if shape.causal else cells
+        return Need(
+            weights_bytes=weights,
+            kv_bytes=_kv_bytes(shape, cells, 1, kv_type, ubatch) if shape.causal else 0,
+            compute_bytes=_pooling_bytes(shape, cells, ubatch, flash_attention)
+            + _adapter_compute_bytes(shape, ubatch, adapters_bytes),
+        )
     cells = pad(context * slots, CELLS_PAD)
+    ubatch_used = min(ubatch, cells)
     return Need(
-        weights_bytes=shape.weights_bytes,
+        weights_bytes=weights,
         kv_bytes=_kv_bytes(shape, cells, slots, kv_type, ubatch),
         compute_bytes=_compute_bytes(
-            shape, cells, slots, min(ubatch, cells), flash_attention, slots * (1 + draft)
-        ),
+            shape, cells, slots, ubatch_used, flash_attention, slots * (1 + draft)
+        )
+        + _adapter_compute_bytes(shape, ubatch_used, adapters_bytes),
     )
 
 
@@ -150,6 +175,7 @@ def largest_context(
     flash_attention: bool = True,
     most: int = 1 << 20,
     draft: int = 0,
+    pooling: str | None = None,
 ) -> int:
     """The most tokens per slot, in steps of 256 and up to `most`, that fit `budget_bytes`;
     0 when not even one step does. The need grows with the context, so this is a bisection."""
@@ -157,9 +183,8 @@ def largest_context(
     while low < high:
         middle = (low + high + 1) // 2
         context = middle * CONTEXT_STEP_TOKENS
-        size = need(shape, context, slots, kv_type, ubatch, flash_attention, draft)
-        total = size.total_bytes
-        if total <= budget_bytes:
+        size = need(shape, context, slots, kv_type, ubatch, flash_attention, draft, pooling)
+        if size.total_bytes <= budget_bytes:
             low = middle
         else:
             high = middle - 1
@@ -182,6 +207,27 @@ def _window_cells(shape: Shape, cells: int, slots: int, ubatch: int) -> int:
     return min(cells, pad(shape.sliding_window * slots + ubatch, CELLS_PAD))
 
 
+def _pooling_bytes(shape: Shape, cells: int, ubatch: int, flash: bool) -> int:
+    """Every token of a ubatch is an output: in the graph its logits beside its vectors and masks
+    (an encoder has no head for them), and a row of logits and vector in the output buffer, which
+    grows by what one row a sequence was no room for (llama-context.cpp, `output_reserve`)."""
+    dear = shape.causal and sequences(shape, 1) == 1
+    late = max(0, ubatch - (1 if dear else TEXTS_AT_ONCE))
+    moment = _moment_bytes(shape, cells, 1, ubatch, flash)
+    if shape.causal:
+        masked = cells + (_window_cells(shape, cells, 1, ubatch) if shape.sliding_window else 0)
+        masks = masked * (MASK_BYTES if flash else 2 * MASK_BYTES)
+        numbers = shape.vocab + VECTORS_POOLED * shape.embedding
+        head = ubatch * (numbers * ACTIVATION_BYTES + masks) + cells * CELL_BYTES
+        moment = max(moment, head)
+    return late * (shape.vocab + shape.embedding) * LOGIT_BYTES + moment + BESIDE_BYTES
+
+
+def _adapter_compute_bytes(shape: Shape, ubatch: int, adapters_bytes: int) -> int:
+    """Most that the graph grows by: a matrix's output for a ubatch once more."""
+    return ubatch * max(shape.feed_forward, shape.embedding) * LOGIT_BYTES if adapters_bytes else 0
+
+
 def _compute_bytes(
     shape: Shape, cells: int, slots: int, ubatch: int, flash: bool, rows: int
 ) -> int:
@@ -189,13 +235,17 @@ def _compute_bytes(
     attention masks and activations beside the feed-forward's or, without flash attention, beside
     the score matrix of one layer."""
     outputs = min(rows, ubatch) * shape.vocab * LOGIT_BYTES
+    # With guesses the rows are read from a buffer that was not counted above.
+    read = (rows - slots) * shape.vocab * LOGIT_BYTES
+    return max(outputs, _moment_bytes(shape, cells, slots, ubatch, flash)) + read + BESIDE_BYTES
+
+
+def _moment_bytes(shape: Shape, cells: int, slots: int, ubatch: int, flash: bool) -> int:
+    """Masks and activations of one layer."""
     wide = shape.feed_forward or FEED_FORWARD_GUESS * shape.embedding
     numbers = 2 * wide + ACTIVATIONS_AT_ONCE * shape.embedding
     if not flash:
         heads = shape.heads or 2 * max(shape.heads_kv)
         numbers = max(numbers, cells * (heads + 1) + ACTIVATIONS_AT_ONCE * shape.embedding)
     masked = cells + (_window_cells(shape, cells, slots, ubatch) if shape.sliding_window else 0)
-    moment = ubatch * (numbers * ACTIVATION_BYTES + masked * MASK_BYTES) + cells * CELL_BYTES
-    # With guesses the rows are read from a buffer that was not counted above.
-    read = (rows - slots) * shape.vocab * LOGIT_BYTES
-    return max(outputs, moment) + read + BESIDE_BYTES
+    return ubatch * (numbers * ACTIVATION_BYTES + masked * MASK_BYTES) + cells * CELL_BYTES

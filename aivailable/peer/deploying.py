@@ -275,12 +275,14 @@ class Deploying:
             if path is not None:
                 wanted = PredictRequest(path, context, slots, dict(options))
                 return await self._ports.predict(wanted)
+            # Of adapters only their own host can tell the size.
             size = need(
                 thought.model.facts,
                 context,
                 slots,
                 options.get("kv_type", "f16"),
                 draft=draft_tokens(options.get("draft"), on_gpu=True),
+                pooling=options.get("pooling"),
             )
         except ValueError as error:
             raise RequestError(400, "invalid_options", str(error)) from error

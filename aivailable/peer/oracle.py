@@ -15,6 +15,7 @@ from typing import Any
 
 from aivailable.errors import GgufError
 from aivailable.gguf import need, read_header
+from aivailable.gguf.companions import adapters_bytes
 from aivailable.gguf.memory import UBATCH_DEFAULT_TOKENS, draft_tokens
 from aivailable.peer.ports import Prediction, PredictRequest
 from aivailable.peer.runtimes import Interpreters, Start, Starter
@@ -111,17 +112,21 @@ async def _dry_run(request: PredictRequest, start: Start, limit_s: float) -> Map
 def by_formula(request: PredictRequest) -> Prediction:
     """The formula of gguf.memory. Raises GgufError, ValueError for a bad KV type, ubatch
     or draft."""
+    options = request.options
     try:
         facts = read_header(request.path).facts
+        adapters = adapters_bytes(request.path, facts.architecture, options.get("lora", ""))
     except OSError as error:
         raise GgufError(f"{request.path}: {error}") from error
     sizes = need(
         facts,
         request.context,
         request.slots,
-        kv_type=request.options.get("kv_type", "f16"),
-        ubatch=int(request.options.get("ubatch", UBATCH_DEFAULT_TOKENS)),
-        draft=draft_tokens(request.options.get("draft"), on_gpu=True),
+        kv_type=options.get("kv_type", "f16"),
+        ubatch=int(options.get("ubatch", UBATCH_DEFAULT_TOKENS)),
+        draft=draft_tokens(options.get("draft"), on_gpu=True),
+        pooling=options.get("pooling"),
+        adapters_bytes=adapters,
     )
     return Prediction(sizes.weights_bytes, sizes.kv_bytes, sizes.compute_bytes, by="formula")
 

@@ -65,7 +65,7 @@ class Generate:
     """One request to a replica. For task "generate" exactly one of `messages`, `prompt` and
     `prompt_ids` is given, but a continuation brings `messages` beside `prompt_ids`: the ids are the
     prompt, the messages say how the answer is to be read. For "embed" and "rerank" `inputs` are
-    given (and `prompt`, rerank's query)."""
+    given (and `prompt`, rerank's query); for "embed" they may be `input_ids` instead."""
 
     request_id: str
     deployment: str
@@ -77,6 +77,8 @@ class Generate:
     task: Task = "generate"
     inputs: tuple[str, ...] = ()
     """Texts to embed, or documents to rank against `prompt`. Each is answered by one Embedded."""
+    input_ids: tuple[tuple[int, ...], ...] = ()
+    """Texts to embed as the model's own token ids, computed as they are: none is added."""
     tools: tuple[Mapping[str, Any], ...] | None = None
     """OpenAI tool definitions: [{"type": "function", "function": {name, parameters, …}}]."""
     tool_choice: str = "auto"

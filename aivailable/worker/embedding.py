@@ -189,8 +189,10 @@ class EmbeddingSession:
                 "unsupported_task",
                 f"this deployment {can} (pooling={self._engine.pooling}) and can do nothing else",
             )
-        if not 0 < len(request.inputs) <= TEXTS_MAX:
+        if not 0 < len(request.inputs) + len(request.input_ids) <= TEXTS_MAX:
             raise RequestError(400, "invalid_request", f"1 to {TEXTS_MAX} inputs are possible")
+        if request.input_ids and (request.inputs or task == "rerank"):
+            raise RequestError(400, "invalid_request", "token ids come alone, and to be embedded")
         if task == "rerank" and not request.prompt:
             raise RequestError(400, "invalid_request", "a rerank request needs a query")
 

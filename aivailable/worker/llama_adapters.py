@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aivailable.errors import GgufError
-from aivailable.gguf.companions import read_adapter
+from aivailable.gguf.companions import companion_path, lora_items, read_adapter
 from aivailable.gguf.facts import ModelFacts
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.llama_library import Log
@@ -34,36 +33,23 @@ class Adapter:
     weights_bytes: int
 
 
-def companion_path(model_path: str, given: str) -> str:
-    """Relative paths are beside the model's file."""
-    path = os.path.expanduser(given)
-    return os.path.join(os.path.dirname(os.path.abspath(model_path)), path)
-
-
 def adapters_of(
     model_path: str, facts: ModelFacts, options: Mapping[str, str]
 ) -> tuple[Adapter, ...]:
     """Read the option and check every file. Raises LoadRefused."""
-    text = options.get("lora", "")
-    items = [item.strip() for item in text.split(",") if item.strip()]
+    items = lora_items(options.get("lora", ""))
     if len(items) > ADAPTERS_MAX:
         raise LoadRefused("unsupported", f"engine option lora: more than {ADAPTERS_MAX} adapters")
-    return tuple(_adapter(model_path, facts, item) for item in items)
+    return tuple(_adapter(model_path, facts, path, scale) for path, scale in items)
 
 
-def _adapter(model_path: str, facts: ModelFacts, item: str) -> Adapter:
-    path, _, number = item.rpartition(":")
-    scale = 1.0
-    try:
-        scale = float(number) if path else 1.0
-    except ValueError:
-        path = ""  # The colon belongs to the path.
+def _adapter(model_path: str, facts: ModelFacts, path: str, scale: float) -> Adapter:
     if not math.isfinite(scale) or abs(scale) > SCALE_MAX:
         raise LoadRefused(
-            "unsupported", f"engine option lora: scale {number[:20]} is not within {SCALE_MAX:g}"
+            "unsupported", f"engine option lora: scale {scale:g} is not within {SCALE_MAX:g}"
         )
     try:
-        found = read_adapter(companion_path(model_path, path or item), facts.architecture)
+        found = read_adapter(companion_path(model_path, path), facts.architecture)
     except GgufError as error:
         raise LoadRefused("bad_file", f"engine option lora: {error}") from error
     return Adapter(found.path, scale, found.weights_bytes)

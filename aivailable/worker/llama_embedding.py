@@ -50,6 +50,17 @@ class LlamaEmbedder(LlamaEngine):
 
     def texts(self, request: Generate) -> list[tuple[int, ...]]:
         """The tokens of every input. Raises RequestError."""
+        for index, ids in enumerate(request.input_ids):
+            # An id outside the vocabulary makes llama.cpp read outside its tables.
+            if ids and not (min(ids) >= 0 and max(ids) < self.vocabulary):
+                raise RequestError(
+                    400,
+                    "invalid_request",
+                    f"input {index}: this model's token ids are 0 to {self.vocabulary - 1}; "
+                    "send text, or count tokens with this model's own vocabulary",
+                )
+        if request.input_ids:
+            return list(request.input_ids)
         if request.task == "rerank":
             return [self._pair(request.prompt or "", document) for document in request.inputs]
         return [self._tokenize(text, add_special=True) for text in request.inputs]
@@ -95,8 +106,11 @@ class LlamaEmbedder(LlamaEngine):
 
     def _pair(self, query: str, document: str) -> tuple[int, ...]:
         """Query and document as the model was trained on them, in the form of llama.cpp's server
-        (tools/server, `format_prompt_rerank`): the model's own template, else
-        [begin] query [end] [separator] document [end]."""
+        (tools/server/server-common.cpp, `format_prompt_rerank`, compared at commit 006639c3): the
+        file's `tokenizer.chat_template.rerank` with `{query}` and `{document}` replaced, markers in
+        it read as tokens and none added; else [begin] query [end] [separator] document [end], each
+        where the vocabulary asks for it, the separator for an end that does not exist, and both
+        texts read as plain text. Unlike there a query that holds "{document}" keeps it."""
         library, vocab = self._library, self._vocab
         template = library.llama_model_chat_template(self._model, RERANK_TEMPLATE)
         if template:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aivailable.gguf.facts import ModelFacts
-from aivailable.gguf.memory import draft_tokens, sequences
+from aivailable.gguf.memory import TEXTS_AT_ONCE, draft_tokens, sequences
 from aivailable.worker.cores import Cores
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.options import Options
@@ -49,8 +49,6 @@ KNOWN_OPTIONS: Final = (
     *("kv_type", "ubatch", "threads", "flash_attention", "warm_tokens", "numa"),
     *("pooling", "lora", "draft", "projector"),
 )
-TEXTS_AT_ONCE: Final = 32
-"""Texts of one decode when they are embedded; each has a sequence."""
 OUTPUT_VALUE_BYTES: Final = 4
 
 

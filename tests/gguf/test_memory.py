@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fixtures.models import smollm2_path
 from hypothesis import given
@@ -72,6 +74,38 @@ def test_compute_bytes_are_enough_and_not_much_more(
     for facts, measured in ((SMOLLM2, smollm2), (GEMMA, gemma)):
         predicted = need(facts, context, slots, "f16", ubatch, flash).compute_bytes
         assert measured <= predicted <= max(measured + 5 * MIB, measured * 1.25)
+
+
+@pytest.mark.parametrize(
+    ("facts", "context", "ubatch", "flash", "compute_mib"),
+    [
+        (SMOLLM2, 512, 128, True, 43.20),
+        (SMOLLM2, 8192, 512, True, 196.25),
+        (SMOLLM2, 8192, 128, False, 59.82),
+        (GEMMA, 512, 128, True, 256.50),
+        (GEMMA, 2048, 512, False, 1033.52),
+    ],
+)
+def test_vectors_need_what_the_dry_run_says(
+    facts: ModelFacts, context: int, ubatch: int, flash: bool, compute_mib: float
+) -> None:
+    size = need(facts, context, 4, "f16", ubatch, flash, pooling="mean")
+    # Texts share one sequence's cells, however many slots.
+    assert size.kv_bytes == need(facts, context, 1, "f16", ubatch, flash).kv_bytes
+    measured = size.weights_bytes + size.kv_bytes + compute_mib * MIB
+    assert measured <= size.total_bytes <= 1.05 * measured
+
+
+def test_an_encoder_has_no_cache_and_computes_a_text_at_once() -> None:
+    encoder = replace(SMOLLM2, pooling="cls", causal=False, context_train=512)
+    assert need(encoder, 512, 4).kv_bytes == 0
+    assert need(encoder, 4096, 4, ubatch=64) == need(encoder, 512, 1, ubatch=512)
+
+
+def test_adapters_are_counted() -> None:
+    plain, adapted = need(SMOLLM2, 512, 2), need(SMOLLM2, 512, 2, adapters_bytes=MIB)
+    assert adapted.weights_bytes == plain.weights_bytes + MIB
+    assert adapted.compute_bytes == plain.compute_bytes + 512 * 1536 * 4
 
 
 def test_wrong_sizes_are_refused() -> None:

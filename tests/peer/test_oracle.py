@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from fixtures.gguf_writer import gguf_bytes
 from fixtures.models import smollm2_path
+from fixtures.tiny_models import random_lora
 
 from aivailable.errors import GgufError
-from aivailable.peer.oracle import Oracle
+from aivailable.peer.oracle import Oracle, by_formula
 from aivailable.peer.ports import Prediction, PredictRequest
 from aivailable.peer.runtimes import Interpreters, Starter
 from aivailable.wire.worker import DeviceClaim
@@ -108,3 +109,35 @@ async def test_dry_run_and_formula_agree_on_a_real_model(tmp_path: Path) -> None
     guess = guessed.weights_bytes + guessed.kv_bytes + guessed.compute_bytes
     # The formula assumes a GPU's larger ubatch: it may claim too much, never too little.
     assert 0.96 * whole < guess < 1.2 * whole
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooling": "mean", "ubatch": "128"},
+        {"pooling": "last", "ubatch": "512", "flash_attention": "on"},
+        {"lora": "lora.gguf:0.5", "ubatch": "128", "draft": "0"},
+        {"lora": "lora.gguf,lora.gguf:-1", "pooling": "mean", "ubatch": "64"},
+    ],
+)
+async def test_the_formula_knows_vectors_and_adapters(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    pytest.importorskip("llama_cpp", reason="no inference engine is installed")
+    path = tmp_path / "model.gguf"
+    path.symlink_to(smollm2_path())
+    random_lora(tmp_path)
+    request = PredictRequest(path, context=1024, slots=4, options=options)
+    exact = await predict(request)
+    guessed = by_formula(request)
+    assert (exact.by, guessed.by) == ("oracle", "formula")
+    assert (guessed.weights_bytes, guessed.kv_bytes) == (exact.weights_bytes, exact.kv_bytes)
+    whole = exact.weights_bytes + exact.kv_bytes + exact.compute_bytes
+    guess = guessed.weights_bytes + guessed.kv_bytes + guessed.compute_bytes
+    assert guess == pytest.approx(whole, rel=0.05)
+
+
+async def test_an_adapter_that_is_none_is_refused_by_the_formula_too(tiny: PredictRequest) -> None:
+    wrong = PredictRequest(tiny.path, 256, 1, {"lora": "tiny.gguf"})
+    with pytest.raises(GgufError, match="no LoRA adapter"):
+        by_formula(wrong)

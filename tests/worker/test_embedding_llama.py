@@ -47,7 +47,7 @@ def vectors(worker: WorkerProcess, request: Generate) -> tuple[list[Vector], Fin
             if embedded.request_id == request.request_id:
                 assert embedded.index not in found
                 found[embedded.index] = np.frombuffer(embedded.vector, "<f4")
-    return [found[index] for index in range(len(request.inputs))], end
+    return [found[index] for index in range(len(request.inputs or request.input_ids))], end
 
 
 def failure(worker: WorkerProcess, request: Generate) -> Failed:
@@ -185,6 +185,29 @@ def test_an_encoder_pools_as_its_header_says(tmp_path: Path) -> None:
         assert abs(float(together[0] @ together[1])) < 0.99
         # Not causal: the first token sees the last one, so the order of words matters.
         assert failure(process, embed("big", " ".join(WORDS * 6))).code == "context_length_exceeded"
+
+
+def test_token_ids_are_a_text_of_their_own(tmp_path: Path) -> None:
+    words = {word: 4 + index for index, word in enumerate(WORDS)}
+    begin, end = 2, 3
+    sea = (begin, words["the"], words["sea"], end)
+    with WorkerProcess() as process:
+        assert isinstance(process.load(load(tiny_bert(tmp_path))), Ready)
+        (text,), told = vectors(process, embed("text", "the sea"))
+        request = Generate("ids", "d", task="embed", input_ids=(sea, sea[1:3]))
+        (ids, bare), counted = vectors(process, request)
+        assert told.prompt_tokens == len(sea)
+        assert counted.prompt_tokens == len(sea) + 2
+        assert float(text @ ids) == pytest.approx(1.0, abs=1e-4)
+        assert float(text @ bare) < 0.9999
+        for wrong, said in (((99,), "0 to 14"), ((-1,), "0 to 14"), ((), "no tokens")):
+            ids_only = Generate(f"w{wrong}", "d", task="embed", input_ids=(sea, wrong))
+            refused = failure(process, ids_only)
+            assert refused.status == 400
+            assert "input 1" in refused.message
+            assert said in refused.message
+        both = Generate("both", "d", task="embed", inputs=("sea",), input_ids=(sea,))
+        assert "alone" in failure(process, both).message
 
 
 def test_an_encoders_first_token_sees_the_whole_text(tmp_path: Path) -> None:

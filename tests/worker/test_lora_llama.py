@@ -74,7 +74,7 @@ def test_a_wrong_adapter_is_refused(tmp_path: Path, changed: dict[str, Any], sai
 def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
     refused(load(lora="nowhere.gguf"), "nowhere.gguf: cannot be read")
     refused(load(lora=str(tiny_bert(tmp_path))), "no LoRA adapter")
-    refused(load(lora=f"{random_lora(tmp_path)}:1e9"), "scale 1e9")
+    refused(load(lora=f"{random_lora(tmp_path)}:1e9"), "scale 1e+09")
 
 
 def refused(given: Load, said: str) -> None:

@@ -22,6 +22,11 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 FOLD_ROWS: Final = 64
 """The row is folded into so many lines; the maximum of each column tells where the large are."""
+MAXIMA_ROWS: Final = 16
+"""These maxima are folded again, into so many lines."""
+TAKEN_MAX_TIMES: Final = 4
+"""Columns looked into for every token wanted; where more would be, the second fold was no help."""
+LEAST: Final = np.finfo(np.float32).min
 NUCLEUS_DEPTHS: Final = (4.0, 8.0, 16.0)
 """Distances from the largest logit within which top-p's nucleus is looked for, nearest first."""
 
@@ -46,37 +51,73 @@ class Candidates:
 
 def ordered(row: Logits, ids: npt.NDArray[np.intp]) -> Candidates:
     """Candidates of these ids (ascending), without those of logit -inf."""
-    values = row[ids].astype(np.float64)
-    order = (-values).argsort(kind="stable")
-    ids, values = ids[order].astype(np.int64, copy=False), values[order]
-    if values[-1] == -math.inf:
-        kept = max(1, int(np.count_nonzero(values > -math.inf)))
-        ids, values = ids[:kept], values[:kept]
-    return Candidates(ids, values)
+    return _sorted(ids, row[ids])
+
+
+def _sorted(ids: npt.NDArray[np.intp], values: Logits) -> Candidates:
+    """The largest first; nothing but the one that is not a number, if one is not."""
+    order = np.negative(values).argsort(kind="stable")
+    ids = ids[order].astype(np.int64, copy=False)
+    logits: Floats = values[order].astype(np.float64)
+    last = float(logits[-1])
+    if last > -math.inf:
+        return Candidates(ids, logits)
+    if last == -math.inf:
+        return Candidates(ids, logits).first(int(np.count_nonzero(logits > -math.inf)))
+    return Candidates(ids[-1:], logits[-1:])
 
 
 def largest(row: Logits, count: int) -> Candidates:
-    """The `count` largest. Linear: at least `count` elements reach the count-th largest of the
-    column maxima, so that only few columns are looked into."""
+    """The `count` largest. Linear, and reads the row once: at least `count` elements reach the
+    count-th largest of the column maxima, so that only few columns are looked into. Of a row with
+    a NaN only that."""
     size = row.shape[0]
     columns = size // FOLD_ROWS
     if columns < 2 * count:
         if count >= size:
             return ordered(row, np.arange(size))
         floor = np.partition(row, size - count)[size - count]
-        return ordered(row, np.flatnonzero(row >= floor)).first(count)
+        return ordered(row, (~(row < floor)).nonzero()[0]).first(count)
     folded = row[: columns * FOLD_ROWS].reshape(FOLD_ROWS, columns)
-    maxima = folded.max(axis=0)
-    floor = np.partition(maxima, columns - count)[columns - count]
-    taken = (maxima >= floor).nonzero()[0]
+    maxima: Logits = np.maximum.reduce(folded, axis=0)
+    taken, floor = _columns_of(maxima, count)
     # Of one dimension: numpy finds what is set in two far more slowly.
-    hits = (folded.take(taken, axis=1).ravel() >= floor).nonzero()[0]
-    lines, at = np.divmod(hits, len(taken))
-    ids = lines * columns + taken[at]
-    rest = (row[columns * FOLD_ROWS :] >= floor).nonzero()[0]
-    if len(rest):
-        ids = np.concatenate((ids, rest + columns * FOLD_ROWS))
-    return ordered(row, ids).first(count)
+    values = folded[:, taken].ravel()
+    hits = _not_below(values, floor)
+    lines = hits // len(taken)
+    ids = lines * columns + taken[hits - lines * len(taken)]
+    values = values[hits]
+    if size % FOLD_ROWS:
+        rest = _not_below(row[columns * FOLD_ROWS :], floor) + columns * FOLD_ROWS
+        ids, values = np.concatenate((ids, rest)), np.concatenate((values, row[rest]))
+    if not len(ids):
+        return ordered(row, np.array([row.argmax()]))
+    return _sorted(ids, values).first(count)
+
+
+def _columns_of(maxima: Logits, count: int) -> tuple[npt.NDArray[np.intp], np.float32]:
+    """The columns that may hold one of the `count` largest, and a number that these reach."""
+    width = len(maxima) // MAXIMA_ROWS
+    if width >= 2 * count:
+        # Folded once more a handful of numbers is left: sorted faster than the maxima parted.
+        coarse = np.maximum.reduce(
+            maxima[: width * MAXIMA_ROWS].reshape(MAXIMA_ROWS, width), axis=0
+        )
+        coarse.sort()
+        # What a grammar or a bias forbids is never looked for.
+        floor = max(coarse[width - count], LEAST)
+        taken = _not_below(maxima, floor)
+        if len(taken) <= TAKEN_MAX_TIMES * count:
+            return taken, floor
+    floor = max(np.partition(maxima, len(maxima) - count)[len(maxima) - count], LEAST)
+    return _not_below(maxima, floor), floor
+
+
+def _not_below(values: Logits, floor: np.float32) -> npt.NDArray[np.intp]:
+    """Where they reach the floor or are no numbers."""
+    below = np.less(values, floor)
+    found: npt.NDArray[np.intp] = np.logical_not(below, out=below).nonzero()[0]
+    return found
 
 
 def draw_from_all(row: Logits, temperature: float, roll: float, scratch: Logits) -> int:
@@ -155,6 +196,11 @@ def selected(row: Logits, sampling: Sampling, scratch: Logits) -> Candidates:
         found = found.first(sampling.top_k) if sampling.top_k > 0 else found
     else:
         found = largest(row, sampling.top_k if sampling.top_k > 0 else row.shape[0])
+    return narrowed(found, sampling)
+
+
+def narrowed(found: Candidates, sampling: Sampling) -> Candidates:
+    """What typical, top-p and min-p leave of what top-k found."""
     if sampling.typical_p < 1.0:
         found = typical(found, sampling.typical_p)
     weights = found.weights()

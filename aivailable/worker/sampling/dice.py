@@ -20,14 +20,18 @@ XTC: Final = 1
 REDRAW: Final = 2
 """Picks again, after the grammar has refused the first token."""
 _UNIFORM_SCALE: Final = 2.0**-64
-# Constants of splitmix64 (Steele, Lea and Flood 2014).
-_MIX: Final = np.array([0x9E3779B97F4A7C15], np.uint64)
+_KEY: Final = struct.Struct(">qqB")
+# Constants of splitmix64 (Steele, Lea and Flood 2014); arrays, because numpy takes them as they
+# are: with few candidates its calls cost more than the numbers.
+_MIX: Final = np.array(0x9E3779B97F4A7C15, np.uint64)
 _ROUNDS: Final = (
-    (np.uint64(30), np.array([0xBF58476D1CE4E5B9], np.uint64)),
-    (np.uint64(27), np.array([0x94D049BB133111EB], np.uint64)),
+    (np.array(30, np.uint64), np.array(0xBF58476D1CE4E5B9, np.uint64)),
+    (np.array(27, np.uint64), np.array(0x94D049BB133111EB, np.uint64)),
 )
-_LAST_SHIFT: Final = np.uint64(31)
-_TO_53_BITS: Final = np.uint64(11)
+_LAST_SHIFT: Final = np.array(31, np.uint64)
+_TO_53_BITS: Final = np.array(11, np.uint64)
+_SCALE_53: Final = np.array(2.0**-53)
+_HALF_54: Final = np.array(2.0**-54)
 
 
 def seed_of(sampling: Sampling, request_id: str) -> int:
@@ -49,16 +53,23 @@ def gumbels(
     logit + number follows the softmax of the logits (the Gumbel-max trick), and logits that differ
     in their last digits give another one hardly ever: far more seldom than a walk along cumulative
     probabilities, where every border moves."""
-    key = np.array([_number(seed, position, purpose)], np.uint64)
-    mixed = ids.astype(np.uint64) * _MIX[0] + key
+    mixed = np.multiply(ids.view(np.uint64), _MIX)
+    mixed += np.array(_number(seed, position, purpose), np.uint64)
+    shifted = np.empty_like(mixed)
     for shift, factor in _ROUNDS:
-        mixed = (mixed ^ (mixed >> shift)) * factor
-    mixed ^= mixed >> _LAST_SHIFT
-    uniform_numbers = (mixed >> _TO_53_BITS).astype(np.float64) * 2.0**-53 + 2.0**-54
-    numbers: npt.NDArray[np.float64] = -np.log(-np.log(uniform_numbers))
+        mixed ^= np.right_shift(mixed, shift, out=shifted)
+        mixed *= factor
+    mixed ^= np.right_shift(mixed, _LAST_SHIFT, out=shifted)
+    mixed >>= _TO_53_BITS
+    numbers: npt.NDArray[np.float64] = mixed.astype(np.float64)
+    numbers *= _SCALE_53
+    numbers += _HALF_54
+    for _ in range(2):
+        np.log(numbers, out=numbers)
+        np.negative(numbers, out=numbers)
     return numbers
 
 
 def _number(seed: int, position: int, purpose: int) -> int:
-    key = struct.pack(">qqB", seed, position, purpose)
+    key = _KEY.pack(seed, position, purpose)
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")

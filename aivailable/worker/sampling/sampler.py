@@ -22,6 +22,8 @@ from aivailable.worker.sampling.candidates import (
     Candidates,
     draw_from_all,
     keeps_all,
+    largest,
+    narrowed,
     selected,
     without_top_choices,
 )
@@ -61,6 +63,7 @@ class Sampler:
         adaptive = sampling.mirostat > 0 and sampling.temperature > 0.0
         self._mirostat = Mirostat(sampling) if adaptive else None
         self._unfiltered = not self._xtc and self._mirostat is None and keeps_all(sampling)
+        self._ranked = self._mirostat is None and sampling.top_k > 0 >= sampling.top_n_sigma
         self._plain = not (self._bias.active or self._penalties.active or self._dry.active)
         self._pending: Candidates | None = None
 
@@ -100,14 +103,14 @@ class Sampler:
     def draw(self, row: Logits, position: int, *, again: bool = False) -> int:
         """A token from a `changed` (and perhaps masked) row. `position`: how many tokens of the
         answer there are already. `again`: after a refusal. Raises NoToken."""
-        best = int(row.argmax())
-        if not math.isfinite(row[best]):
-            raise NoToken("the model computed no finite logits, or every token is forbidden")
         if self._greedy:
+            best = int(row.argmax())
+            _check(row[best])
             return best
         purpose = REDRAW if again else DRAW
         if self._unfiltered:
             # Numbers for all tokens would cost more than everything else.
+            _check(row.max())
             roll = uniform(self._seed, position, purpose)
             return draw_from_all(row, self._sampling.temperature, roll, self._scratch)
         found = self.distribution(row, position)
@@ -117,14 +120,27 @@ class Sampler:
         return int(found.ids[(found.logits + noise).argmax()])
 
     def distribution(self, row: Logits, position: int) -> Candidates:
-        """The tokens that may be drawn, with logits divided by the temperature."""
+        """The tokens that may be drawn, with logits divided by the temperature. Raises NoToken."""
         sampling = self._sampling
-        if self._mirostat is not None:
-            self._pending = self._mirostat.select(row, self._scratch)
-            return self._pending
-        found = selected(row, sampling, self._scratch)
+        if self._ranked:
+            # The largest says it, too: the row is read once.
+            found = largest(row, sampling.top_k)
+            _check(found.logits[0])
+            found = narrowed(found, sampling)
+        else:
+            _check(row.max())
+            if self._mirostat is not None:
+                self._pending = self._mirostat.select(row, self._scratch)
+                return self._pending
+            found = selected(row, sampling, self._scratch)
         if self._xtc and uniform(self._seed, position, XTC) <= sampling.xtc_probability:
             found = without_top_choices(found, sampling.xtc_threshold)
         if sampling.temperature <= 0.0:
             return found.first(1)
         return Candidates(found.ids, found.logits / sampling.temperature)
+
+
+def _check(best: np.float32 | np.float64) -> None:
+    """The largest logit of a row. Raises NoToken."""
+    if not math.isfinite(best):
+        raise NoToken("the model computed no finite logits, or every token is forbidden")

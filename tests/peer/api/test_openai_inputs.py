@@ -66,6 +66,17 @@ async def test_the_openai_client_reads_embeddings_in_order(
     assert server.metrics.outcomes() == {"done": 1}
 
 
+@pytest.mark.parametrize(("given", "ids"), [([1, 2], ((1, 2),)), ([[1, 2], [3]], ((1, 2), (3,)))])
+async def test_token_ids_are_embedded_as_they_are(
+    sdk: openai.AsyncOpenAI, service: FakeService, given: Any, ids: tuple[tuple[int, ...], ...]
+) -> None:
+    service.script = vectors(*[(1.0, 0.0)] * len(ids))
+    answer = await sdk.embeddings.create(model=MODEL, input=given)
+    assert len(answer.data) == len(ids)
+    request = service.asked[0][0]
+    assert (request.inputs, request.input_ids) == ((), ids)
+
+
 async def test_fewer_dimensions_are_made_unit_length_again(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
@@ -133,8 +144,13 @@ async def test_an_answer_that_is_no_vectors_is_our_fault(
         ({"input": ""}, "input"),
         ({"input": ["a", ""]}, "input[1]"),
         ({"input": ["a", 1]}, "input[1]"),
-        ({"input": [1, 2]}, "input"),
-        ({"input": [[1, 2]]}, "input"),
+        ({"input": [1, "a"]}, "input[1]"),
+        ({"input": [1, -2]}, "input[1]"),
+        ({"input": [True]}, "input[0]"),
+        ({"input": [[1, 2], []]}, "input[1]"),
+        ({"input": [[1], "a"]}, "input[1]"),
+        ({"input": [[1], [2, 1 << 31]]}, "input[1][1]"),
+        ({"input": [[1]] * 2049}, "input"),
         ({"input": ["a"] * 2049}, "input"),
         ({"input": "x" * (1 << 20) + "x"}, "input"),
         ({"input": "a", "dimensions": 0}, "dimensions"),

@@ -25,9 +25,15 @@ from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.generation import Generation
 from aivailable.peer.api.openai.models import find_deployment
 from aivailable.peer.api.openai.replies import input_usage_of
-from aivailable.peer.api.openai.requests import model_name
+from aivailable.peer.api.openai.requests import model_name, token_ids
 from aivailable.peer.api.openai.unsupported import Ignored, refuse
-from aivailable.peer.api.parameters import Parameters, as_object, checked_text, read_body
+from aivailable.peer.api.parameters import (
+    Parameters,
+    as_object,
+    checked_text,
+    read_body,
+    wrong_type,
+)
 from aivailable.peer.api.sse import compact
 from aivailable.peer.service import Service
 from aivailable.wire.generation import Embedded, Finished, Generate
@@ -60,11 +66,13 @@ class RerankAsked:
 
 def embeddings_request(body: Parameters, request_id: str) -> EmbeddingsAsked:
     """Raises ParameterError."""
+    texts, ids = _inputs(body)
     generate = Generate(
         request_id=request_id,
         deployment=model_name(body),
         task="embed",
-        inputs=_inputs(body),
+        inputs=texts,
+        input_ids=ids,
     )
     form = body.choice("encoding_format", ("float", "base64"))
     dimensions = body.integer("dimensions", 1, DIMENSIONS_MAX)
@@ -183,28 +191,36 @@ class Inputs:
             await generation.close()
 
 
-def _inputs(body: Parameters) -> tuple[str, ...]:
+def _inputs(body: Parameters) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """One text or several, or as many lists of token ids."""
     value = body.raw("input")
     if value is None:
         raise ParameterError("input", "'input' is required", code="missing_parameter")
     if isinstance(value, str):
-        return (_bounded(value, "input"),)
+        return (_bounded(value, "input"),), ()
     given = body.items("input") or ()
     if not given:
         raise ParameterError("input", "'input' must not be an empty list")
+    if isinstance(given[0], int):
+        return (), (token_ids(list(given), "input"),)
     if len(given) > INPUTS_MAX:
         raise ParameterError("input", f"'input' has more than {INPUTS_MAX} texts")
-    if isinstance(given[0], (int, list)) and not isinstance(given[0], bool):
-        raise ParameterError(
-            "input",
-            "token ids as input are not supported, since they are another model's; send text "
-            "(LangChain: check_embedding_ctx_length=False)",
-            code="unsupported_value",
-        )
+    if isinstance(given[0], list):
+        named = [(item, f"input[{index}]") for index, item in enumerate(given)]
+        return (), tuple(_ids(item, name) for item, name in named)
     return tuple(
         _bounded(checked_text(item, f"input[{index}]"), f"input[{index}]")
         for index, item in enumerate(given)
-    )
+    ), ()
+
+
+def _ids(value: Any, name: str) -> tuple[int, ...]:
+    """Whether they are in the model's vocabulary is the worker's word; whether they were meant for
+    it nobody can tell: a client that counts with OpenAI's own (LangChain's, unless told
+    check_embedding_ctx_length=False) gets vectors of other words."""
+    if not isinstance(value, list):
+        raise wrong_type(name, "a list of token ids", value)
+    return token_ids(value, name)
 
 
 def _document(item: Any, name: str) -> str:
@@ -263,5 +279,5 @@ def as_base64(vector: array[float]) -> str:
 
 
 def _check_complete(found: dict[int, Any], asked: Generate) -> None:
-    if sorted(found) != list(range(len(asked.inputs))):
+    if sorted(found) != list(range(len(asked.inputs) + len(asked.input_ids))):
         raise RequestError(500, "worker_lost", "the answer ended before it was finished")
