@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aivailable.errors import GgufError
-from aivailable.gguf.companions import Projector, read_projector
+from aivailable.gguf.companions import Projector, companion_path, read_projector
 from aivailable.gguf.memory import Need
 from aivailable.worker.engine import LoadRefused
-from aivailable.worker.llama_adapters import companion_path
 from aivailable.worker.llama_claims import Claimed
 from aivailable.worker.llama_library import MAIN_MEMORY, MIB, Buffers, Log, import_media_library
 from aivailable.worker.llama_parameters import Parameters
