@@ -126,6 +126,18 @@ def test_real_gpus_keep_a_margin_and_yield_to_other_programs() -> None:
     assert free_bytes(starting, busy, "a", gpu) == 1 * GIB - margin
 
 
+def test_eight_gib_with_five_of_ours_and_two_of_others_has_less_than_one_left() -> None:
+    """The design's worked example: 1 GiB is free, and a quarter of that is the margin."""
+    gpu = device(gib=8, backend=CUDA)
+    state = running(cluster({"a": (gpu,)}), replica("chat#1.1", "a", claim_gib=5.0))
+    live = liveness("a", devices={"a": (DeviceLoad("gpu0", 1 * GIB),)})
+    left = 1 * GIB - state.settings.margin_bytes
+    assert free_bytes(state, live, "a", gpu) == left
+    assert isinstance(place(state, live, deployment("small", 0.75)), Placed)
+    said = refusal(place(state, live, deployment("other", 0.76)))
+    assert "needs 778 MiB, 768 MiB free" in said
+
+
 def test_a_simulated_device_is_worth_what_was_granted() -> None:
     state = cluster({"a": (device(gib=8),)})
     busy = liveness("a", devices={"a": (DeviceLoad("gpu0", 3 * GIB),)})
