@@ -45,9 +45,7 @@ def deploy(
     ] = None,
     replicas: Annotated[str, typer.Option(metavar="MIN[..MAX]", help="How many copies run.")] = "1",
     ctx: placing.Context = None,
-    slots: Annotated[
-        int | None, typer.Option(min=1, help="Requests one replica decodes at a time.")
-    ] = None,
+    slots: placing.Slots = None,
     pin: Annotated[bool, typer.Option("--pin", help="Never evict it for another.")] = False,
     idle_ttl: Annotated[
         str | None,
@@ -82,7 +80,7 @@ def deploy(
     wanted: dict[str, Any] = {
         "name": name,
         **placing.context(ctx),
-        "slots": slots,
+        **placing.slots(slots),
         "replicas_min": low,
         "replicas_max": high,
         "pin": pin,

@@ -23,6 +23,15 @@ Context = Annotated[
     ),
 ]
 
+Slots = Annotated[
+    str | None,
+    typer.Option(
+        "--slots",
+        metavar="N|auto|N..auto|N..M",
+        help="Requests one replica decodes at a time; auto: as many as fit, after the context.",
+    ),
+]
+
 On = Annotated[
     _List,
     typer.Option(
@@ -93,6 +102,15 @@ def where(
 
 def context(text: str | None) -> dict[str, Any]:
     """The fields `context` and `context_max`. Raises typer.BadParameter."""
+    return _reach(text, "context", "--ctx", "8192..32768")
+
+
+def slots(text: str | None) -> dict[str, Any]:
+    """The fields `slots` and `slots_max`. Raises typer.BadParameter."""
+    return _reach(text, "slots", "--slots", "4..16")
+
+
+def _reach(text: str | None, field: str, option: str, example: str) -> dict[str, Any]:
     if text is None:
         return {}
     low, dots, high = text.partition("..")
@@ -101,11 +119,11 @@ def context(text: str | None) -> dict[str, Any]:
     good = (low.isdecimal() and int(low) > 0) or (not low and text == "auto")
     if not good or (dots and high != "auto" and not high.isdecimal()):
         raise typer.BadParameter(
-            f"{text!r}: write N, auto, N..auto or N..M, like 8192..32768", param_hint="--ctx"
+            f"{text!r}: write N, auto, N..auto or N..M, like {example}", param_hint=option
         )
     if high.isdecimal() and int(high) < int(low):
-        raise typer.BadParameter(f"{text!r}: the second is less", param_hint="--ctx")
-    found: dict[str, Any] = {"context": int(low)} if low else {}
+        raise typer.BadParameter(f"{text!r}: the second is less", param_hint=option)
+    found: dict[str, Any] = {field: int(low)} if low else {}
     if dots:
-        found["context_max"] = 0 if high == "auto" else int(high)
+        found[f"{field}_max"] = 0 if high == "auto" else int(high)
     return found

@@ -40,6 +40,8 @@ SPLIT_DEVICES_MAX = 8
 """One replica lies on at most so many GPUs, the largest of its node."""
 CONTEXT_STEP = 256
 """An automatic context grows by multiples of this: llama.cpp pads its cells to it."""
+CPU_SLOTS_MAX = 8
+"""Automatic slots on a CPU: a step there costs what its rows cost, so more only share it."""
 _LOADED = frozenset({Status.READY, Status.DRAINING})
 
 Rank = tuple[int, bool, bool, bool, int, float, int, NodeId, str]
@@ -163,27 +165,25 @@ class Board:
                     best = rank, Placed(site.member.node, _shares(deployment, taken))
         return best[1] if best is not None else None
 
-    def largest(self, deployment: Deployment, placed: Placed) -> tuple[int, tuple[Claim, ...]]:
-        """The most tokens per slot for which there is room where it was placed, and the claims
-        with them. Its own claims are not on the board."""
+    def largest(self, deployment: Deployment, placed: Placed) -> tuple[int, int, tuple[Claim, ...]]:
+        """The most tokens per slot for which there is room where it was placed; if that is all
+        that it may have, the most slots; and the claims with them. Its own are not on the board."""
         growth, names = deployment.growth, [claim.device_id for claim in placed.claims]
         bays = [bay for bay in self.sites[placed.node].bays if bay.device.device_id in names]
+        context, slots = deployment.context, deployment.slots
         if growth is None or not bays:
-            return deployment.context, placed.claims
-        compute, count = deployment.compute_bytes, len(bays)
-        room = sum(bay.free_bytes - compute for bay in bays)
-        room -= deployment.weights_bytes + deployment.kv_bytes
-        more = growth.context_max - deployment.context
-        each = growth.token_kv_bytes + count * growth.token_compute_bytes
-        if each:
-            more = min(more, room // each)
-        if growth.token_compute_bytes:
-            slack = min(bay.free_bytes for bay in bays) - compute
-            more = min(more, slack // growth.token_compute_bytes)
-        context = deployment.context + max(0, more)
+            return context, slots, placed.claims
+        each = growth.token_kv_bytes, growth.token_compute_bytes
+        context += _more(deployment, bays, growth.context_max - context, *each)
         if context < growth.context_max:
             context -= (context - deployment.context) % CONTEXT_STEP
-        return context, _shares(deployment.grown(context), bays)
+        else:
+            most = deployment.slots_most
+            if any(bay.on_cpu for bay in bays):
+                most = min(most, CPU_SLOTS_MAX)
+            each = growth.slot_kv_bytes, growth.slot_compute_bytes
+            slots += _more(deployment.grown(context, slots), bays, most - slots, *each)
+        return context, slots, _shares(deployment.grown(context, slots), bays)
 
     def bays(self, deployment: Deployment, site: Site) -> list[Bay]:
         """The devices of a node that the deployment allows."""
@@ -272,6 +272,19 @@ class Board:
             for bay in site.bays:
                 if bay.device.device_id == claim.device_id:
                     bay.free_bytes -= sign * claim.claim_bytes
+
+
+def _more(
+    deployment: Deployment, bays: Sequence[Bay], most: int, kv_bytes: int, compute_bytes: int
+) -> int:
+    """How many more of what costs so many bytes each, up to `most`, the devices hold together."""
+    rooms = [bay.free_bytes - deployment.compute_bytes for bay in bays]
+    each = kv_bytes + len(bays) * compute_bytes
+    if each:
+        most = min(most, (sum(rooms) - deployment.weights_bytes - deployment.kv_bytes) // each)
+    if compute_bytes:
+        most = min(most, min(rooms) // compute_bytes)
+    return max(0, most)
 
 
 def failures(state: State, deployment: Deployment, node: NodeId) -> int:

@@ -28,7 +28,7 @@ from aivailable.core.constraints import (
 )
 from aivailable.core.ids import island_id, replica_id, short, valid_deployment_name
 from aivailable.core.measuring import measured_key
-from aivailable.core.records import Deployment, Failure, Measured, Model, Replica, Status
+from aivailable.core.records import Deployment, Failure, Growth, Measured, Model, Replica, Status
 from aivailable.core.state import BYTES_MAX, State, failure_key
 
 DEPLOYMENTS_MAX = 1024
@@ -210,10 +210,7 @@ def place(state: State, command: Command, body: Place) -> Change | Reject:
     member = state.members.get(body.node)
     if member is None or member.down:
         return Reject("node_down", f"{short(body.node)} is not there")
-    most = deployment.growth.context_max if deployment.growth is not None else deployment.context
-    if body.context and not deployment.context <= body.context <= most:
-        return Reject("invalid_context", f"context: {deployment.context} to {most} tokens")
-    refused = claim_problem(state, body)
+    refused = _growth_problem(deployment, body) or claim_problem(state, body)
     if refused is not None:
         return refused
     replica = _new_replica(deployment, body)
@@ -223,6 +220,18 @@ def place(state: State, command: Command, body: Place) -> Change | Reject:
         replica_numbers={**state.replica_numbers, body.deployment: number},
     )
     return Change(after, "placed", body.replica, f"{body.deployment} placed on {member.name}")
+
+
+def _growth_problem(deployment: Deployment, body: Place) -> Reject | None:
+    """A place decides only what the deployment leaves open."""
+    least, most = deployment.context, deployment.context_most
+    if body.context and not least <= body.context <= most:
+        return Reject("invalid_context", f"context: {least} to {most} tokens")
+    whole = (body.context or least) == most
+    slots = deployment.slots_most if whole else deployment.slots
+    if body.slots and not deployment.slots <= body.slots <= slots:
+        return Reject("invalid_slots", f"slots with this context: {deployment.slots} to {slots}")
+    return None
 
 
 def claim_problem(state: State, body: Place) -> Reject | None:
@@ -278,7 +287,7 @@ def _new_replica(deployment: Deployment, body: Place) -> Replica:
         node=body.node,
         claims=body.claims,
         context=body.context or deployment.context,
-        slots=deployment.slots,
+        slots=body.slots or deployment.slots,
     )
 
 
@@ -364,7 +373,8 @@ def _with_measured(state: State, replica: Replica) -> State:
     key = measured_key(replica.digest, device, replica.context, replica.slots, deployment.options)
     if key not in state.measured and len(state.measured) >= MEASURED_MAX:
         return state
-    entry = Measured(predicted_bytes=deployment.grown(replica.context).need_bytes, used_bytes=used)
+    predicted = deployment.grown(replica.context, replica.slots).need_bytes
+    entry = Measured(predicted_bytes=predicted, used_bytes=used)
     return replace(state, measured={**state.measured, key: entry})
 
 
@@ -390,19 +400,33 @@ def _deployment_problem(state: State, wanted: Deployment) -> Reject | None:
         return Reject("invalid_need", f"the predicted memory must be 1 to {BYTES_MAX} bytes")
     if len(wanted.aliases) > ALIASES_MAX:
         return Reject("invalid_name", f"at most {ALIASES_MAX} aliases")
-    growth = wanted.growth
-    if growth is not None and not (
-        wanted.context < growth.context_max <= CONTEXT_MAX_TOKENS
-        and min(growth.token_kv_bytes, growth.token_compute_bytes) >= 0
-        and wanted.grown(growth.context_max).need_bytes <= BYTES_MAX
-    ):
-        return Reject("invalid_context", "an automatic context: from less to more, within reason")
+    if wanted.growth is not None and not _grows_well(wanted, wanted.growth):
+        return Reject(
+            "invalid_context", "automatic context or slots: from less to more, within reason"
+        )
     misplaced = problem(wanted.where, wanted.name)
     if misplaced:
         return Reject("invalid_where", misplaced)
     if len(wanted.options) > OPTIONS_MAX or wanted.copies < 1:
         return Reject("invalid_options", f"at most {OPTIONS_MAX} options, at least one copy")
     return None
+
+
+def _grows_well(wanted: Deployment, growth: Growth) -> bool:
+    context, slots = wanted.context_most, wanted.slots_most
+    each = (
+        growth.token_kv_bytes,
+        growth.token_compute_bytes,
+        growth.slot_kv_bytes,
+        growth.slot_compute_bytes,
+    )
+    return (
+        wanted.context <= context <= CONTEXT_MAX_TOKENS
+        and slots <= SLOTS_MAX
+        and (context, slots) != (wanted.context, wanted.slots)
+        and min(each) >= 0
+        and wanted.grown(context, slots).need_bytes <= BYTES_MAX
+    )
 
 
 def _model_problem(model: Model) -> str:

@@ -178,6 +178,8 @@ class Place:
     claims: tuple[Claim, ...]
     context: int = 0
     """Tokens per slot, where the deployment leaves it to the place; 0 = the deployment's own."""
+    slots: int = 0
+    """Likewise; more than the deployment's own only with all the context that it may have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ class Fresh:
     deployment: Deployment
     placed: Placed
     context: int = 0
-    """Tokens per slot, once grown; 0 = the deployment's own."""
+    """Tokens per slot, once grown; 0 = the deployment's own. So are the slots."""
+    slots: int = 0
 
     def on_board(self) -> Replica:
         deployment = self.deployment
@@ -41,7 +42,7 @@ class Fresh:
             node=self.placed.node,
             claims=self.placed.claims,
             context=self.context or deployment.context,
-            slots=deployment.slots,
+            slots=self.slots or deployment.slots,
         )
 
 
@@ -68,13 +69,14 @@ class Packing:
                 self.drop(key)
 
     def grow(self, replica: str) -> None:
-        """The largest context for which there is room where it lies, if that is left to us."""
+        """The largest context, then the most slots for which there is room where it lies, if that
+        is left to us."""
         entry = self.fresh[replica]
         if entry.deployment.growth is not None:
             self._take(entry)
-            context, claims = self._board.largest(entry.deployment, entry.placed)
+            context, slots, claims = self._board.largest(entry.deployment, entry.placed)
             placed = Placed(entry.placed.node, claims)
-            self._put(replace(entry, placed=placed, context=context))
+            self._put(replace(entry, placed=placed, context=context, slots=slots))
 
     def squeeze(self, deployment: Deployment) -> bool:
         """Place one more replica by moving others of this plan; whether that was possible."""

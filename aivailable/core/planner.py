@@ -108,16 +108,15 @@ class _Planning:
             self._packing.fresh.values(), key=lambda e: (rank[e.deployment.name], e.placed.node)
         )
         for tentative in order:
-            # What an automatic context takes is only what nobody else was given or waits for.
+            # What is automatic takes only what nobody else was given or waits for.
             self._packing.grow(tentative.replica)
             fresh = self._packing.fresh[tentative.replica]
             name, generation = fresh.deployment.name, fresh.deployment.generation
             numbers[name] = numbers.get(name, 0) + 1
             replica = replica_id(name, generation, numbers[name])
-            placed = fresh.placed
-            bodies.append(
-                Place(replica, name, generation, placed.node, placed.claims, fresh.context)
-            )
+            node, claims = fresh.placed.node, fresh.placed.claims
+            grown = fresh.context, fresh.slots
+            bodies.append(Place(replica, name, generation, node, claims, *grown))
         return tuple(bodies)
 
     def notes(self) -> dict[str, str]:

@@ -189,12 +189,20 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """The context is `auto`: the deployment's own is the least, and each replica takes as much
-    more as fits where it is placed, once for all. Bytes are for one token more in every slot."""
+    """The context, the slots or both are `auto`: the deployment's own are the least, and each
+    replica takes as much more as fits where it is placed, once for all. First the context grows;
+    further slots are only for those with all of it, so their bytes are known for that one."""
 
     context_max: int
+    """The deployment's own = the context is fixed."""
     token_kv_bytes: int
+    """Of one token more in each of the deployment's own slots."""
     token_compute_bytes: int
+    slots_max: int = 0
+    """0 = the slots are fixed."""
+    slot_kv_bytes: int = 0
+    """Of one slot more with `context_max` tokens."""
+    slot_compute_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,23 +232,38 @@ class Deployment:
     predicted_by: str = "formula"
     where: Where = Where()
     growth: Growth | None = None
-    """None: the context is as it stands here, everywhere."""
+    """None: context and slots are as they stand here, everywhere."""
 
     @property
     def need_bytes(self) -> int:
         """Bytes one replica needs when it lies on a single device."""
         return self.weights_bytes + self.kv_bytes + self.compute_bytes
 
-    def grown(self, context: int) -> Deployment:
-        """The same with so many tokens per slot, not less than its own, and their bytes."""
-        if self.growth is None:
+    @property
+    def context_most(self) -> int:
+        """Tokens per slot that a replica may have."""
+        return self.context if self.growth is None else self.growth.context_max
+
+    @property
+    def slots_most(self) -> int:
+        """Slots that a replica may have, with `context_most` tokens each."""
+        return self.slots if self.growth is None else max(self.slots, self.growth.slots_max)
+
+    def grown(self, context: int, slots: int) -> Deployment:
+        """The same with so many tokens per slot and slots, not less than its own, and their
+        bytes."""
+        growth = self.growth
+        if growth is None:
             return self
-        more = context - self.context
+        more, further = context - self.context, slots - self.slots
+        kv = growth.token_kv_bytes * more + growth.slot_kv_bytes * further
+        compute = growth.token_compute_bytes * more + growth.slot_compute_bytes * further
         return replace(
             self,
             context=context,
-            kv_bytes=self.kv_bytes + self.growth.token_kv_bytes * more,
-            compute_bytes=self.compute_bytes + self.growth.token_compute_bytes * more,
+            slots=slots,
+            kv_bytes=self.kv_bytes + kv,
+            compute_bytes=self.compute_bytes + compute,
         )
 
 

@@ -26,6 +26,7 @@ from aivailable.core.status import FitStatus, PlanStatus
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
 from aivailable.gguf.memory import CONTEXT_STEP_TOKENS, draft_tokens, need
+from aivailable.peer.growing import divided_up, steepest
 from aivailable.peer.ports import Ports, Prediction, PredictRequest
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.service import DeployRequest
@@ -34,6 +35,8 @@ CONTEXT_DEFAULT_TOKENS = 4096
 CONTEXT_AUTO_MAX_TOKENS = 32_768
 """The most of an automatic context where the file does not say what it was trained for."""
 SLOTS_DEFAULT = 4
+SLOTS_AUTO_MAX = 64
+"""The most automatic slots: as many as a worker takes (`worker.loading.SLOTS_MAX`)."""
 FAKE_ENGINE = "fake"
 FAKE_NEED_BYTES = 64 * 1024 * 1024
 DEPLOY_DEADLINE_S = 10.0
@@ -236,20 +239,27 @@ class Deploying:
         slots: int,
         least: Prediction,
     ) -> Growth | None:
-        """What each token more costs, between the least context and the largest.
+        """What each token more costs, between the least context and the largest, and each slot
+        more with the largest context.
 
         Compute grows ever faster and a cache with a sliding window ever slower: the chord and the
         first step, whichever is more, is never too little in between."""
         facts = thought.model.facts
-        if request.context_max is None:
+        most = context
+        if request.context_max is not None:
+            most = request.context_max or facts.context_train or CONTEXT_AUTO_MAX_TOKENS
+            most = max(context, min(most, facts.context_train or most))
+        slots_most = slots
+        if request.slots_max is not None:
+            slots_most = max(slots, min(request.slots_max or SLOTS_AUTO_MAX, SLOTS_AUTO_MAX))
+        if (most, slots_most) == (context, slots):
             return None
-        most = request.context_max or facts.context_train or CONTEXT_AUTO_MAX_TOKENS
-        if facts.context_train:
-            most = min(most, facts.context_train)
-        if most <= context:
-            return None
+        counts = range(slots, slots_most + 1)
+        if most == context:
+            grown = Growth(context, 0, 0)
+            return await self._with_slots(grown, thought, request.options, counts, least)
         kv_type = request.options.get("kv_type", "f16")
-        far = await self._predict(thought, most, slots, request.options)
+        far = largest = await self._predict(thought, most, slots, request.options)
         here = need(facts, context, slots, kv_type)
         step = need(facts, context + CONTEXT_STEP_TOKENS, slots, kv_type).kv_bytes - here.kv_bytes
         if far.by != least.by:  # One of the dry runs gave no sizes; never mix it with the formula.
@@ -257,12 +267,42 @@ class Deploying:
             far = Prediction(size.weights_bytes, size.kv_bytes, size.compute_bytes, "formula")
             least = Prediction(here.weights_bytes, here.kv_bytes, here.compute_bytes, "formula")
         more = most - context
-        return Growth(
+        grown = Growth(
             context_max=most,
             token_kv_bytes=max(
-                _up(far.kv_bytes - least.kv_bytes, more), _up(step, CONTEXT_STEP_TOKENS)
+                divided_up(far.kv_bytes - least.kv_bytes, more),
+                divided_up(step, CONTEXT_STEP_TOKENS),
             ),
-            token_compute_bytes=_up(max(0, far.compute_bytes - least.compute_bytes), more),
+            token_compute_bytes=divided_up(max(0, far.compute_bytes - least.compute_bytes), more),
+        )
+        return await self._with_slots(grown, thought, request.options, counts, largest)
+
+    async def _with_slots(
+        self,
+        grown: Growth,
+        thought: _Thought,
+        options: Mapping[str, str],
+        counts: range,
+        few: Prediction,
+    ) -> Growth:
+        """With what each slot more costs, from the first of `counts`, of which `few` is the need
+        with the largest context, to the last.
+
+        The formula gives the shape between the two dry runs: compute has kinks and cells come in
+        steps, so the chord alone may lie below."""
+        if len(counts) == 1:
+            return grown
+        many = await self._predict(thought, grown.context_max, counts[-1], options)
+        curve = [self._by_formula(thought, grown.context_max, n, options) for n in counts]
+        if few.by != many.by:
+            few, many = curve[0], curve[-1]
+        return replace(
+            grown,
+            slots_max=counts[-1],
+            slot_kv_bytes=steepest(many.kv_bytes - few.kv_bytes, [size.kv_bytes for size in curve]),
+            slot_compute_bytes=steepest(
+                many.compute_bytes - few.compute_bytes, [size.compute_bytes for size in curve]
+            ),
         )
 
     async def _predict(
@@ -275,19 +315,24 @@ class Deploying:
             if path is not None:
                 wanted = PredictRequest(path, context, slots, dict(options))
                 return await self._ports.predict(wanted)
-            # Of adapters only their own host can tell the size.
-            size = need(
-                thought.model.facts,
-                context,
-                slots,
-                options.get("kv_type", "f16"),
-                draft=draft_tokens(options.get("draft"), on_gpu=True),
-                pooling=options.get("pooling"),
-            )
+            return self._by_formula(thought, context, slots, options)
         except ValueError as error:
             raise RequestError(400, "invalid_options", str(error)) from error
         except GgufError as error:
             raise RequestError(400, "bad_model_file", str(error)) from error
+
+    def _by_formula(
+        self, thought: _Thought, context: int, slots: int, options: Mapping[str, str]
+    ) -> Prediction:
+        """Of adapters only their own host can tell the size. Raises ValueError."""
+        size = need(
+            thought.model.facts,
+            context,
+            slots,
+            options.get("kv_type", "f16"),
+            draft=draft_tokens(options.get("draft"), on_gpu=True),
+            pooling=options.get("pooling"),
+        )
         return Prediction(size.weights_bytes, size.kv_bytes, size.compute_bytes, "formula")
 
     def _fake(self, request: DeployRequest) -> Deployment:
@@ -300,7 +345,7 @@ class Deploying:
             need_bytes = int(request.options.get("need_bytes", str(FAKE_NEED_BYTES)))
         except ValueError as error:
             raise RequestError(400, "invalid_options", "need_bytes is a number") from error
-        if request.context_max is not None:
+        if request.context_max is not None or request.slots_max is not None:
             raise RequestError(400, "invalid_options", "the fake engine's size is fixed")
         name = request.name or request.model
         return self._shape(
@@ -426,13 +471,8 @@ def _same_wish(wanted: Deployment, current: Deployment) -> bool:
     )
 
 
-def _reach(deployment: Deployment) -> int:
-    return deployment.growth.context_max if deployment.growth is not None else 0
-
-
-def _up(count: int, parts: int) -> int:
-    """Divided, rounded up."""
-    return -(-count // parts)
+def _reach(deployment: Deployment) -> tuple[int, int]:
+    return deployment.context_most, deployment.slots_most
 
 
 def _as_path(model: str) -> Path | None:

@@ -37,6 +37,9 @@ class DeployRequest:
     """Each replica takes from `context` up to so many tokens per slot, as fits where it is placed;
     0 = as many as the model was trained for. None = exactly `context`."""
     slots: int | None = None
+    slots_max: int | None = None
+    """Likewise from `slots` up, where the context takes all that it may; 0 = as many as a worker
+    takes."""
     replicas_min: int = 1
     replicas_max: int | None = None
     copies: int | None = None

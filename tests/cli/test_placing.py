@@ -22,6 +22,8 @@ from aivailable.cli import placing
 )
 def test_contexts(text: str | None, fields: dict[str, Any]) -> None:
     assert placing.context(text) == fields
+    other = {key.replace("context", "slots"): value for key, value in fields.items()}
+    assert placing.slots(text) == other
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "many", "..auto", "8192..", "9..8", "1..x"])

@@ -12,6 +12,7 @@ from fixtures.cluster_state import (
     deployment,
     device,
     liveness,
+    member,
     obey,
     run,
     settle,
@@ -19,7 +20,7 @@ from fixtures.cluster_state import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aivailable.core.commands import Command, Drain, PutDeployment
+from aivailable.core.commands import Command, Drain, Place, PutDeployment
 from aivailable.core.constraints import (
     ENTRIES_MAX,
     ENTRY_MAX_CHARS,
@@ -32,8 +33,8 @@ from aivailable.core.ids import CommandId
 from aivailable.core.invariants import violations
 from aivailable.core.machine import apply
 from aivailable.core.placement import Refused, explain, place
-from aivailable.core.planner import explanations
-from aivailable.core.records import Backend, Device, Where
+from aivailable.core.planner import explanations, plan
+from aivailable.core.records import Backend, Device, Growth, Inventory, Role, Where
 from aivailable.core.state import State
 
 TITAN = Device("0000:01:00.0", "GTX 1080 Ti", "nvidia", Backend.CUDA, 0, 11 << 30, "sm_61")
@@ -241,3 +242,61 @@ def test_no_plan_breaks_a_wish_and_every_lack_is_explained(
     notes = explanations(state, liveness(nodes))
     for name, one in state.deployments.items():
         assert len(state.replicas_of(name)) >= one.replicas_min or name in notes
+
+
+growths = st.one_of(
+    st.none(),
+    st.builds(
+        Growth,
+        context_max=st.sampled_from([4096, 8192, 100_000]),
+        token_kv_bytes=st.integers(0, 1 << 20),
+        token_compute_bytes=st.integers(0, 4096),
+        slots_max=st.integers(5, 64),
+        slot_kv_bytes=st.integers(0, 1 << 30),
+        slot_compute_bytes=st.integers(0, 1 << 20),
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    machines,
+    st.lists(st.tuples(wishes.map(lambda found: found[0]), growths), max_size=4),
+    st.integers(1, 40),
+)
+def test_an_unrelated_node_added_or_removed_moves_nothing(
+    nodes: dict[str, tuple[Device, ...]],
+    wanted: list[tuple[tuple[int, int, int, Where], Growth | None]],
+    gib: int,
+) -> None:
+    """With constraints, and with context and slots that could now grow elsewhere."""
+    state = cluster(nodes)
+    for number, ((gib_each, count, priority, where), growth) in enumerate(wanted):
+        one = deployment(
+            f"d{number}",
+            gib_each,
+            replicas_min=count,
+            replicas_max=count,
+            priority=priority,
+            where=Where() if problem(where, f"d{number}") else where,
+            growth=growth,
+        )
+        state = run(state, PutDeployment(one))
+    state, _ = settle(state, liveness(nodes))
+    before = dict(state.replicas)
+    added = replace(
+        state,
+        members={**state.members, "z": member("z", Role.OBSERVER)},
+        inventories={**state.inventories, "z": Inventory("z", (device(gib=gib),), ("llama",))},
+    )
+    after, bodies = settle(added, liveness([*nodes, "z"]))
+    assert all(isinstance(body, Place) and body.node == "z" for body in bodies)
+    assert {key: after.replicas[key] for key in before} == before
+    hosts_now = {entry.node for entry in before.values()}
+    for idle in sorted(set(nodes) - hosts_now):
+        removed = replace(
+            state,
+            members={key: entry for key, entry in state.members.items() if key != idle},
+            inventories={key: entry for key, entry in state.inventories.items() if key != idle},
+        )
+        assert plan(removed, liveness(set(nodes) - {idle}), 0) == ()

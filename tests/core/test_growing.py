@@ -1,5 +1,5 @@
-"""An automatic context: the largest for which there is room, fixed once placed, and never at the
-cost of what else is planned."""
+"""Automatic context and slots: the largest for which there is room, fixed once placed, and never
+at the cost of what else is planned."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fixtures.cluster_state import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aivailable.core.board import CPU_SLOTS_MAX
 from aivailable.core.commands import Command, Place, PutDeployment
 from aivailable.core.ids import CommandId
 from aivailable.core.invariants import violations
@@ -37,6 +38,12 @@ def growing(
     """1 MiB for each token more: 1 GiB for 1,024 of them."""
     growth = Growth(most, MIB - 4096, 4096)
     return replace(deployment(name, gib, context=4096), growth=growth, **changes)  # type: ignore[arg-type]
+
+
+def slotted(gib: float = 4.0, most: int = 64, context_max: int = 4096) -> Deployment:
+    """1 GiB for each slot more; 1 MiB for each token more, if the context is automatic, too."""
+    growth = Growth(context_max, MIB - 4096, 4096, most, GIB - MIB, MIB)
+    return replace(deployment("chat", gib, context=4096, slots=2), growth=growth)
 
 
 def put(state: State, *wanted: Deployment) -> State:
@@ -63,6 +70,45 @@ def test_takes_what_fits_at_the_place_in_whole_steps(gib: float, context: int, c
     (replica,) = state.replicas.values()
     assert (replica.context, replica.claims[0].claim_bytes) == (context, claim)
     assert violations(state) == ()
+
+
+@pytest.mark.parametrize(
+    ("gib", "backend", "wanted", "grown"),
+    [
+        (7.5, Backend.SIM, slotted(), (4096, 5)),
+        (4.9, Backend.SIM, slotted(), (4096, 2)),
+        (90.0, Backend.SIM, slotted(), (4096, 64)),
+        (90.0, Backend.SIM, slotted(most=16), (4096, 16)),
+        (90.0, Backend.CPU, slotted(), (4096, CPU_SLOTS_MAX)),
+        (7.0, Backend.SIM, slotted(context_max=8192), (7168, 2)),
+        (8.9, Backend.SIM, slotted(context_max=8192), (8192, 2)),
+        (10.5, Backend.SIM, slotted(context_max=8192), (8192, 4)),
+    ],
+)
+def test_slots_take_what_the_whole_context_leaves(
+    gib: float, backend: Backend, wanted: Deployment, grown: tuple[int, int]
+) -> None:
+    state = put(cluster({"a": (device(gib=gib, backend=backend),)}), wanted)
+    state, _ = settle(state, liveness("a"))
+    (replica,) = state.replicas.values()
+    assert (replica.context, replica.slots) == grown
+    assert replica.claims[0].claim_bytes == wanted.grown(*grown).need_bytes <= gib * GIB
+    assert violations(state) == ()
+
+
+def test_slots_that_were_not_left_to_the_place_are_refused() -> None:
+    for wanted, context, slots in (
+        (slotted(most=4), 4096, 5),
+        (slotted(most=4), 4096, 1),
+        (slotted(most=4, context_max=8192), 4096, 3),
+        (deployment("fixed", 1, slots=2), 0, 3),
+    ):
+        state = put(cluster({"a": (device(),)}), wanted)
+        (body,) = plan(state, liveness("a"), 0)
+        assert isinstance(body, Place)
+        wrong = replace(body, context=context, slots=slots)
+        _, outcome = apply(state, Command(CommandId("a", 99), wrong, "t", control=state.control))
+        assert (outcome.accepted, outcome.code) == (False, "invalid_slots")
 
 
 def test_other_programs_and_the_margin_count() -> None:
@@ -115,7 +161,15 @@ def test_a_context_that_was_not_left_to_the_place_is_refused() -> None:
 
 def test_a_growth_that_leads_nowhere_or_too_far_is_refused() -> None:
     state = cluster({"a": (device(),)})
-    for growth in (Growth(4096, 1, 1), Growth(8192, -1, 1), Growth(8192, 1 << 60, 1)):
+    for growth in (
+        Growth(4096, 1, 1),
+        Growth(8192, -1, 1),
+        Growth(8192, 1 << 60, 1),
+        Growth(4096, 0, 0, 4, 1, 1),
+        Growth(4096, 0, 0, 257, 1, 1),
+        Growth(4096, 0, 0, 8, 1, -1),
+        Growth(4096, 0, 0, 8, 1 << 60, 1),
+    ):
         body = PutDeployment(replace(growing(), growth=growth))
         _, outcome = apply(state, Command(CommandId("a", 1), body, "t"))
         assert (outcome.accepted, outcome.code) == (False, "invalid_context")
@@ -128,7 +182,14 @@ machines = st.lists(st.lists(st.integers(2, 24), max_size=3), min_size=1, max_si
     }
 )
 wishes = st.lists(
-    st.tuples(st.integers(1, 20), st.integers(1, 2), st.integers(0, 1), st.integers(0, 4000)),
+    st.tuples(
+        st.integers(1, 20),
+        st.integers(1, 2),
+        st.integers(0, 1),
+        st.integers(0, 4000),
+        st.integers(0, 12),
+        st.booleans(),
+    ),
     min_size=1,
     max_size=4,
 )
@@ -137,15 +198,17 @@ wishes = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(machines, wishes)
 def test_growing_takes_no_place_from_anybody(
-    nodes: dict[str, tuple[Device, ...]], wanted: list[tuple[int, int, int, int]]
+    nodes: dict[str, tuple[Device, ...]], wanted: list[tuple[int, int, int, int, int, bool]]
 ) -> None:
     """Sound, a fixpoint (`settle`), within bounds, and the same places as without it."""
     plain = grown = cluster(nodes)
-    for number, (gib, count, priority, token) in enumerate(wanted):
+    for number, (gib, count, priority, token, further, fixed) in enumerate(wanted):
         one = deployment(
             f"d{number}", gib, replicas_min=count, replicas_max=count, priority=priority
         )
-        auto = replace(one, growth=Growth(one.context + 10_000, token * 1000, token))
+        longest = one.context + (0 if fixed and further else 10_000)
+        growth = Growth(longest, token * 1000, token, 4 + further, token << 18, token << 10)
+        auto = replace(one, growth=growth)
         plain = run(plain, PutDeployment(one))
         grown = run(grown, PutDeployment(auto))
     plain, _ = settle(plain, liveness(nodes))
@@ -156,8 +219,10 @@ def test_growing_takes_no_place_from_anybody(
     ]
     for entry in grown.replicas.values():
         owner = grown.deployments[entry.deployment]
-        assert 0 <= entry.context - owner.context <= 10_000
-        need = owner.grown(entry.context)
+        assert owner.context <= entry.context <= owner.context_most
+        assert owner.slots <= entry.slots <= owner.slots_most
+        assert entry.slots == owner.slots or entry.context == owner.context_most
+        need = owner.grown(entry.context, entry.slots)
         parts = len(entry.claims)
         total = need.need_bytes + (parts - 1) * need.compute_bytes
         assert sum(claim.claim_bytes for claim in entry.claims) == total

@@ -15,7 +15,7 @@ from aivailable.core.commands import Body
 from aivailable.core.liveness import Heard, Liveness
 from aivailable.core.records import Deployment, Where
 from aivailable.errors import GgufError, ProposalRejected, RequestError
-from aivailable.peer.deploying import Deploying
+from aivailable.peer.deploying import SLOTS_AUTO_MAX, Deploying
 from aivailable.peer.ports import FileStatus, Prediction
 from aivailable.peer.service import DeployRequest
 from aivailable.wire.peer import DeviceLoad, Heartbeat
@@ -295,9 +295,35 @@ def test_an_automatic_context_knows_what_each_token_more_costs() -> None:
         assert len(stage.proposer.bodies) == proposed
         full = await stage.deploy(name="full", context=facts.context_train, context_max=0)
         assert full.growth is None
-        assert made.grown(facts.context_train).kv_bytes >= full.kv_bytes
+        assert made.grown(facts.context_train, made.slots).kv_bytes >= full.kv_bytes
 
     run(scenario())
+
+
+def test_automatic_slots_never_cost_more_than_is_claimed_for_them() -> None:
+    """Also where the compute buffer has a kink: 100 tokens in few slots are less than a ubatch."""
+
+    async def scenario(context: int, most: int) -> None:
+        stage = Stage()
+        stage.world.store.files.clear()  # By the formula, which can be asked for every count.
+        rest: dict[str, Any] = {"replicas_min": 0, "replicas_max": 1}
+        wish = rest | {"context": context, "context_max": most, "slots": 1, "slots_max": 9}
+        made = await stage.deploy(name="auto", **wish)
+        assert (made.context_most, made.slots_most) == (most, 9)
+        proposed = len(stage.proposer.bodies)
+        assert await stage.deploy(name="auto", **wish) == made
+        assert len(stage.proposer.bodies) == proposed
+        for slots in range(1, 10):
+            fixed = await stage.deploy(name="fixed", context=most, slots=slots, **rest)
+            grown = made.grown(most, slots)
+            assert grown.kv_bytes >= fixed.kv_bytes
+            assert grown.compute_bytes >= fixed.compute_bytes
+        alone = await stage.deploy(name="alone", slots_max=0, **rest)
+        assert (alone.context_most, alone.slots_most) == (64, SLOTS_AUTO_MAX)
+        assert (await stage.deploy(name="full", slots_max=2, **rest)).growth is None
+
+    run(scenario(100, 3000))
+    run(scenario(100, 100))
 
 
 def test_a_node_that_nobody_is_called_is_refused_with_those_that_there_are() -> None:

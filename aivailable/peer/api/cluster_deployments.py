@@ -85,7 +85,12 @@ def _deploy_request(body: Parameters, fields: frozenset[str] = _DEPLOY_FIELDS) -
     else:
         body.integer("context", 1, CONTEXT_MAX_TOKENS)
     body.integer("context_max", 0, CONTEXT_MAX_TOKENS)
-    body.integer("slots", 1, SLOTS_MAX)
+    if plain.get("slots") == "auto":
+        plain["slots"] = None
+        plain.setdefault("slots_max", 0)
+    else:
+        body.integer("slots", 1, SLOTS_MAX)
+    body.integer("slots_max", 0, SLOTS_MAX)
     low = body.integer("replicas_min", 0, REPLICAS_MAX)
     high = body.integer("replicas_max", 1, REPLICAS_MAX)
     if high is not None and high < (1 if low is None else low):

@@ -173,7 +173,12 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
                 "minimum": 0,
                 "description": "as much more as fits at the place; 0: as trained",
             },
-            "slots": {"type": "integer", "minimum": 1},
+            "slots": {"description": "requests decoded at a time, or auto", "minimum": 1},
+            "slots_max": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "as many more as fit at the place; 0: as a worker takes",
+            },
             "replicas_min": {"type": "integer", "minimum": 0, "default": 1},
             "replicas_max": {"type": "integer", "minimum": 1},
             "pin": {"type": "boolean", "default": False},

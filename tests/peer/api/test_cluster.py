@@ -70,10 +70,27 @@ async def test_deploy_passes_what_was_asked(
     assert actor == ACTOR
 
 
+async def test_context_and_slots_may_be_automatic(
+    admin: aiohttp.ClientSession, service: FakeService
+) -> None:
+    for wanted, context, slots in (
+        ({"context": "auto", "slots": "auto"}, (None, 0), (None, 0)),
+        ({"slots": "auto", "slots_max": 8}, (None, None), (None, 8)),
+        ({"slots": 2, "slots_max": 8}, (None, None), (2, 8)),
+    ):
+        status, _ = await call(admin, "POST", "deployments", {"model": "m"} | wanted)
+        request, _ = service.deployed[-1]
+        assert status == 201
+        assert (request.context, request.context_max) == context
+        assert (request.slots, request.slots_max) == slots
+
+
 @pytest.mark.parametrize(
     ("given", "param"),
     [
         ({}, "model"),
+        ({"model": "m", "slots": "some"}, "slots"),
+        ({"model": "m", "slots_max": -1}, "slots_max"),
         ({"model": 1}, "model"),
         ({"model": "m", "contxt": 1}, "contxt"),
         ({"model": "m", "context": 0}, "context"),

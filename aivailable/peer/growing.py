@@ -1,0 +1,25 @@
+"""What one unit more may cost at most, between two sizes that were measured.
+
+Owns the arithmetic of lines above a curve, for `peer.deploying`. Must not measure anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def divided_up(count: int, parts: int) -> int:
+    """Divided, rounded up."""
+    return -(-count // parts)
+
+
+def steepest(total: int, curve: Sequence[int]) -> int:
+    """Bytes a step of a line from the first point that is nowhere below a curve of this shape
+    whose ends are `total` bytes apart."""
+    total, span = max(0, total), curve[-1] - curve[0]
+    found = [divided_up(total, len(curve) - 1)]
+    for count, size in enumerate(curve[1:], 1):
+        more = max(0, size - curve[0])
+        whole = divided_up(more * total, span * count) if span > 0 else divided_up(more, count)
+        found.append(whole)
+    return max(found)
