@@ -367,6 +367,8 @@ def _with_measured(state: State, replica: Replica) -> State:
     used = sum(replica.used_bytes.values())
     if deployment is None or used <= 0 or len(replica.claims) != 1:
         return state
+    if replica.generation != deployment.generation:
+        return state  # What it was loaded with, options and prediction, is no longer known.
     device = state.device(replica.node, replica.claims[0].device_id)
     if device is None:
         return state

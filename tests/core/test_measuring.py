@@ -69,6 +69,16 @@ def test_a_success_is_measured_too_and_moves_nothing() -> None:
     assert bodies == ()
 
 
+def test_a_replica_of_an_older_generation_teaches_nothing() -> None:
+    """Found by the simulation (memory seed 203): changed to a tenth while the old one loaded."""
+    state, _ = settle(deployed(cluster({"a": (device(),)}), deployment(gib=4)), liveness("a"))
+    state = report(state, "chat#1.1", Status.LOADING)
+    state = deployed(state, deployment(gib=0.4, generation=2))
+    state = run(state, ReportReplica("chat#1.1", "a", Status.READY, "", {"gpu0": 4 * GIB}), "a")
+    assert state.measured == {}
+    assert sized(state)[0].need_bytes == round(0.4 * GIB)
+
+
 def test_other_predictions_are_not_confused() -> None:
     """Two deployments of one file and shape that were predicted differently."""
     state, _ = settle(deployed(cluster({"a": (device(),)}), deployment(gib=4)), liveness("a"))
