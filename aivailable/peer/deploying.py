@@ -26,7 +26,7 @@ from aivailable.core.status import FitStatus, PlanStatus
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
 from aivailable.gguf.memory import CONTEXT_STEP_TOKENS, draft_tokens, need
-from aivailable.peer.growing import divided_up, steepest
+from aivailable.peer.growing import divided_up, most_slots, steepest
 from aivailable.peer.ports import Ports, Prediction, PredictRequest
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.service import DeployRequest
@@ -35,8 +35,6 @@ CONTEXT_DEFAULT_TOKENS = 4096
 CONTEXT_AUTO_MAX_TOKENS = 32_768
 """The most of an automatic context where the file does not say what it was trained for."""
 SLOTS_DEFAULT = 4
-SLOTS_AUTO_MAX = 64
-"""The most automatic slots: as many as a worker takes (`worker.loading.SLOTS_MAX`)."""
 FAKE_ENGINE = "fake"
 FAKE_NEED_BYTES = 64 * 1024 * 1024
 DEPLOY_DEADLINE_S = 10.0
@@ -251,7 +249,7 @@ class Deploying:
             most = max(context, min(most, facts.context_train or most))
         slots_most = slots
         if request.slots_max is not None:
-            slots_most = max(slots, min(request.slots_max or SLOTS_AUTO_MAX, SLOTS_AUTO_MAX))
+            slots_most = max(slots, most_slots(request.slots_max, most))
         if (most, slots_most) == (context, slots):
             return None
         counts = range(slots, slots_most + 1)

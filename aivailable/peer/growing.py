@@ -1,11 +1,21 @@
-"""What one unit more may cost at most, between two sizes that were measured.
+"""How far slots may grow, and what one unit more may cost at most between two measured sizes.
 
-Owns the arithmetic of lines above a curve, for `peer.deploying`. Must not measure anything.
+Owns those bounds and the arithmetic of lines above a curve, for `peer.deploying`. Must not measure
+anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+SLOTS_AUTO_MAX = 64
+CELLS_AUTO_MAX = 8 << 20
+"""Automatic slots reach no further than what a worker loads (`worker.loading.check_sizes`)."""
+
+
+def most_slots(asked: int, context: int) -> int:
+    """The most automatic slots of so many tokens each; 0 `asked` = as many as there may be."""
+    return min(asked or SLOTS_AUTO_MAX, SLOTS_AUTO_MAX, CELLS_AUTO_MAX // context)
 
 
 def divided_up(count: int, parts: int) -> int:

@@ -15,10 +15,12 @@ from aivailable.core.commands import Body
 from aivailable.core.liveness import Heard, Liveness
 from aivailable.core.records import Deployment, Where
 from aivailable.errors import GgufError, ProposalRejected, RequestError
-from aivailable.peer.deploying import SLOTS_AUTO_MAX, Deploying
+from aivailable.peer.deploying import Deploying
+from aivailable.peer.growing import CELLS_AUTO_MAX, SLOTS_AUTO_MAX, most_slots
 from aivailable.peer.ports import FileStatus, Prediction
 from aivailable.peer.service import DeployRequest
 from aivailable.wire.peer import DeviceLoad, Heartbeat
+from aivailable.worker import loading
 
 
 class FakeProposer:
@@ -298,6 +300,17 @@ def test_an_automatic_context_knows_what_each_token_more_costs() -> None:
         assert made.grown(facts.context_train, made.slots).kv_bytes >= full.kv_bytes
 
     run(scenario())
+
+
+def test_automatic_slots_stay_within_what_a_worker_loads() -> None:
+    assert (SLOTS_AUTO_MAX, CELLS_AUTO_MAX) == (loading.SLOTS_MAX, loading.CELLS_MAX)
+    assert [most_slots(0, context) for context in (64, 1 << 17, 1 << 18, 1 << 20)] == [
+        64,
+        64,
+        32,
+        8,
+    ]
+    assert (most_slots(100, 64), most_slots(6, 64)) == (64, 6)
 
 
 def test_automatic_slots_never_cost_more_than_is_claimed_for_them() -> None:
