@@ -8,6 +8,7 @@ card of `wide` is a simulated one, so that the test can be the other program tha
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -199,8 +200,8 @@ async def test_another_program_is_given_way_and_kills_nothing(house: House) -> N
     await house.others_use(house.wide_bytes - house.need_bytes["smollm2"])
     refused = await house.deploy("gemma")
     assert refused.status == 422
-    assert "wide sim0: needs" in refused.body["error"]["message"]
-    assert "MiB, 0 KiB free" in refused.body["error"]["message"]
+    # Measured, smollm2 needed a few KiB less than predicted: its new claim leaves them.
+    assert re.search(r"wide sim0: needs \d+ MiB, \d+ KiB free", refused.body["error"]["message"])
     state = await _state(house)
     assert sorted(entry["replica"] for entry in _replicas(state, "smollm2")) == before
     assert _ready_count(state, "smollm2") == 3
