@@ -200,8 +200,13 @@ async def insist(world: World, workload: Workload, wish: Body, reason: str) -> b
     for attempt in range(WISH_ATTEMPTS):
         name = world.rng.choice(sorted(world.running))
         task = workload.propose(name, wish, f"{reason}.{attempt}")
-        if task is not None and await task in ("acknowledged", "refused"):
-            return True
+        if task is not None:
+            # Cancelled: the node's process ended meanwhile, as a damaged log may make it.
+            (how,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(how, Exception):
+                raise how
+            if how in ("acknowledged", "refused"):
+                return True
         await elapse(1.0)
     return False
 
