@@ -13,17 +13,15 @@ import argparse
 import asyncio
 import random
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fixtures.virtual_time import VirtualTimeError
 from sim.converge import unconverged
 from sim.loop import SimLoop
 from sim.memory_cards import card_machine, ledger_of, use_by_others
 from sim.moves import Moves
-from sim.run import Result, ask_everyone, insist, overheard, unformed, until, watch
+from sim.run import Result, ask_everyone, insist, play, unformed, until, watch
 from sim.schedule import Faults
 from sim.workload import DEPLOYMENTS, NO_FILE, Workload, fake_deployment
 from sim.world import World
@@ -116,27 +114,10 @@ class MemoryFaults(Faults):
 
 def run_memory_seed(seed: int) -> Result:
     """Simulate one seed; never raises for what the cluster does wrong."""
-    began, loop = time.process_time(), SimLoop()
+    loop = SimLoop()
     nodes = random.Random(f"memory {seed}").choice(NODES)
     world = World(seed, nodes, loop, card_machine)
-    stats: dict[str, Any] = {}
-    try:
-        with overheard(world.checker):
-            loop.run(_phases(world, stats), limit_s=RUN_LIMIT_S)
-    except VirtualTimeError as error:
-        world.checker.problem(f"{type(error).__name__}: {error}")
-    finally:
-        loop.close()
-    return Result(
-        seed=seed,
-        nodes=nodes,
-        problems=world.checker.problems,
-        digest=world.trace.digest(),
-        lines=world.trace.lines,
-        stats=stats,
-        cpu_s=time.process_time() - began,
-        program="sim.memory_run",
-    )
+    return play(world, loop, _phases, limit_s=RUN_LIMIT_S, program="sim.memory_run")
 
 
 async def _phases(world: World, stats: dict[str, Any]) -> None:

@@ -9,13 +9,11 @@ Exit code 1 when a seed failed.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
 
 from sim.memory_run import run_memory_seed
 from sim.run import Result
-
-LINES_KEPT = 50
+from sim.soak import LINES_KEPT, soak
 
 
 def _run(seed: int) -> Result:
@@ -31,19 +29,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     seeds = range(arguments.first, arguments.first + arguments.count)
-    failed: list[int] = []
-    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
-        for result in pool.imap(_run, seeds):
-            verdict = "FAILED" if result.problems else "ok"
-            print(
-                f"seed {result.seed} {verdict} {result.nodes} nodes {result.cpu_s:.1f} s"
-                f" {result.digest[:12]} {result.stats}",
-                flush=True,
-            )
-            if result.problems:
-                failed.append(result.seed)
-                print(result.message(), flush=True)
-    print(f"{len(seeds)} seeds, {len(failed)} failed: {failed}")
+    failed = soak(_run, seeds, arguments.processes)
     return 1 if failed else 0
 
 

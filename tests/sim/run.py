@@ -14,9 +14,10 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ SNAPSHOT_CHUNK_BYTES = 2048
 """So small that a snapshot of a minute's state takes many messages, as a big one does."""
 
 
+Phases = Callable[[World, dict[str, Any]], Coroutine[Any, Any, None]]
+"""The story of one run: fills the statistics."""
+
+
 @dataclass
 class Result:
     """Verdict of one seed."""
@@ -79,26 +84,36 @@ class Result:
 
 def run_seed(seed: int, *, mutation: str = "", faults_s: float = FAULTS_S) -> Result:
     """Simulate one seed; never raises for what the cluster does wrong."""
-    began = time.process_time()
     loop = SimLoop()
     nodes = random.Random(f"nodes {seed}").choice(NODES)
     world = World(seed, nodes, loop)
+    with MUTATIONS[mutation]():
+        return play(world, loop, partial(_phases, faults_s=faults_s), limit_s=RUN_LIMIT_S)
+
+
+def play(
+    world: World, loop: SimLoop, phases: Phases, *, limit_s: float, program: str = "sim.run"
+) -> Result:
+    """Run a story to its end, at most `limit_s` virtual seconds; what went wrong is in the result.
+    `program` runs this seed again."""
+    began = time.process_time()
     stats: dict[str, Any] = {}
     try:
-        with MUTATIONS[mutation](), overheard(world.checker):
-            loop.run(_phases(world, stats, faults_s), limit_s=RUN_LIMIT_S)
+        with overheard(world.checker):
+            loop.run(phases(world, stats), limit_s=limit_s)
     except VirtualTimeError as error:
         world.checker.problem(f"{type(error).__name__}: {error}")
     finally:
         loop.close()
     return Result(
-        seed=seed,
-        nodes=nodes,
+        seed=world.seed,
+        nodes=len(world.names),
         problems=world.checker.problems,
         digest=world.trace.digest(),
         lines=world.trace.lines,
         stats=stats,
         cpu_s=time.process_time() - began,
+        program=program,
     )
 
 
