@@ -10,9 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from aivailable.wire.envelope import Registry
 from aivailable.wire.generation import Cancel, Embedded, Failed, Finished, Generate, Started, Tokens
+
+SOFTWARE_DEVICES: Final = ("llvmpipe", "swiftshader")
+"""How Vulkan devices that compute on the CPU (Mesa's lavapipe, Google's) begin to name themselves.
+ggml hides them, unless GGML_VK_VISIBLE_DEVICES names one, and then it calls them GPUs."""
+
+
+def is_software(name: str) -> bool:
+    """Whether a device of that name computes on the CPU."""
+    return name.lower().startswith(SOFTWARE_DEVICES)
 
 
 @dataclass(frozen=True, slots=True)

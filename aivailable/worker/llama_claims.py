@@ -11,11 +11,12 @@ backend "cpu" and "sim" run on the CPU on purpose, with the same accounting.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aivailable.wire.worker import DeviceClaim
+from aivailable.wire.worker import DeviceClaim, is_software
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.llama_library import (
     BACKEND_PREFIXES,
@@ -29,6 +30,7 @@ from aivailable.worker.llama_parameters import CPU_BACKENDS
 
 SLACK_BYTES: Final = 1 * MIB
 """llama.cpp's log rounds every buffer, and each tensor is aligned: no reason to refuse a load."""
+_PCI_ID: Final = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 HOST_SLACK_BYTES: Final = 64 * MIB
 """On a GPU load the host keeps the token embeddings by design, and little else."""
 
@@ -147,11 +149,25 @@ def claim_devices(library: Any, claims: Sequence[DeviceClaim]) -> Claimed:
                 f"llama.cpp sees {len(present)} {backends[0]} devices, "
                 f"not number {claim.index} ({claim.device_id})",
             )
+        _refuse_other(claim, present[claim.index])
         gpus.append(present[claim.index])
     shares = [float(claim.claim_bytes) for claim in claims]
     most = max(int(library.llama_max_devices()), len(shares))
     split = (ctypes.c_float * most)(*shares)
     return Claimed(tuple(claims), tuple(gpus), device_array([gpu.handle for gpu in gpus]), split)
+
+
+def _refuse_other(claim: DeviceClaim, gpu: GpuDevice) -> None:
+    """Devices are shown to a process by number, and numbers shift when a card or its driver is
+    gone: the next card, or Vulkan's CPU, would be taken for the claimed one."""
+    if _PCI_ID.fullmatch(claim.device_id) is None:
+        return
+    if (gpu.pci_id and gpu.pci_id != claim.device_id) or is_software(gpu.about):
+        raise LoadRefused(
+            "not_fully_offloaded",
+            f"llama.cpp's {gpu.name} is {gpu.about} {gpu.pci_id}".rstrip()
+            + f", not {claim.device_id}",
+        )
 
 
 def _mib(count: int) -> str:

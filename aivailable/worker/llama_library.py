@@ -194,6 +194,24 @@ class GpuDevice:
     handle: int
     free_bytes: int
     total_bytes: int
+    about: str = ""
+    """What its driver calls it."""
+    pci_id: str = ""
+    """As in "0000:03:00.0"; "" where the backend does not know it."""
+
+
+class _Properties(ctypes.Structure):
+    """ggml-backend.h `ggml_backend_dev_props`, with room for what later versions add."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("about", ctypes.c_char_p),
+        ("free", ctypes.c_size_t),
+        ("total", ctypes.c_size_t),
+        ("kind", ctypes.c_int),
+        ("pci_id", ctypes.c_char_p),
+        ("rest", ctypes.c_char * 256),
+    ]
 
 
 def gpu_devices(library: Any) -> tuple[GpuDevice, ...]:
@@ -204,21 +222,21 @@ def gpu_devices(library: Any) -> tuple[GpuDevice, ...]:
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    base.ggml_backend_dev_name.restype = ctypes.c_char_p
-    base.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
     base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-    sizes = ctypes.POINTER(ctypes.c_size_t)
-    base.ggml_backend_dev_memory.restype = None
-    base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, sizes, sizes]
+    base.ggml_backend_dev_get_props.restype = None
+    base.ggml_backend_dev_get_props.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Properties)]
     found: list[GpuDevice] = []
     for index in range(ggml.ggml_backend_dev_count()):
         handle = ggml.ggml_backend_dev_get(index)
         if handle is None or base.ggml_backend_dev_type(handle) not in GPU_KINDS:
             continue
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-        name = base.ggml_backend_dev_name(handle).decode("utf-8", "replace")
-        found.append(GpuDevice(name, handle, free.value, total.value))
+        told = _Properties()
+        base.ggml_backend_dev_get_props(handle, ctypes.byref(told))
+        name, about, pci_id = (
+            (text or b"").decode("utf-8", "replace")
+            for text in (told.name, told.about, told.pci_id)
+        )
+        found.append(GpuDevice(name, handle, told.free, told.total, about, pci_id.lower()))
     return tuple(found)
 
 

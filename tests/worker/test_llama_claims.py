@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aivailable.gguf import ModelFacts
 from aivailable.wire.worker import DeviceClaim
+from aivailable.worker import llama_claims
 from aivailable.worker.engine import LoadRefused
-from aivailable.worker.llama_claims import Claimed
+from aivailable.worker.llama_claims import Claimed, claim_devices
 from aivailable.worker.llama_library import (
     GpuDevice,
     device_array,
@@ -79,6 +82,32 @@ def test_nothing_may_silently_be_on_the_cpu(old: str, new: str, said: str) -> No
     lines = [line.replace(old, new) for line in GPU_LOG]
     with pytest.raises(LoadRefused, match=said) as caught:
         check(lines)
+    assert caught.value.code == "not_fully_offloaded"
+
+
+@pytest.mark.parametrize(
+    ("claimed_id", "shown", "about", "refused"),
+    [
+        ("0000:03:00.0", "0000:03:00.0", "AMD Radeon RX 580", False),
+        ("0000:03:00.0", "0000:04:00.0", "AMD Radeon Vega", True),
+        ("0000:03:00.0", "", "AMD Radeon RX 580", False),
+        ("0000:03:00.0", "", "llvmpipe (LLVM 15.0.6, 256 bits)", True),
+        ("vulkan0", "", "llvmpipe (LLVM 15.0.6, 256 bits)", False),
+    ],
+)
+def test_a_number_that_shows_another_device_is_refused(
+    monkeypatch: pytest.MonkeyPatch, claimed_id: str, shown: str, about: str, refused: bool
+) -> None:
+    """Numbers shift when a card is gone, and Vulkan's next one may be the CPU."""
+    library = SimpleNamespace(llama_supports_gpu_offload=lambda: True, llama_max_devices=lambda: 1)
+    there = (GpuDevice("Vulkan0", 1, 0, 0, about, shown),)
+    monkeypatch.setattr(llama_claims, "gpu_devices", lambda _: there)
+    claim = DeviceClaim(claimed_id, "vulkan", 0, MIB)
+    if not refused:
+        assert claim_devices(library, (claim,)).gpus == there
+        return
+    with pytest.raises(LoadRefused, match=f"Vulkan0 is {about[:8]}.*, not {claimed_id}") as caught:
+        claim_devices(library, (claim,))
     assert caught.value.code == "not_fully_offloaded"
 
 

@@ -112,8 +112,8 @@ def _by_id(
 ) -> dict[str, tuple[Offered, ...]]:
     """The offers for each GPU, the preferred one first. What CUDA offers without a PCI id is the
     n-th card of NVML, whose order it follows; a single one of another backend is the only GPU
-    without an offer. Any other would count a card twice and is left out. `real`: ids of what is
-    seen."""
+    without an offer. Any other would count a card twice and is left out. What computes on the CPU
+    stands for no card. `real`: ids of what is seen."""
     order = {card.index: card for card in cards}
     offers = offload.offered
     if offload.cuda and not offers:
@@ -131,9 +131,12 @@ def _by_id(
         )
     found: dict[str, tuple[Offered, ...]] = {}
     nameless: list[Offered] = []
+    software: dict[str, tuple[Offered, ...]] = {}
     for one in sorted(offers, key=lambda one: (PREFERENCE.index(one.backend), one.index)):
         card = order.get(one.index) if one.backend is Backend.CUDA else None
-        if card is not None and not (card.bus_id and one.device_id):
+        if one.software:
+            software[f"{one.backend.value}{one.index}"] = (one,)
+        elif card is not None and not (card.bus_id and one.device_id):
             found[card.device_id] = (*found.get(card.device_id, ()), one)
         elif one.device_id:
             found[one.device_id] = (*found.get(one.device_id, ()), one)
@@ -144,7 +147,7 @@ def _by_id(
         found[left[0]] = (nameless[0],)
     elif not real and not found:
         found = {f"{one.backend.value}{one.index}": (one,) for one in nameless}
-    return found
+    return {**found, **software}
 
 
 def _told(
@@ -162,7 +165,7 @@ def _told(
     assert first is not None
     vendor = "nvidia" if card is not None else kernel.vendor if kernel is not None else ""
     if not vendor and offered is not None:
-        vendor = _VENDOR_OF.get(offered.backend, "")
+        vendor = "cpu" if offered.software else _VENDOR_OF.get(offered.backend, "")
     totals = [one.total_bytes for one in (card, kernel, amd, offered) if one is not None]
     widths = [one.link_width for one in (card, kernel, amd) if one is not None]
     targets = [one.architecture for one in (card, kernel, amd) if one is not None]
@@ -259,6 +262,16 @@ def _cuda(architecture: str) -> str:
     if generation < 75:
         return f"{build}; needs CUDA 11 or 12: CUDA 13 has dropped {architecture})"
     return f"{build})"
+
+
+def software(gpu: Gpu) -> str:
+    """A sentence for the operator about what is no GPU; "" for one that is."""
+    if gpu.offered is None or not gpu.offered.software:
+        return ""
+    return (
+        f"{gpu.device_id} ({gpu.name}) computes on the CPU, in main memory: it is here because "
+        "GGML_VK_VISIBLE_DEVICES names it"
+    )
 
 
 def unusable(gpu: Gpu) -> str:

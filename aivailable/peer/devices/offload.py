@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from aivailable.core.records import Backend
 from aivailable.peer.runtimes import Interpreters
 from aivailable.peer.runtimes.starting import VARIABLES, place
+from aivailable.wire.worker import is_software
 
 PROBE_LIMIT_S = 30.0
 PROBE_OUTPUT_MAX_CHARS = 32768
@@ -82,6 +83,11 @@ class Offered:
     build: str = ""
     """What the runtime says of itself: instruction sets, architectures, version."""
 
+    @property
+    def software(self) -> bool:
+        """It computes on the CPU, and is here because the operator's variable names it."""
+        return is_software(self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Offload:
@@ -143,7 +149,8 @@ async def _numbered(
     executable: str, limit_s: float, environment: Mapping[str, str], shown: Sequence[Offered]
 ) -> tuple[Offered, ...]:
     """With Vulkan's own numbers, by PCI id: they count also what llama.cpp leaves out (a CPU, a
-    card's second driver), so each number is asked what it shows."""
+    card's second driver), so each number is asked what it shows. Behind the last one nothing is
+    shown."""
     sought = {one.device_id: one for one in shown if one.backend is Backend.VULKAN}
     places: dict[str, str] = {}
     for number in range(VULKAN_NUMBERS_MAX):
@@ -152,7 +159,7 @@ async def _numbered(
         alone = {**environment, VARIABLES[Backend.VULKAN]: str(number)}
         answer = await _asked(executable, limit_s, alone)
         seen = [one for one in answer.offered if one.backend is Backend.VULKAN]
-        if not seen and not answer.build:
+        if not seen:
             break
         for one in seen[:1]:
             if one.device_id in sought:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from aivailable.core.ids import NodeId
 from aivailable.core.records import Backend, Device, Inventory
 from aivailable.peer.devices.amd import AmdCard, AmdSmi
-from aivailable.peer.devices.gpus import Gpu, chosen, join, unusable
+from aivailable.peer.devices.gpus import Gpu, chosen, join, software, unusable
 from aivailable.peer.devices.kept import Kept, Speed, Verdict, key_of
 from aivailable.peer.devices.known_speeds import known_speed
 from aivailable.peer.devices.nvml import Card, Nvml, Reading
@@ -91,7 +91,7 @@ class SystemDevices:
         if any(one.vendor == "amd" for one in kernel):
             # Its own words cost nothing when it is absent: the kernel has said what matters.
             amd = await asyncio.to_thread(self._amd.cards)
-        if cards or kernel:
+        if cards or kernel or self._gpu_runtime():
             offload = await self._offload()
             self._problems += offload.problems
             found = join(cards, driver, kernel, offload, amd)
@@ -104,7 +104,13 @@ class SystemDevices:
             if gpu.offered is not None:
                 self._usable[gpu.device_id] = gpu
                 self._devices += (_device(gpu, gpu.offered),)
+        self._problems += tuple(filter(None, map(software, self.gpus)))
         self._devices = tuple(self._with_speed(device) for device in self._devices)
+
+    def _gpu_runtime(self) -> bool:
+        """Whether a runtime was made for GPUs: not every one of them is on the PCI bus."""
+        runtimes = () if self._runtimes is None else self._runtimes.whole()
+        return any(runtime.backend is not Backend.CPU for runtime in runtimes)
 
     def places(self) -> Mapping[str, str]:
         """Device id → its entry in the variable that shows it alone (peer.runtimes.starting)."""

@@ -152,6 +152,7 @@ class Maker:
 
     def _fingerprint(self) -> str:
         told = [sys.version, sys.executable, ENGINE, *BESIDE, *self._recipe.options]
+        told += [f"{name}={value}" for name, value in self._recipe.environment.items()]
         told += [*self._wish.wheels, str(self._wish.offline)]
         return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
@@ -263,10 +264,10 @@ class Maker:
     def _environment(self) -> Mapping[str, str]:
         quoted = " ".join(self._recipe.options)
         return {
+            "CMAKE_BUILD_PARALLEL_LEVEL": str(_jobs()),
             **os.environ,
             **self._recipe.environment,
             "CMAKE_ARGS": quoted,
-            "CMAKE_BUILD_PARALLEL_LEVEL": str(_jobs()),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PYTHONUNBUFFERED": "1",
         }

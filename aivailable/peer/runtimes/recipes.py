@@ -31,6 +31,9 @@ DISK_BYTES: Final[Mapping[Backend, int]] = {
 }
 JOB_BYTES: Final = 2 * GIB
 """Main memory that one compiler process may need."""
+VULKAN_HEADERS: Final = (1, 3, 272)
+"""The first that have VK_EXT_layer_settings, which ggml-vulkan.cpp names. Only the build needs
+them: the driver and its loader may be as old as Vulkan 1.2."""
 _SOURCE: Final = ("-DGGML_NATIVE=OFF", "-DGGML_OPENMP=OFF")
 """Portable within the machine's own features below, and without OpenMP's spinning threads."""
 _CPU_FEATURES: Final[Mapping[str, str]] = {
@@ -67,7 +70,10 @@ class Tools:
     hipcc: str = ""
     rocm: Path | None = None
     glslc: str = ""
-    vulkan_headers: bool = False
+    vulkan_sdk: str = ""
+    """The operator's VULKAN_SDK: a folder with newer headers than the system's."""
+    vulkan_headers: tuple[int, int, int] | None = None
+    """Version of those that CMake will find."""
     spirv_headers: bool = False
     ensurepip: bool = True
     """Python's own pip, which Debian keeps in a package of its own."""
@@ -113,9 +119,21 @@ def missing(backend: Backend, tools: Tools, *, compiles: bool) -> tuple[str, ...
         wanted["hipcc of ROCm"] = bool(tools.hipcc)
     if compiles and backend is Backend.VULKAN:
         wanted["glslc, the shader compiler"] = bool(tools.glslc)
-        wanted["Vulkan's headers"] = tools.vulkan_headers
+        wanted["Vulkan's headers"] = tools.vulkan_headers is not None
         wanted["SPIR-V's headers"] = tools.spirv_headers
-    return tuple(_sentence(name, tools.installer) for name, there in wanted.items() if not there)
+    lacking = [_sentence(name, tools.installer) for name, there in wanted.items() if not there]
+    here = tools.vulkan_headers
+    if compiles and backend is Backend.VULKAN and here is not None and here < VULKAN_HEADERS:
+        lacking.append(
+            f"Vulkan's headers here are {_dotted(here)}, llama.cpp needs "
+            f"{_dotted(VULKAN_HEADERS)}: unpack newer ones (Debian 13's libvulkan-dev: "
+            "dpkg -x FILE.deb DIR) and set VULKAN_SDK=DIR/usr, or to the folder of LunarG's SDK"
+        )
+    return tuple(lacking)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _sentence(name: str, installer: str) -> str:
@@ -135,7 +153,8 @@ def recipe(backend: Backend, architectures: Sequence[str], tools: Tools) -> Reci
     if backend is Backend.ROCM:
         return _rocm(known, tools, common)
     if backend is Backend.VULKAN:
-        return Recipe(backend, ("-DGGML_VULKAN=ON", *common))
+        sdk = {"VULKAN_SDK": tools.vulkan_sdk} if tools.vulkan_sdk else {}
+        return Recipe(backend, ("-DGGML_VULKAN=ON", *common), sdk)
     return Recipe(Backend.CPU, common)
 
 

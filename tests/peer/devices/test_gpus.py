@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ from fixtures.kernel_cards import GIB, add
 
 from aivailable.core.records import Backend
 from aivailable.peer.devices import SystemDevices
-from aivailable.peer.devices.gpus import join, remedy
+from aivailable.peer.devices.gpus import UNUSABLE, join, remedy
 from aivailable.peer.devices.nvml import Card, Nvml, Reading
 from aivailable.peer.devices.offload import Offered, Offload, probe
 from aivailable.peer.devices.sysfs import KernelCards
 from aivailable.peer.doctor.findings import Verdict
 from aivailable.peer.doctor.verdicts import _gpu
+from aivailable.peer.runtimes import Interpreters, Runtime
+from aivailable.peer.runtimes.interpreters import write_record
 
 PASCAL = Card(0, "0000:01:00.0", "GTX 1080 Ti", 11 * GIB, "sm_61", "00000000:01:00.0", 16)
 KEPLER = Card(1, "0000:02:00.0", "Tesla K80", 12 * GIB, "sm_37", "00000000:02:00.0", 16)
@@ -43,12 +47,21 @@ class Scripted(Nvml):
         return Reading(card.total_bytes - GIB, 0.0, None)
 
 
-async def look(root: Path, offload: Offload, *cards: Card) -> SystemDevices:
+def answering(offload: Offload) -> Callable[[], Awaitable[Offload]]:
     async def answer() -> Offload:
         return offload
 
+    return answer
+
+
+async def look(root: Path, offload: Offload, *cards: Card) -> SystemDevices:
     devices = SystemDevices(
-        (), dict, nvml=Scripted(*cards), kernel=KernelCards(root), offload=answer, environment={}
+        (),
+        dict,
+        nvml=Scripted(*cards),
+        kernel=KernelCards(root),
+        offload=answering(offload),
+        environment={},
     )
     await devices.look()
     return devices
@@ -176,6 +189,36 @@ def test_what_has_no_pci_id_is_never_counted_twice() -> None:
     assert [gpu.device_id for gpu in join((), "", (), Offload(False, "x", nameless))] == [
         "vulkan0", "vulkan1",
     ]  # fmt: skip
+
+
+async def test_vulkan_on_the_cpu_is_no_card_and_says_so(tmp_path: Path) -> None:
+    """The operator's number 0 was the card, until its driver was gone: never in its place."""
+    add(tmp_path, "0000:03:00.0", tree.RX580)
+    lavapipe = Offered(Backend.VULKAN, 0, "", "llvmpipe (LLVM 15.0.6, 256 bits)", 8 * GIB)
+    devices = await look(tmp_path, Offload(False, "x", (lavapipe,)))
+    found = devices.inventory("n1")
+    (device,) = found.devices
+    assert (device.device_id, device.vendor, device.total_bytes) == ("vulkan0", "cpu", 8 * GIB)
+    assert [problem for problem in found.problems if "computes on the CPU" in problem]
+    assert [problem for problem in found.problems if UNUSABLE in problem]
+
+
+async def test_a_runtime_for_gpus_is_asked_also_where_no_card_is_seen(tmp_path: Path) -> None:
+    """Not every GPU is on the PCI bus."""
+    home = tmp_path / "home"
+    for backend in (Backend.CPU, Backend.VULKAN):
+        devices = SystemDevices(
+            (), dict, nvml=Scripted(), kernel=KernelCards(tmp_path), runtimes=Interpreters(home),
+            offload=answering(Offload(False, "x", (offered(Backend.VULKAN, 0, ""),))),
+        )  # fmt: skip
+        await devices.look()
+        assert [one.device_id for one in devices.inventory("n1").devices] == []
+        path = home / "runtimes" / backend.value
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        (path / "lib" / version / "site-packages").mkdir(parents=True)
+        write_record(path, Runtime(backend, path, version, "0.3.36", 0))
+    await devices.look()
+    assert [one.device_id for one in devices.inventory("n1").devices] == ["vulkan0"]
 
 
 async def test_the_list_is_read_from_the_child(

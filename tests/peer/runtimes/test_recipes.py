@@ -26,10 +26,15 @@ ALL = Tools(
     hipcc="/opt/rocm/bin/hipcc",
     rocm=Path("/opt/rocm"),
     glslc="/usr/bin/glslc",
-    vulkan_headers=True,
+    vulkan_headers=(1, 4, 309),
     spirv_headers=True,
     installer="apt",
 )
+OLD_HEADER = """
+#define VK_HEADER_VERSION 239
+// Complete version of this file
+#define VK_HEADER_VERSION_COMPLETE VK_MAKE_API_VERSION(0, 1, 3, VK_HEADER_VERSION)
+"""
 CUDA11 = Toolkit("/opt/cuda-11.8/bin/nvcc", (11, 8))
 CUDA13 = Toolkit("/usr/local/cuda-13/bin/nvcc", (13, 0))
 
@@ -112,7 +117,8 @@ def test_an_old_processor_gets_no_instruction_that_it_lacks() -> None:
         (Backend.CUDA, {"toolkits": ()}, "apt install nvidia-cuda-toolkit"),
         (Backend.ROCM, {"hipcc": ""}, "hipcc"),
         (Backend.VULKAN, {"glslc": ""}, "sudo apt install glslc"),
-        (Backend.VULKAN, {"vulkan_headers": False}, "libvulkan-dev"),
+        (Backend.VULKAN, {"vulkan_headers": None}, "apt install libvulkan-dev"),
+        (Backend.VULKAN, {"vulkan_headers": (1, 3, 239)}, "VULKAN_SDK"),
         (Backend.VULKAN, {"spirv_headers": False, "installer": ""}, "dnf install spirv"),
     ],
 )
@@ -142,6 +148,7 @@ def test_the_machine_is_looked_at(tmp_path: Path) -> None:
     broken.chmod(0o700)
     (tmp_path / "include" / "vulkan").mkdir(parents=True)
     (tmp_path / "include" / "vulkan" / "vulkan.h").touch()
+    (tmp_path / "include" / "vulkan" / "vulkan_core.h").write_text(OLD_HEADER)
     (tmp_path / "rocm" / "bin").mkdir(parents=True)
     (tmp_path / "rocm" / "bin" / "hipcc").touch()
     cpuinfo = tmp_path / "cpuinfo"
@@ -155,7 +162,29 @@ def test_the_machine_is_looked_at(tmp_path: Path) -> None:
     )
     assert sorted(one.version for one in found.toolkits) == [(11, 8), (12, 4)]
     assert (found.compiler, found.glslc, found.installer) == ("", "", "")
-    assert (found.vulkan_headers, found.spirv_headers) == (True, False)
+    assert (found.vulkan_headers, found.spirv_headers) == ((1, 3, 239), False)
     assert found.rocm == tmp_path / "rocm"
     assert found.cpu_flags == ("fpu", "sse4_2", "avx")
     assert look_around(str(tmp_path), (), (), (), tmp_path / "none").cpu_flags == ()
+
+
+def test_an_sdk_of_the_operator_comes_before_the_systems_headers(tmp_path: Path) -> None:
+    """Debian 12's are too old; newer ones unpacked beside them are what CMake takes."""
+    for place, header in (("usr", OLD_HEADER), ("sdk", OLD_HEADER.replace("3, VK", "4, VK"))):
+        folder = tmp_path / place / "include" / "vulkan"
+        folder.mkdir(parents=True)
+        (folder / "vulkan.h").touch()
+        (folder / "vulkan_core.h").write_text(header)
+    glslc = tmp_path / "sdk" / "bin" / "glslc"
+    glslc.parent.mkdir()
+    glslc.touch(0o700)
+    system = (str(tmp_path / "usr" / "include"),)
+    found = look_around(str(tmp_path), (), (), system, vulkan_sdk=str(tmp_path / "sdk"))
+    assert (found.vulkan_headers, found.glslc) == ((1, 4, 239), str(glslc))
+    made = recipe(Backend.VULKAN, (), found)
+    assert made.environment == {"VULKAN_SDK": str(tmp_path / "sdk")}
+    found = look_around(str(tmp_path), (), (), system, vulkan_sdk="")
+    assert found.vulkan_headers == (1, 3, 239)
+    assert recipe(Backend.VULKAN, (), found).environment == {}
+    (tmp_path / "usr" / "include" / "vulkan" / "vulkan_core.h").write_text("no version")
+    assert look_around(str(tmp_path), (), (), system, vulkan_sdk="").vulkan_headers == (0, 0, 0)

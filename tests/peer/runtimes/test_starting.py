@@ -113,13 +113,16 @@ async def test_vulkans_own_numbers_are_asked_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "python"
     first = "device\tVulkan0\t0000:03:00.0\tRX 580\t1\t8"
     second = "device\tVulkan{}\t0000:04:00.0\tVega\t1\t8"
+    asked = tmp_path / "asked"
     path.write_text(
-        "#!/bin/sh\necho 'offload Vulkan : x'\n"
+        f'#!/bin/sh\necho "$GGML_VK_VISIBLE_DEVICES" >> {asked}\n'
+        "[ \"$GGML_VK_VISIBLE_DEVICES\" = 3 ] || echo 'offload Vulkan : x'\n"
         'case "$GGML_VK_VISIBLE_DEVICES" in\n'
+        "0) printf 'device\tVulkan0\t\tllvmpipe\t1\t8\n';;\n"
         f"'') printf '{first}\\n{second.format(1)}\\n';;\n"
         f"1) printf '{second.format(0)}\\n';;\n"
         f"2) printf '{first}\\n';;\n"
-        "3) exit 134;;\nesac\n"
+        "3) echo 'cpu CPU : x';;\nesac\n"
     )
     path.chmod(0o700)
     answer = await probe(str(path), 10.0, {"PATH": "/usr/bin:/bin"})
@@ -127,3 +130,9 @@ async def test_vulkans_own_numbers_are_asked_one_by_one(tmp_path: Path) -> None:
         ("0000:03:00.0", 0, "2"),
         ("0000:04:00.0", 1, "1"),
     ]
+    # One that is offered but shown by no number: the end of the numbers ends the search.
+    path.write_text(path.read_text().replace(f"2) printf '{first}", "2) printf '"))
+    asked.unlink()
+    answer = await probe(str(path), 10.0, {"PATH": "/usr/bin:/bin"})
+    assert [one.place for one in answer.offered] == ["", "1"]
+    assert asked.read_text().split() == ["0", "1", "2"]
