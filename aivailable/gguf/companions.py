@@ -96,6 +96,8 @@ class Projector:
     """What encoding one image may take beside the weights: an allowance, see `_encoding`."""
     pixels: int
     """Of the largest square that is encoded at once, as far as the header says."""
+    patch: int = 0
+    """Pixels along a patch."""
 
 
 def read_projector(path: str | os.PathLike[str]) -> Projector:
@@ -121,7 +123,7 @@ def read_projector(path: str | os.PathLike[str]) -> Projector:
     told = values.get("clip.vision.image_max_pixels")
     pixels = max(side * side, min(told, PROJECTOR_PIXELS_MAX) if type(told) is int else 0)
     return Projector(
-        label, kind, _weights(structure), _encoding(numbers, pixels // patch**2), pixels
+        label, kind, _weights(structure), _encoding(numbers, pixels // patch**2), pixels, patch
     )
 
 

@@ -92,7 +92,7 @@ class LlamaEngine:
         on_gpu = any(device.backend not in ("cpu", "sim") for device in load.devices)
         chosen = parameters(header.facts, load.context, load.slots, load.options, on_gpu=on_gpu)
         adapters = adapters_of(load.path, header.facts, load.options)
-        projector = projector_of(load.path, load.options)
+        projector = projector_of(load.path, load.options, load.context)
         chosen = with_room(chosen, projector)
         self._library, self.version = import_library()
         self.context, self.slots = load.context, load.slots
@@ -252,8 +252,9 @@ class LlamaEngine:
         """Load the projector, if there is one, and count it among the buffers."""
         if projector is None:
             return None
+        mark = f"<__{secrets.token_hex(16)}__>"
         eyes, more = load_projector(
-            self._model, projector, chosen, claimed, self._log, f"<__{secrets.token_hex(16)}__>"
+            self._model, projector, chosen, self.context, claimed, self._log, mark
         )
         buffers.add(more)
         # The log of other loads says nothing of it.
@@ -273,10 +274,11 @@ class LlamaEngine:
             width=int(self._library.llama_model_n_embd_inp(self._model)),
             batch=chosen.batch,
             ubatch=chosen.ubatch,
+            chunk=chosen.chunk,
             run=self._run,
             decode_tokens=self._decode_tokens,
         )
-        self.trim, self.fork = made.trim, made.fork
+        self.trim, self.fork, self.reach = made.trim, made.fork, made.reach
         return made
 
     def _prepare_seeing(self, request: Generate, vision: LlamaVision) -> Prepared:

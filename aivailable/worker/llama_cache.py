@@ -1,7 +1,7 @@
 """The sequences in llama.cpp's memory: cut, shared, saved and restored.
 
 Owns: every llama_memory_* and llama_state_seq_* call. It must not know who uses a sequence
-(sequences does). Used by engine_llama; implements sequences.Caches.
+(sequences does). Used by engine_llama and llama_vision; implements sequences.Caches.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import struct
 from typing import Any, Final
 
 from aivailable.errors import WorkerError
+from aivailable.worker.places import Grid, Places
 
 STATE_MAX_BYTES: Final = 1 << 30
 STATE_MAGIC: Final = b"AIVSEQ1\0"
@@ -42,19 +43,17 @@ class LlamaCache:
 
     def trim(self, slot: int, length: int) -> int:
         """Keep the first `length` tokens of a slot, or none."""
-        library, memory = self._library, self._memory
-        if self.reach(slot, length) and library.llama_memory_seq_rm(memory, slot, length, -1):
+        if self.reach(slot, length) and self.cut(slot, length):
             return length
-        library.llama_memory_seq_rm(memory, slot, -1, -1)
+        self.cut(slot, 0)
         return 0
 
     def fork(self, source: int, target: int, length: int) -> int:
         """Make `target` the first `length` tokens of `source`; their cells become common."""
-        library, memory = self._library, self._memory
-        library.llama_memory_seq_rm(memory, target, -1, -1)
+        self.cut(target, 0)
         if not self.reach(source, length):
             return 0
-        library.llama_memory_seq_cp(memory, source, target, 0, length)
+        self.share(source, target, length)
         return self.trim(target, length)
 
     def reach(self, slot: int, length: int) -> bool:
@@ -65,10 +64,23 @@ class LlamaCache:
         held = self.length(slot)
         if held < length or (self.recurrent and held != length):
             return False
+        return self.sees(slot, length)
+
+    def cut(self, slot: int, position: int) -> bool:
+        """Remove the cells from this position on; False when llama.cpp cannot."""
+        begin = position if position > 0 else -1
+        return bool(self._library.llama_memory_seq_rm(self._memory, slot, begin, -1))
+
+    def share(self, source: int, target: int, position: int) -> None:
+        """The cells before this position become those of an empty `target` too."""
+        self._library.llama_memory_seq_cp(self._memory, source, target, 0, position)
+
+    def sees(self, slot: int, position: int) -> bool:
+        """Whether all is there that a sliding window shows to a token at this position."""
         if not self._window:
             return True
         first = self._library.llama_memory_seq_pos_min(self._memory, slot)
-        return bool(first <= max(0, length - self._window))
+        return bool(first <= max(0, position - self._window))
 
     def save(self, slot: int) -> bytes:
         """The slot's tokens as computed numbers. Raises StateRefused when they are too many."""
@@ -94,3 +106,73 @@ class LlamaCache:
             self.trim(slot, 0)
             raise StateRefused("llama.cpp does not take the saved sequence")
         return int(length)
+
+
+class PlacedCache:
+    """A cache in which images may take fewer positions than rows (places); lengths are in rows.
+    A sequence without such an image goes straight through."""
+
+    def __init__(self, cache: LlamaCache) -> None:
+        self._cache = cache
+        self._places: dict[int, Places] = {}
+
+    def holds_image(self, slot: int) -> bool:
+        """Whether positions and numbers of rows differ here."""
+        return slot in self._places
+
+    def position(self, slot: int, number: int) -> int:
+        """Of the row with this number."""
+        places = self._places.get(slot)
+        return number if places is None else places.position(number)
+
+    def open(self, slot: int, first: int, grid: Grid, number: int) -> int:
+        """See Places.open."""
+        places = self._places.get(slot) or Places(first)
+        held = places.open(first, grid, number)
+        self._places[slot] = places
+        return held
+
+    def grow(self, slot: int, length: int) -> None:
+        """A slot holds so many rows now."""
+        if slot in self._places:
+            self._places[slot].grow(length)
+
+    def spoil(self, slot: int, length: int) -> None:
+        """See Places.spoil."""
+        if slot in self._places:
+            self._places[slot].spoil(length)
+
+    def trim(self, slot: int, length: int) -> int:
+        """As sequences.Caches."""
+        places = self._places.get(slot)
+        if places is None:
+            return self._cache.trim(slot, length)
+        if self.reach(slot, length) and self._cache.cut(slot, places.cut(length)):
+            if not places:
+                del self._places[slot]
+            return length
+        del self._places[slot]
+        self._cache.cut(slot, 0)
+        return 0
+
+    def fork(self, source: int, target: int, length: int) -> int:
+        """As sequences.Caches."""
+        self._places.pop(target, None)
+        places = self._places.get(source)
+        if places is None:
+            return self._cache.fork(source, target, length)
+        self._cache.cut(target, 0)
+        if not self.reach(source, length):
+            return 0
+        made = places.copy()
+        self._cache.share(source, target, made.cut(length))
+        if made:
+            self._places[target] = made
+        return length
+
+    def reach(self, slot: int, length: int) -> bool:
+        """As sequences.Caches."""
+        places = self._places.get(slot)
+        if places is None:
+            return self._cache.reach(slot, length)
+        return 0 < length <= places.length and self._cache.sees(slot, places.position(length))

@@ -26,6 +26,20 @@ WHOLE_KINDS: Final = frozenset({"gemma3", "gemma4v", "gemma4uv"})
 """Every row of an image sees the whole image (mtmd_decode_use_non_causal): one decode each."""
 WHOLE_IMAGE_TOKENS: Final = 512
 """Room in one decode for those: Gemma's images have 256 rows, at most 280 in its fourth version."""
+GRID_KINDS: Final = frozenset({"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger"})
+"""Images keep their size, up to a number of rows that mtmd is told here; two by two patches make
+one row. Their headers do not say how large that is."""
+GRID_ROWS_MAX: Final = 4096
+"""mtmd's own limit for them (clip.cpp `set_limit_image_tokens`)."""
+GRID_ROWS_MIN: Final = 64
+"""So many are left to an image by the smallest context."""
+GRID_WARM_ROWS: Final = 46 * 46
+"""mtmd lays its graph out for so many at load, whatever the limit."""
+GRID_SHARE: Final = 2
+"""One image takes at most such a part of the context: several, and the words, are to fit."""
+MASKED_KINDS: Final = frozenset({"qwen2.5vl_merger"})
+"""Attention in windows: a mask of patches by patches, in single and in half precision."""
+MASK_BYTES: Final = 6
 PLACED_KINDS: Final = frozenset({"deepseek4v"})
 """How many rows an image has depends on where it stands."""
 _WEIGHTS: Final = re.compile(r"load_hparams: model size: *([0-9.]+) MiB")
@@ -37,7 +51,7 @@ _BEGUN: Final = "CLIP using "
 _ON_CPU: Final = "CLIP using CPU backend"
 
 
-def projector_of(model_path: str, options: Mapping[str, str]) -> Projector | None:
+def projector_of(model_path: str, options: Mapping[str, str], context: int) -> Projector | None:
     """Read the option and check the file's header. Raises LoadRefused."""
     given = options.get("projector", "").strip()
     if not given:
@@ -48,7 +62,22 @@ def projector_of(model_path: str, options: Mapping[str, str]) -> Projector | Non
         raise LoadRefused("bad_file", f"engine option projector: {error}") from error
     if found.kind in PLACED_KINDS:
         raise _refused(found, "the rows of its images depend on their place in the prompt")
-    return found
+    return _with_grid(found, context) if found.kind in GRID_KINDS else found
+
+
+def grid_rows(context: int) -> int:
+    """Most rows of one image; larger ones are scaled down."""
+    return max(GRID_ROWS_MIN, min(GRID_ROWS_MAX, context // GRID_SHARE))
+
+
+def _with_grid(found: Projector, context: int) -> Projector:
+    """The allowance for the largest image that this context admits."""
+    patches = 4 * max(grid_rows(context), GRID_WARM_ROWS)
+    pixels = patches * found.patch**2
+    compute = found.compute_bytes * patches // max(1, found.pixels // found.patch**2)
+    if found.kind in MASKED_KINDS:
+        compute += MASK_BYTES * patches**2
+    return dataclasses.replace(found, pixels=pixels, compute_bytes=compute)
 
 
 def with_room(chosen: Parameters, projector: Projector | None) -> Parameters:
@@ -81,15 +110,25 @@ class Eyes:
     """Stands for an image in a prompt's text; no text can guess it."""
     whole: bool
     """An image is decoded in one piece."""
+    mrope: bool = False
+    """The rows of an image stand in lines and columns at one position (places)."""
+    rows: int = 0
+    """Most rows of one image; 0 = its encoder's own limit."""
 
 
 def load_projector(
-    model: Any, projector: Projector, chosen: Parameters, claimed: Claimed, log: Log, mark: str
+    model: Any,
+    projector: Projector,
+    chosen: Parameters,
+    context: int,
+    claimed: Claimed,
+    log: Log,
+    mark: str,
 ) -> tuple[Eyes, Buffers]:
     """Load the file onto the first claimed device, and what llama.cpp says that it takes there.
 
     Raises LoadRefused: for a file that does not fit the model, one whose images this scheduler
-    cannot place (M-RoPE), or one that is not on the claimed GPU.
+    cannot place, or one that is not on the claimed GPU.
     """
     media = import_media_library()
     log.lines.clear()
@@ -100,6 +139,9 @@ def load_projector(
     given.print_timings = False
     given.n_threads = max(1, chosen.threads)
     given.media_marker = mark.encode()
+    rows = grid_rows(context) if projector.kind in GRID_KINDS else 0
+    if rows:
+        given.image_max_tokens = rows
     native = media.mtmd_init_from_file(projector.path.encode(), model, given)
     if not native:
         code = "out_of_memory" if log.says_no_memory() else "bad_file"
@@ -108,19 +150,18 @@ def load_projector(
         )
     if not media.mtmd_support_vision(native):
         raise _refused(projector, "it reads no images")
-    if media.mtmd_decode_use_mrope(native):
-        raise _refused(
-            projector,
-            "this model places images by M-RoPE, where a row of an image is no position of its "
-            "own, which prefix reuse and continuation count on; deploy it without its projector",
-        )
     whole = bool(media.mtmd_decode_use_non_causal(native, None))
+    mrope = bool(media.mtmd_decode_use_mrope(native))
+    if whole and mrope:
+        raise _refused(projector, "it places images by M-RoPE and in one piece at once")
     if whole and projector.kind not in WHOLE_KINDS:
         raise _refused(projector, "its images are not causal and of a size that is not known")
     if claimed.gpus and any(_ON_CPU in line for line in log.lines):
         raise LoadRefused("not_fully_offloaded", f"the projector {projector.path} is on the CPU")
     memory = claimed.gpus[0].name if claimed.gpus else MAIN_MEMORY
-    return Eyes(media, native, mark, whole), projector_buffers(log.lines, projector, memory)
+    return Eyes(media, native, mark, whole, mrope, rows), projector_buffers(
+        log.lines, projector, memory
+    )
 
 
 def projector_buffers(lines: Iterable[str], projector: Projector, memory: str) -> Buffers:
@@ -128,7 +169,8 @@ def projector_buffers(lines: Iterable[str], projector: Projector, memory: str) -
     proportion more (by the square where attention is not flash attention), which is counted."""
     buffers = Buffers()
     encoders: list[dict[str, int]] = []
-    weights, pixels, warmed, power = 0, projector.pixels, 0, 1
+    weights, pixels, warmed = 0, projector.pixels, 0
+    power = 2 if projector.kind in MASKED_KINDS else 1
     for line in lines:
         if _BEGUN in line:
             encoders.append({})

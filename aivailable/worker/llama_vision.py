@@ -1,14 +1,15 @@
 """Images beside text in one context: laid out, encoded once, decoded as rows of numbers.
 
-Owns: every mtmd call after the load, the ids that stand for the rows of an image, the encoded
-rows, and the steps that hold some. It must not schedule: a row is an id beyond the vocabulary, in
+Owns: the ids that stand for the rows of an image, the encoded rows, and the steps that hold some.
+It must not lay images out (llama_layout) nor schedule: a row is an id beyond the vocabulary, in
 the job's tokens like any other, so that prefix reuse, trims and budgets count it without knowing.
 Used by engine_llama.
 
 An image is encoded when its first row is decoded, not when its request arrives: a long line of
 requests must not stall the running ones. Ids are given once and never again, the same to the same
 image while it is known, so that equal ids mean equal rows. llama.cpp takes either tokens or rows
-in one decode; a step with both becomes several.
+in one decode; a step with both becomes several. Where an image takes fewer positions than rows
+(M-RoPE) the steps of its sequence are given the positions here; nobody else knows of them.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ import numpy.typing as npt
 
 from aivailable.errors import RequestError
 from aivailable.wire.generation import IMAGE_ROW_ID
-from aivailable.worker.engine import DecodeFailed, LoadRefused, Logits, Part
-from aivailable.worker.llama_cache import LlamaCache
+from aivailable.worker.engine import CellsExhausted, DecodeFailed, LoadRefused, Logits, Part
+from aivailable.worker.llama_cache import LlamaCache, PlacedCache
+from aivailable.worker.llama_layout import TEXT_CHUNK, Chunks, bitmap_of, layout
 from aivailable.worker.llama_projector import Eyes
+from aivailable.worker.places import Grid, Positions, line
 from aivailable.worker.vision import image_size
 
 ROWS_MAX_BYTES: Final = 128 << 20
@@ -38,11 +41,6 @@ KNOWN_MAX: Final = 4096
 """Images whose ids are remembered after their requests."""
 TRIAL_SIDE: Final = 512
 """An image of so many pixels square is laid out at load, to see that its rows fit."""
-NO_FOLDER: Final = b"/dev/null"
-"""Where mtmd looks for ffmpeg, which it would start for what is no image."""
-IMAGE_CHUNK: Final = 1
-TEXT_CHUNK: Final = 0
-"""mtmd.h `enum mtmd_input_chunk_type`."""
 
 Rows = npt.NDArray[np.float32]
 Run = Callable[[Any, int], list[Logits]]
@@ -51,14 +49,19 @@ Run = Callable[[Any, int], list[Logits]]
 
 @dataclass(eq=False)
 class Picture:
-    """One image of a request. Its rows have the ids from `first` on, in chunks of `sizes`."""
+    """One image of a request. Its rows have the ids from `first` on, a grid for each chunk."""
 
     digest: bytes
     data: bytes
     width: int
     height: int
-    sizes: tuple[int, ...]
+    grids: tuple[Grid, ...]
     first: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of each chunk."""
+        return tuple(grid.rows for grid in self.grids)
 
     @property
     def ids(self) -> range:
@@ -90,26 +93,34 @@ class LlamaVision:
         width: int,
         batch: int,
         ubatch: int,
+        chunk: int,
         run: Run,
         decode_tokens: Callable[[Sequence[Part]], list[Logits]],
     ) -> None:
-        self._library, self._context, self._cache = library, context, cache
+        self._library, self._context, self._cache = library, context, PlacedCache(cache)
         self._eyes, self._media = eyes, eyes.media
         self._vocabulary = vocabulary
         self._width = width
-        self._ubatch = ubatch
+        self._ubatch, self._chunk = ubatch, chunk
         self._batch = _RowBatch(library, max(batch, ubatch), width)
         self._run, self._decode_tokens = run, decode_tokens
         self._live: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
         self._firsts: OrderedDict[bytes, int] = OrderedDict()
         self._next = vocabulary
         self._rows: OrderedDict[tuple[bytes, int], Rows] = OrderedDict()
-        self._open: tuple[bytes, _Chunks] | None = None
+        self._open: tuple[bytes, Chunks] | None = None
         """The image that is being encoded, cut and scaled for its encoder."""
         self._ahead: dict[int, tuple[int, int]] = {}
         """Sequence → tokens from, to which an uncut image fills it, further than was asked for."""
+        self.reach = self._cache.reach
+        if eyes.mrope and cache.recurrent:
+            raise LoadRefused(
+                "unsupported",
+                "engine option projector: this model places images by M-RoPE and keeps a state "
+                "that cannot be cut back to before one; deploy it without its projector",
+            )
         try:
-            self._sizes(TRIAL_SIDE, TRIAL_SIDE)
+            layout(eyes, TRIAL_SIDE, 2 * TRIAL_SIDE, ubatch, check=True)
         except RequestError as error:
             raise LoadRefused("unsupported", f"engine option projector: {error}") from error
 
@@ -125,7 +136,7 @@ class LlamaVision:
         if known is not None:
             return known
         size = image_size(data)
-        bitmap = self._bitmap(data, placeholder=True)
+        bitmap = bitmap_of(self._eyes, data, placeholder=True)
         media = self._media
         whole = bool(bitmap) and size == (
             media.mtmd_bitmap_get_nx(bitmap),
@@ -137,15 +148,15 @@ class LlamaVision:
             raise RequestError(
                 400, "invalid_image", "the image is damaged: it cannot be decoded; send it again"
             )
-        sizes = self._sizes(*size)
+        grids = layout(self._eyes, *size, self._ubatch)
         first = self._firsts.pop(digest, None)
         if first is None:
             first = self._next
-            self._next += sum(sizes)
+            self._next += sum(grid.rows for grid in grids)
         self._firsts[digest] = first
         if len(self._firsts) > KNOWN_MAX:
             self._firsts.popitem(last=False)
-        made = self._live[digest] = Picture(digest, data, *size, sizes, first)
+        made = self._live[digest] = Picture(digest, data, *size, grids, first)
         return made
 
     def tokenize(self, text: str, pictures: Sequence[Picture], *, special: bool) -> tuple[int, ...]:
@@ -161,7 +172,7 @@ class LlamaVision:
         rows = iter([token for picture in pictures for token in picture.ids])
         ids: list[int] = []
         sizes = [(picture.width, picture.height) for picture in pictures]
-        with _Chunks(self._eyes, text, sizes=sizes, special=special) as chunks:
+        with Chunks(self._eyes, text, sizes=sizes, special=special) as chunks:
             for chunk in chunks.all():
                 if self._media.mtmd_input_chunk_get_type(chunk) == TEXT_CHUNK:
                     count = ctypes.c_size_t()
@@ -186,8 +197,11 @@ class LlamaVision:
         return tuple(next(following) if token == IMAGE_ROW_ID else token for token in ids)
 
     def concerns(self, parts: Sequence[Part]) -> bool:
-        """Whether a step holds rows of images."""
-        return any(max(part.tokens) >= self._vocabulary for part in parts)
+        """Whether a step holds rows of images, or tokens behind some that shift positions."""
+        return any(
+            max(part.tokens) >= self._vocabulary or self._cache.holds_image(part.slot)
+            for part in parts
+        )
 
     def decode(self, parts: Sequence[Part]) -> list[Logits]:
         """One step, in as many decodes as it takes; what is tokens at its end goes together.
@@ -209,14 +223,17 @@ class LlamaVision:
                         last.append((index, run))
                     else:
                         begun.append(part)
-                        self._decode_tokens((run,))
+                        self._decode_texts((run,))
             if last:
                 # After all others: its rows lie in memory that the next decode writes.
-                together = self._decode_tokens([run for _, run in last])
+                together = self._decode_texts([run for _, run in last])
                 remaining = iter(together)
                 for index, run in last:
                     rows[index] = [next(remaining) for _ in range(run.rows)]
-        except DecodeFailed:
+        except DecodeFailed as error:
+            if not isinstance(error, CellsExhausted):
+                for part in parts:
+                    self._cache.spoil(part.slot, part.position)
             for part in begun:
                 if self.trim(part.slot, part.position) != part.position:
                     raise DecodeFailed("a step with images failed half-way") from None
@@ -234,6 +251,19 @@ class LlamaVision:
         """As sequences.Caches."""
         self._ahead.pop(target, None)
         return self._cache.fork(source, target, length)
+
+    def _decode_texts(self, runs: Sequence[Part]) -> list[Logits]:
+        """Tokens only, at the positions that their sequences' images leave them."""
+        placed = [
+            dataclasses.replace(run, position=self._cache.position(run.slot, run.position))
+            if self._cache.holds_image(run.slot)
+            else run
+            for run in runs
+        ]
+        rows = self._decode_tokens(placed)
+        for run in runs:
+            self._cache.grow(run.slot, run.position + len(run.tokens))
+        return rows
 
     def _runs(self, part: Part) -> list[Part]:
         """The part cut where tokens and rows meet, and where the chunks of images do."""
@@ -265,10 +295,12 @@ class LlamaVision:
         index, first = picture.chunk_of(run.tokens[0])
         rows = self._encoded(picture, index)
         offset = run.tokens[0] - first
+        if self._eyes.mrope:
+            return self._decode_placed(run, offset, rows, picture.grids[index])
         if not self._eyes.whole:
             piece = rows[offset : offset + len(run.tokens)]
-            outputs = self._batch.fill(piece, run.slot, run.position, run.wants_logits)
-            return [row.copy() for row in self._run(self._batch.native, outputs)]
+            self._batch.fill(piece, run.slot, line(run.position, len(piece)), run.wants_logits)
+            return self._run_rows(run.wants_logits)
         begin, end = run.position - offset, run.position - offset + len(rows)
         if run.wants_logits:
             raise DecodeFailed("the prompt ends inside an image")
@@ -276,7 +308,7 @@ class LlamaVision:
             return []
         if offset and self.trim(run.slot, begin) != begin:
             raise DecodeFailed("the beginning of an image has left the cache")
-        self._batch.fill(rows, run.slot, begin, False)
+        self._batch.fill(rows, run.slot, line(begin, len(rows)), False)
         self._library.llama_set_causal_attn(self._context, False)
         try:
             self._run(self._batch.native, 0)
@@ -284,6 +316,30 @@ class LlamaVision:
             self._library.llama_set_causal_attn(self._context, True)
         self._ahead[run.slot] = (begin, end)
         return []
+
+    def _decode_placed(self, run: Part, offset: int, rows: Rows, grid: Grid) -> list[Logits]:
+        """Rows that stand in lines and columns at one position. A cut goes back to the first of
+        them: those that are missing since then are decoded before."""
+        first = run.position - offset
+        try:
+            held = self._cache.open(run.slot, first, grid, run.position)
+        except ValueError as error:
+            raise DecodeFailed(f"the beginning of an image has left the cache: {error}") from error
+        position = self._cache.position(run.slot, first)
+        found: list[Logits] = []
+        stop = offset + len(run.tokens)
+        while held < stop:
+            end = min(held + self._chunk, offset if held < offset else stop)
+            wanted = run.wants_logits and end == stop
+            places = grid.laid_out(position, held, end)
+            self._batch.fill(rows[held:end], run.slot, places, wanted)
+            found = self._run_rows(wanted)
+            self._cache.grow(run.slot, first + end)
+            held = end
+        return found
+
+    def _run_rows(self, wanted: bool) -> list[Logits]:
+        return [row.copy() for row in self._run(self._batch.native, int(wanted))]
 
     def _picture_of(self, token: int) -> Picture:
         for picture in self._live.values():
@@ -309,12 +365,12 @@ class LlamaVision:
             if self._open is not None:
                 self._open[1].close()
                 self._open = None
-            bitmap = self._bitmap(picture.data, placeholder=False)
+            bitmap = bitmap_of(self._eyes, picture.data, placeholder=False)
             if not bitmap:
                 raise DecodeFailed("an image could not be decoded again")
             self._open = (
                 picture.digest,
-                _Chunks(self._eyes, self.mark, bitmaps=[bitmap], special=False),
+                Chunks(self._eyes, self.mark, bitmaps=[bitmap], special=False),
             )
         chunk = self._open[1].images()[index]
         if media.mtmd_encode_chunk(native, chunk) != 0:
@@ -330,99 +386,13 @@ class LlamaVision:
             self._open = None
         return rows.reshape(-1, self._width)
 
-    def _sizes(self, width: int, height: int) -> tuple[int, ...]:
-        """Rows of each chunk of an image of so many pixels. Raises RequestError."""
-        media = self._media
-        with _Chunks(self._eyes, self.mark, sizes=[(width, height)], special=False) as chunks:
-            images = chunks.images()
-            sizes = tuple(int(media.mtmd_input_chunk_get_n_tokens(chunk)) for chunk in images)
-            if any(
-                media.mtmd_input_chunk_get_n_pos(chunk) != size
-                for chunk, size in zip(images, sizes, strict=True)
-            ):
-                raise RequestError(400, "invalid_image", "its rows are no positions of their own")
-        if not sizes or min(sizes) < 1:
-            raise RequestError(400, "invalid_image", "the image is too small for this model")
-        if self._eyes.whole and max(sizes) > self._ubatch:
-            raise RequestError(
-                400,
-                "invalid_image",
-                f"an image of {width} x {height} pixels has {max(sizes)} rows, which must be "
-                f"decoded at once, and this deployment decodes {self._ubatch}: "
-                "deploy with a larger option ubatch",
-            )
-        return sizes
-
-    def _bitmap(self, data: bytes, *, placeholder: bool) -> Any:
-        """mtmd's picture of a file, the caller's to free; None when it is damaged."""
-        media = self._media
-        options = media.mtmd_helper_init_opt_default()
-        options.video_params.ffmpeg_bin_dir = NO_FOLDER
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        return media.mtmd_helper_bitmap_init_from_buf(
-            self._eyes.native, buffer, len(data), placeholder, options
-        )
-
-
-class _Chunks:
-    """mtmd's chunks of a text with marks; `close` frees them. Raises RequestError.
-
-    `sizes`: only laid out, for images of so many pixels. `bitmaps`: taken over and freed here.
-    """
-
-    def __init__(
-        self,
-        eyes: Eyes,
-        text: str,
-        *,
-        sizes: Sequence[tuple[int, int]] = (),
-        bitmaps: Sequence[Any] = (),
-        special: bool,
-    ) -> None:
-        media = self._media = eyes.media
-        given = [*bitmaps, *(media.mtmd_bitmap_init(*size, None) for size in sizes)]
-        self._native = media.mtmd_input_chunks_init()
-        data = text.encode("utf-8", "replace")
-        native = media.mtmd_input_text(data, len(data), special, True)
-        array = (media.mtmd_bitmap_p_ctypes * len(given))(*given)
-        code = media.mtmd_tokenize(
-            eyes.native, self._native, ctypes.byref(native), array, len(given)
-        )
-        for bitmap in given:
-            media.mtmd_bitmap_free(bitmap)
-        if code != 0:
-            self.close()
-            raise RequestError(400, "invalid_image", "the image does not fit this model's encoder")
-
-    def __enter__(self) -> _Chunks:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def all(self) -> list[Any]:
-        """Every chunk; valid until closed."""
-        media = self._media
-        count = media.mtmd_input_chunks_size(self._native)
-        return [media.mtmd_input_chunks_get(self._native, index) for index in range(count)]
-
-    def images(self) -> list[Any]:
-        """The chunks with rows."""
-        kind = self._media.mtmd_input_chunk_get_type
-        return [chunk for chunk in self.all() if kind(chunk) == IMAGE_CHUNK]
-
-    def close(self) -> None:
-        if self._native is not None:
-            self._media.mtmd_input_chunks_free(self._native)
-            self._native = None
-
 
 class _RowBatch:
     """A llama_batch of rows instead of tokens, for one sequence."""
 
     def __init__(self, library: Any, size: int, width: int) -> None:
         self._rows = np.zeros((size, width), np.float32)
-        self._positions = np.zeros(size, np.int32)
+        self._positions = np.zeros(4 * size, np.int32)
         self._counts = np.ones(size, np.int32)
         self._slot = np.zeros(1, np.int32)
         self._wanted = np.zeros(size, np.int8)
@@ -438,15 +408,15 @@ class _RowBatch:
             logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    def fill(self, rows: Rows, slot: int, position: int, wants_logits: bool) -> int:
-        """Write consecutive rows; how many want logits. Raises DecodeFailed for too many."""
+    def fill(self, rows: Rows, slot: int, positions: Positions, wants_logits: bool) -> None:
+        """Write consecutive rows, with a position or four for each (Grid.laid_out). Raises
+        DecodeFailed for too many."""
         count = len(rows)
         if count > len(self._rows):
             raise DecodeFailed(f"{count} rows in one decode; the batch holds {len(self._rows)}")
         self._rows[:count] = rows
-        self._positions[:count] = np.arange(position, position + count)
+        self._positions[: len(positions)] = positions
         self._slot[0] = slot
         self._wanted[:count] = 0
         self._wanted[count - 1] = wants_logits
         self.native.n_tokens = count
-        return int(wants_logits)

@@ -3,7 +3,6 @@ counted, cached, continued; refused where only text is served."""
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from fixtures.chat_templates import GEMMA
 from fixtures.models import gemma_path, smollm2_path
+from fixtures.seeing import CONTEXT, PLAIN, ask, helper_says, load, we_say
 from fixtures.tiny_models import tiny_bert
 from fixtures.tiny_projectors import (
     ROWS,
@@ -26,7 +26,7 @@ from fixtures.worker_process import MIB, WorkerProcess
 
 from aivailable.gguf.companions import read_projector
 from aivailable.wire.generation import IMAGE_ROW_ID, Failed, Finished, Generate, Sampling
-from aivailable.wire.worker import DeviceClaim, Load, LoadFailed, Ready
+from aivailable.wire.worker import LoadFailed, Ready
 from aivailable.worker.engine import CellsExhausted, LoadRefused, Part
 from aivailable.worker.engine_llama import LlamaEngine
 from aivailable.worker.llama_library import import_media_library
@@ -34,97 +34,7 @@ from aivailable.worker.oracle import measure
 
 pytest.importorskip("llama_cpp", reason="aivailable[engine] is not installed")
 
-CONTEXT = 256
-GREEDY = Sampling(temperature=0.0)
-NEW_TOKENS = 8
 WIDE = png()[:16] + struct.pack(">II", 5000, 4000) + png()[24:]
-
-
-def load(path: Path | None = None, slots: int = 1, claim: int = 512 * MIB, **options: str) -> Load:
-    device = DeviceClaim("cpu0", "cpu", 0, claim)
-    return Load("r1", "llama", str(path or smollm2_path()), CONTEXT, slots, (device,), options)
-
-
-def seen(*images: bytes, text: str = "What is this?") -> tuple[dict[str, Any], ...]:
-    content: list[dict[str, Any]] = [{"type": "text", "text": "Look: "}]
-    content += [{"type": "image", "data": data} for data in images]
-    return ({"role": "user", "content": [*content, {"type": "text", "text": text}]},)
-
-
-def ask(request_id: str, *images: bytes, **changed: Any) -> Generate:
-    request = Generate(
-        request_id, "d", messages=seen(*images), max_tokens=NEW_TOKENS, sampling=GREEDY
-    )
-    return replace(request, **changed)
-
-
-PLAIN = Generate(
-    "t", "d", messages=({"role": "user", "content": "Hello"},), max_tokens=2, sampling=GREEDY
-)
-
-
-def helper_says(engine: LlamaEngine, messages: Any, data: bytes) -> tuple[list[int], list[Any]]:
-    """Greedy tokens and their logits by mtmd_helper_eval_chunks, in a context of its own."""
-    library, vision = engine._library, engine._vision
-    assert vision is not None
-    media, native = vision._media, vision._eyes.native
-    parts = [
-        {"type": "text", "text": vision.mark} if part["type"] == "image" else part
-        for part in messages[0]["content"]
-    ]
-    told: list[str] = []
-    engine._conversations().prepare(
-        Generate("h", "d", messages=({"role": "user", "content": parts},)),
-        tokenize=lambda text: (told.append(text), (0,))[1],
-        control_token=lambda marker: None,
-    )
-    given = library.llama_context_default_params()
-    given.n_ctx, given.n_batch, given.n_ubatch = 512, 128, 128
-    given.n_threads = given.n_threads_batch = 1
-    context = library.llama_init_from_model(engine._model, given)
-    buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-    bitmap = media.mtmd_helper_bitmap_init_from_buf(native, buffer, len(data), False)
-    chunks = media.mtmd_input_chunks_init()
-    text = told[0].encode()
-    special = not text.startswith(engine._bos.encode() or b"\0")
-    array = (media.mtmd_bitmap_p_ctypes * 1)(bitmap)
-    native_text = media.mtmd_input_text(text, len(text), special, True)
-    assert media.mtmd_tokenize(native, chunks, ctypes.byref(native_text), array, 1) == 0
-    past = library.llama_pos(0)
-    assert (
-        media.mtmd_helper_eval_chunks(native, context, chunks, 0, 0, 128, True, ctypes.byref(past))
-        == 0
-    )
-    ids: list[int] = []
-    rows: list[Any] = []
-    for _ in range(NEW_TOKENS):
-        row = np.ctypeslib.as_array(library.llama_get_logits(context), (engine.vocabulary,))
-        rows.append(row.copy())
-        ids.append(int(row.argmax()))
-        token = (library.llama_token * 1)(ids[-1])
-        assert library.llama_decode(context, library.llama_batch_get_one(token, 1)) == 0
-    media.mtmd_input_chunks_free(chunks)
-    media.mtmd_bitmap_free(bitmap)
-    library.llama_free(context)
-    return ids, rows
-
-
-def we_say(engine: LlamaEngine, request: Generate, chunk: int) -> tuple[list[int], list[Any]]:
-    """The same through the engine, with the prompt in chunks of so many tokens."""
-    prepared = engine.prepare(request)
-    tokens = list(prepared.prompt)
-    rows: list[Any] = []
-    ids: list[int] = []
-    for start in range(0, len(tokens), chunk):
-        piece = tuple(tokens[start : start + chunk])
-        wants = start + len(piece) == len(tokens)
-        found = engine.decode((Part(0, piece, start, wants),))
-    for position in range(len(tokens), len(tokens) + NEW_TOKENS):
-        rows.append(found[0].copy())
-        ids.append(int(found[0].argmax()))
-        found = engine.decode((Part(0, (ids[-1],), position, True),))
-    engine.trim(0, 0)
-    return ids, rows
 
 
 @pytest.fixture(scope="module", params=["llava", "gemma3"])
@@ -144,7 +54,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: Any) -> LlamaEngine
 def test_logits_are_those_of_the_helper(engine: LlamaEngine, chunk: int) -> None:
     """In few chunks, and cut inside the image: other batch sizes round otherwise."""
     request = ask("i", png())
-    wanted, expected = helper_says(engine, request.messages, png())
+    wanted, expected = helper_says(engine, request.messages)
     ids, rows = we_say(engine, request, chunk)
     _, others = we_say(engine, ask("j", png(seed=2)), chunk)
     apart = np.abs(others[0] - expected[0]).max()
@@ -311,4 +221,6 @@ def test_a_wrong_projector_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "mismatch" in said("bad_file", random_gemma_projector(tmp_path, "other.gguf"))
     media = import_media_library()
     monkeypatch.setattr(media, "mtmd_decode_use_mrope", lambda native: True)
-    assert "M-RoPE" in said("unsupported", random_projector(tmp_path))
+    assert "unknown order" in said("unsupported", random_projector(tmp_path))
+    monkeypatch.setattr(media, "mtmd_decode_use_non_causal", lambda native, chunk: True)
+    assert "in one piece" in said("unsupported", random_projector(tmp_path))
