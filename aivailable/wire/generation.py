@@ -185,7 +185,8 @@ class Failed:
     """The request ended without an answer.
 
     `code`: context_length_exceeded, invalid_request, template_error, queue_full, not_hosting,
-    draining, worker_lost, decode_failed, deadline_exceeded. `status` is the HTTP status to use.
+    draining, worker_lost, decode_failed, deadline_exceeded, internal_error. `status`
+    is the HTTP status to use.
     """
 
     request_id: str

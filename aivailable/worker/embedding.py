@@ -10,6 +10,7 @@ cancelled. Everything is checked when a request arrives: no text is cut short, e
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,12 +29,14 @@ from aivailable.wire.generation import (
 from aivailable.wire.worker import Pause, Resume, Step
 from aivailable.worker.engine import DecodeFailed, Footprint, Logits, Part
 from aivailable.worker.pooling import add_chunk, unit
-from aivailable.worker.protocol import STALLED_WAIT_S
+from aivailable.worker.protocol import INTERNAL_ERROR, STALLED_WAIT_S
 from aivailable.worker.tally import Tally
 
 REQUESTS_MAX: Final = 1024
 """Running and waiting; the peer's own queue is far shorter."""
 TEXTS_MAX: Final = 4096
+
+log = logging.getLogger("aivailable.worker")
 
 
 @runtime_checkable
@@ -149,6 +152,10 @@ class EmbeddingSession:
                 self._submit(message)
             except RequestError as error:
                 self._fail(message.request_id, error.code, str(error), error.status)
+            except Exception:
+                # As in session: his request's end, nobody else's.
+                log.exception("request %s cannot be begun", message.request_id)
+                self._fail(message.request_id, "internal_error", INTERNAL_ERROR, 500)
         elif isinstance(message, Cancel | Pause | Resume):
             job = self._jobs.get(message.request_id)
             if job is None:

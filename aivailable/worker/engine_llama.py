@@ -341,7 +341,8 @@ class LlamaEngine:
             raise RequestError(
                 400,
                 "context_length_exceeded",
-                f"the prompt has {len(data)} bytes; this model's context is {self.context} tokens",
+                f"the prompt has {len(data)} bytes and this model's maximum context length is "
+                f"{self.context} tokens",
             )
         size = len(data) + 16
         ids = (self._library.llama_token * size)()

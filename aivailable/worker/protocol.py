@@ -24,6 +24,7 @@ from aivailable.wire.worker import FROM_WORKER, TO_WORKER, Shutdown
 INBOX_MAX_MESSAGES: Final = 4096
 """Beyond it the reader stops reading and the peer's writes wait."""
 LENGTH_BYTES: Final = 4
+INTERNAL_ERROR: Final = "the worker failed on this request; its log says how"
 STALLED_WAIT_S: Final = 0.25
 """A loop whose requests are all paused by their readers looks at their deadlines so often."""
 

@@ -6,6 +6,7 @@ step produced in one frame. It must not schedule (batcher) or compute (engine). 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -40,7 +41,7 @@ from aivailable.worker.language import Language
 from aivailable.worker.loading import Port
 from aivailable.worker.opening import compute_opening
 from aivailable.worker.pace import Pace
-from aivailable.worker.protocol import STALLED_WAIT_S
+from aivailable.worker.protocol import INTERNAL_ERROR, STALLED_WAIT_S
 from aivailable.worker.sampling.logprobs import ALTERNATIVES_MAX
 from aivailable.worker.sampling.parameters import check_sampling
 from aivailable.worker.sampling.sampler import NoToken
@@ -51,6 +52,8 @@ STARTED_IDS_PER_FRAME_MAX: Final = 512 * 1024
 """Prompt ids that one frame may carry (5 bytes each), so that it stays under the wire's limit."""
 
 COUNTERS_EVERY_S: Final = 0.25
+
+log = logging.getLogger("aivailable.worker")
 
 Clock = Callable[[], float]
 
@@ -127,6 +130,10 @@ class Session:
                 self._submit(message)
             except RequestError as error:
                 self._fail(message.request_id, error.code, str(error), error.status)
+            except Exception:
+                # What a stranger wrote found a gap in ours: his request's end, nobody else's.
+                log.exception("request %s cannot be begun", message.request_id)
+                self._fail(message.request_id, "internal_error", INTERNAL_ERROR, 500)
         elif isinstance(message, Cancel):
             job = self._batcher.find(message.request_id)
             if job is not None:
@@ -152,8 +159,8 @@ class Session:
             raise RequestError(
                 400,
                 "context_length_exceeded",
-                f"the prompt has {len(prompt)} tokens and this model's context is {context}; "
-                "shorten the prompt or deploy with a larger --ctx",
+                f"the prompt has {len(prompt)} tokens and this model's maximum context length is "
+                f"{context} tokens; shorten the prompt or deploy with a larger --ctx",
             )
         limit = context - len(prompt)
         if request.max_tokens is not None:
@@ -315,6 +322,10 @@ class Session:
                 drawn.extend(job.draw_run(rows, part.guesses))
         except (NoToken, GrammarError) as error:
             problem = str(error)
+        except Exception:
+            # Nothing but this job has been touched.
+            log.exception("request %s cannot go on", job.request_id)
+            problem = INTERNAL_ERROR
         self._tell_drawn(job, drawn)
         kept = self._cut(job, part)
         if problem:
@@ -353,8 +364,13 @@ class Session:
         )
 
     def _finish(self, job: Job) -> None:
+        try:
+            held = job.held()
+        except Exception:
+            log.exception("request %s cannot be finished", job.request_id)
+            self._fail(job.request_id, "decode_failed", INTERNAL_ERROR, 500)
+            return
         self._tally.finished += 1
-        held = job.held()
         self._out.finished.append(
             Finished(
                 job.request_id,

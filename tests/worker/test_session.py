@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from fixtures.sessions import ListPort, ids_of, run
 
 from aivailable.wire.generation import Cancel, Failed, Finished, Generate, Sampling
 from aivailable.wire.prefixes import digests
 from aivailable.wire.worker import DeviceClaim, Load, Pause, Resume
+from aivailable.worker.answer import Delta, PlainText, Prepared
 from aivailable.worker.engine import CellsExhausted, DecodeFailed, Logits, Part
 from aivailable.worker.engine_fake import FakeEngine
 from aivailable.worker.protocol import STALLED_WAIT_S
@@ -53,6 +56,61 @@ def test_a_failed_decode_fails_only_the_request_to_blame() -> None:
     port.inbox = [request(f"n{number}", 1, 2, 3) for number in range(3)]
     assert all(isinstance(end, Finished) for end in run(session, port, 3).values())
     assert ids_of(port, "n2") == ids_of(good, "a")
+
+
+class Surprised(FakeEngine):
+    """Some requests meet a mistake of ours, before or after they have begun."""
+
+    def prepare(self, request: Generate) -> Prepared:
+        if request.request_id == "before":
+            raise TypeError("nobody thought of this")
+        prepared = super().prepare(request)
+        if request.request_id == "after":
+            return replace(prepared, parser=Stumbling)
+        if request.request_id == "end":
+            return replace(prepared, parser=Unfinished)
+        return prepared
+
+
+class Unfinished(PlainText):
+    """Breaks at the end."""
+
+    def finish(self) -> Delta:
+        raise KeyError("nobody thought of this at last")
+
+
+class Stumbling(PlainText):
+    """Breaks at the third piece of text."""
+
+    def __init__(self) -> None:
+        self.left = 2
+
+    def feed(self, text: str) -> Delta:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyError("nobody thought of this either")
+        return Delta(text=text)
+
+
+def test_a_mistake_of_ours_ends_its_own_request_alone(caplog: pytest.LogCaptureFixture) -> None:
+    good = ListPort(request("a", 1, 2, 3))
+    run(Session(engine(), good), good, 1)
+    names = ("before", "after", "end")
+    port = ListPort(*(request(name, 7) for name in names), request("a", 1, 2, 3), request("b", 4))
+    session = Session(engine(Surprised), port)
+    ends = run(session, port, 5)
+    for name in names:
+        code = "internal_error" if name == "before" else "decode_failed"
+        failed = ends[name]
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.status) == (code, 500)
+        assert "its log says how" in failed.message
+        assert "nobody thought of this" not in failed.message
+    assert caplog.text.count("Traceback") == 3
+    assert isinstance(ends["b"], Finished)
+    assert ids_of(port, "a") == ids_of(good, "a")
+    port.inbox = [request(f"n{number}", 1, 2, 3) for number in range(3)]
+    assert all(isinstance(end, Finished) for end in run(session, port, 3).values())
 
 
 def test_cancelled_requests_are_in_no_further_step_also_when_waiting() -> None:
