@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aivailable.worker.grammar.automaton import DEAD, START, Automaton
 from aivailable.worker.grammar.gbnf import read_gbnf
@@ -84,6 +87,44 @@ SCHEMAS: dict[str, Any] = {
         "items": {"type": "boolean"},
         "minItems": 1,
     },
+    "pair": {
+        "type": "array",
+        "prefixItems": [{"type": "integer"}, {"type": "string"}],
+        "minItems": 2,
+        "maxItems": 2,
+    },
+    "tuples": {
+        "type": "object",
+        "properties": {
+            "short": {"type": "array", "prefixItems": [{"type": "integer"}] * 3, "maxItems": 2},
+            "long": {"type": "array", "prefixItems": [{"const": 1}], "items": {"const": 2}}
+            | {"minItems": 2, "maxItems": 3},
+            "open": {"type": "array", "prefixItems": [{"const": 1}], "minItems": 2, "maxItems": 2},
+            "none": {"type": "array", "prefixItems": [{"const": 1}], "maxItems": 0},
+        },
+        "required": ["short", "long", "open", "none"],
+    },
+    "lengths": {
+        "type": "object",
+        "properties": {
+            "url": {"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083},
+            "code": {"type": "string", "pattern": "^[A-Z]{2}-\\d{3}$", "minLength": 6},
+            "word": {"type": "string", "pattern": '^[a-z"]+$', "minLength": 2, "maxLength": 4},
+            "key": {"type": "string", "pattern": "^sk-[a-z]*$", "minLength": 5, "maxLength": 6},
+            "head": {"type": "string", "pattern": "^A", "maxLength": 3},
+        },
+        "required": ["url", "code", "word", "key", "head"],
+    },
+    "notes": {
+        "type": "object",
+        "properties": {
+            "secret": {"type": "string", "format": "password", "maxLength": 3},
+            "link": {"type": "string", "format": "uri-reference"},
+            "mail": {"type": "string", "format": "idn-email"},
+            "count": {"type": "integer", "format": "int32"},
+        },
+        "required": ["secret", "link", "mail", "count"],
+    },
     "merged": {
         "allOf": [
             {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
@@ -141,6 +182,9 @@ def accepts(schema: Any, text: str) -> bool:
         ("free", '{"nam": 1, "names": 2, "": 3}'),
         ("enum", '"q\\"uote"'),
         ("tuple", '[1, "a", true, false]'),
+        ("pair", '[1, "a"]'),
+        ("tuples", '{"short": [4, 5], "long": [1, 2, 2], "open": [1, {"x": 3}], "none": []}'),
+        ("notes", '{"secret": "x€", "link": "https://a.b/c", "mail": "a@b.c", "count": 7}'),
         ("bounds", '{"a": 36, "b": 99999, "c": -1.25, "d": 0.4999, "e": 3, "f": -7.0}'),
         ("either", '{"b": 2}'),
     ],
@@ -178,6 +222,9 @@ def test_integer_bounds_are_exact(low: int, width: int) -> None:
         ({"type": "object", "required": ["a"], "additionalProperties": False}, "#/required"),
         ({"type": "string", "minLength": 5, "maxLength": 2}, "#/maxLength"),
         ({"type": "string", "minLength": 2, "pattern": "a"}, "pattern"),
+        ({"type": "string", "maxLength": 2, "pattern": "^abc$"}, "length"),
+        ({"type": "string", "minLength": 2, "pattern": "^(ab?|c)$"}, "length"),
+        ({"type": "string", "format": "date", "pattern": "a"}, "together"),
         (False, "no finite text"),
         ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "no finite"),
         ({"$ref": "#"}, "no finite"),
@@ -190,6 +237,56 @@ def test_what_cannot_be_kept_is_refused_with_its_path(schema: Any, path: str) ->
         Automaton(read_schema(json.dumps(schema)))
     assert path in str(refused.value)
     assert refused.value.status == 400
+
+
+MALFORMED = [
+    {"type": "string", "minLength": "x"},
+    {"type": "string", "maxLength": [1]},
+    {"type": "string", "format": ["date"]},
+    {"type": "string", "pattern": 5},
+    {"type": "array", "minItems": {}},
+    {"type": "array", "prefixItems": [5]},
+    {"type": "integer", "minimum": "1"},
+    {"type": [["string"]]},
+    {"type": {}},
+    {"type": "object", "properties": {"a": 5}},
+    {"type": "object", "required": [[]]},
+    {"allOf": [{"required": 5}, {"required": ["a"]}]},
+    {"allOf": [{"minLength": "x"}, {"minLength": 5}]},
+    {"oneOf": [{"type": "object", "required": [[]]}, {"type": "object", "required": 5}]},
+    {"oneOf": [{"type": "object", "properties": []}, {"type": "object", "properties": 5}]},
+    {"$ref": 5},
+    {"$ref": "#/type", "type": 5},
+    {"enum": 5},
+    {"anyOf": {}},
+]
+
+
+@pytest.mark.parametrize("schema", MALFORMED, ids=json.dumps)
+def test_keywords_of_another_kind_are_refused_and_in_tools_left_free(schema: Any) -> None:
+    with pytest.raises(GrammarError):
+        Automaton(read_schema(json.dumps(schema)))
+    with contextlib.suppress(GrammarError):
+        schema_rules({"type": "object", "properties": {"p": schema}}, "x")
+
+
+WORDS = ("type", "minLength", "pattern", "format", "items", "prefixItems", "required", "properties")
+MORE_WORDS = ("allOf", "oneOf", "anyOf", "enum", "const", "$ref", "minimum", "additionalProperties")
+JSON_VALUES = st.recursive(
+    st.sampled_from([None, True, 0, -1, 2.5, "", "string", "object", "#", "date", "x", "(a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from((*WORDS, *MORE_WORDS)), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150)
+@given(schema=JSON_VALUES, strict=st.booleans())
+def test_any_json_is_a_schema_or_refused(schema: Any, strict: bool) -> None:
+    with contextlib.suppress(GrammarError):
+        read_schema(json.dumps(schema), strict=strict)
 
 
 def test_bombs_are_refused() -> None:

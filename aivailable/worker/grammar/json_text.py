@@ -138,12 +138,13 @@ def array_of(item: Node, least: int, most: int | None) -> Node:
     return sequence(Text("["), SPACE, content, Text("]"))
 
 
-def tuple_of(items: list[Node], rest: Node | None, least: int) -> Node:
-    """An array whose first items are given; at least `least` of all."""
+def tuple_of(items: list[Node], rest: Node | None, least: int, most: int | None) -> Node:
+    """An array whose first items are given; `least` to `most` of all."""
     content: Node = EMPTY
     if rest is not None:
         missing = max(0, least - len(items))
-        content = Repeat(sequence(COMMA, rest, SPACE), missing, None)
+        more = None if most is None else most - len(items)
+        content = Repeat(sequence(COMMA, rest, SPACE), missing, more)
     for at in range(len(items) - 1, -1, -1):
         this = sequence(items[at], SPACE, content)
         if at > 0:

@@ -14,6 +14,7 @@ from aivailable.worker.grammar.rules import (
     CODE_POINT_MAX,
     DEPTH_MAX,
     REPETITIONS_MAX,
+    Choice,
     GrammarError,
     Node,
     Repeat,
@@ -45,7 +46,7 @@ _DATE: Final = f"{_YEAR}-((0[1-9]|1[0-2])-{_D28}|(0[13-9]|1[0-2])-(29|30)|(0[135
 _TIME: Final = "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"
 _BYTE: Final = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
 _HOST: Final = "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?){0,4}"
-FORMATS: Final = {
+FORMATS: Final[dict[str, str]] = {
     "date": f"^{_DATE}$",
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}T{_TIME}$",
@@ -58,6 +59,18 @@ FORMATS: Final = {
     "uri": f"^https?://{_HOST}(/[A-Za-z0-9._~-]{{0,60}}){{0,8}}$",
 }
 """Strings of these formats are generated in one common form."""
+FORMATS.update(
+    {
+        "idn-email": FORMATS["email"],
+        "idn-hostname": FORMATS["hostname"],
+        **dict.fromkeys(("iri", "uri-reference", "iri-reference"), FORMATS["uri"]),
+    }
+)
+UNKEPT_FORMATS: Final = frozenset(
+    {"regex", "uri-template", "json-pointer", "relative-json-pointer"}
+)
+"""What JSON schema defines beside them. Any other name ("password", "binary", "path") says nothing
+about the text: section 7.2.3 of its validation vocabulary."""
 
 
 def read_pattern(pattern: str, where: str) -> Node:
@@ -65,6 +78,51 @@ def read_pattern(pattern: str, where: str) -> Node:
     if len(pattern) > PATTERN_MAX_CHARS:
         raise GrammarError(f"{where}: a pattern has at most {PATTERN_MAX_CHARS} characters")
     return _Reader(pattern, where).whole()
+
+
+def limited(content: Node, least: int, most: int | None) -> Node | None:
+    """The same content with `least` to `most` characters, where that is simple: when it has them
+    anyway, or when a single repetition of characters can be bounded. Else None."""
+    low, high = _lengths(content)
+    if low >= least and (most is None or (high is not None and high <= most)):
+        return content
+    items = list(content.items) if isinstance(content, Sequence) else [content]
+    spans = [_lengths(item) for item in items]
+    loose = [at for at, (low, high) in enumerate(spans) if low != high]
+    if len(loose) != 1:
+        return None
+    place = loose[0]
+    run = items[place]
+    if not isinstance(run, Repeat) or _lengths(run.item) != (1, 1):
+        return None
+    others = sum(low for at, (low, _) in enumerate(spans) if at != place)
+    longest = run.most
+    if most is not None:
+        longest = most - others if longest is None else min(longest, most - others)
+    shortest = max(run.least, least - others)
+    if longest is not None and longest < shortest:
+        return None
+    items[place] = Repeat(run.item, shortest, longest)
+    return Sequence(tuple(items))
+
+
+def _lengths(content: Node) -> tuple[int, int | None]:
+    """Fewest and most characters of what a pattern was read into; None = without end. Every leaf
+    is one character of the text, however JSON spells it."""
+    if isinstance(content, Sequence):
+        spans = [_lengths(item) for item in content.items]
+        highs = [high for _, high in spans if high is not None]
+        return sum(low for low, _ in spans), sum(highs) if len(highs) == len(spans) else None
+    if isinstance(content, Choice):
+        spans = [_lengths(option) for option in content.options]
+        highs = [high for _, high in spans if high is not None]
+        longest = max(highs, default=0) if len(highs) == len(spans) else None
+        return min((low for low, _ in spans), default=0), longest
+    if isinstance(content, Repeat):
+        low, high = _lengths(content.item)
+        endless = content.most is None or high is None
+        return low * content.least, None if endless else (high or 0) * (content.most or 0)
+    return 1, 1
 
 
 class _Reader:

@@ -41,7 +41,7 @@ from aivailable.worker.grammar.json_text import (
     tuple_of,
 )
 from aivailable.worker.grammar.merge import disjoint, merged, types_of
-from aivailable.worker.grammar.pattern import FORMATS, read_pattern
+from aivailable.worker.grammar.pattern import FORMATS, UNKEPT_FORMATS, limited, read_pattern
 from aivailable.worker.grammar.rules import (
     DEPTH_MAX,
     EMPTY,
@@ -96,6 +96,9 @@ _REFUSED: Final = frozenset(
 )
 
 Schema = Mapping[str, Any]
+MALFORMED: Final = (TypeError, ValueError, AttributeError, ArithmeticError, LookupError)
+"""What a keyword with a value of another kind than the standard says can end in ("minLength": "x").
+Told apart where it is likely; the rest is caught where the reader is called."""
 
 
 def read_schema(text: str, *, strict: bool = True) -> dict[str, Node]:
@@ -107,7 +110,10 @@ def read_schema(text: str, *, strict: bool = True) -> dict[str, Node]:
         schema = json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
         raise GrammarError(f"the schema is not JSON: {error}") from error
-    return _Reader(schema, strict=strict).read()
+    try:
+        return _Reader(schema, strict=strict).read()
+    except MALFORMED as error:
+        raise GrammarError(f"the schema is malformed: {error}") from error
 
 
 def any_object() -> dict[str, Node]:
@@ -170,7 +176,7 @@ class _Reader:
         known = {key: value for key, value in schema.items() if key not in _REFUSED}
         try:
             return self._described(known, where, depth)
-        except GrammarError:
+        except (GrammarError, *MALFORMED):
             return self._by_type_alone(known)
 
     def _by_type_alone(self, schema: Schema) -> Node:
@@ -268,18 +274,23 @@ class _Reader:
     def _string(self, schema: Schema, where: str) -> Node:
         least, most = _counts(schema, "minLength", "maxLength", where)
         pattern, form = schema.get("pattern"), schema.get("format")
-        if form is not None and form not in FORMATS:
+        if form is not None and not isinstance(form, str):
+            raise GrammarError(f"{where}/format: a text is needed")
+        if form in UNKEPT_FORMATS:
             known = ", ".join(FORMATS)
             raise GrammarError(f"{where}/format: {form!r} is not supported; supported are {known}")
+        form = FORMATS.get(form or "")
         bounded = least > 0 or most is not None
-        if (pattern is not None) + (form is not None) + bounded > 1:
-            raise GrammarError(f"{where}: only one of pattern, format and length is supported")
-        if form is not None:
-            pattern = FORMATS[form]
+        if pattern is not None and form is not None:
+            raise GrammarError(f"{where}: pattern and format together are not supported")
+        pattern = pattern if form is None else form
         if pattern is not None:
             if not isinstance(pattern, str):
                 raise GrammarError(f"{where}/pattern: a text is needed")
-            return quoted(read_pattern(pattern, f"{where}/pattern"))
+            content = limited(read_pattern(pattern, f"{where}/pattern"), least, most)
+            if content is None:
+                raise GrammarError(f"{where}: this length beside this pattern is not supported")
+            return quoted(content)
         return quoted(Repeat(CHARACTER, least, most)) if bounded else STRING
 
     def _number(self, schema: Schema, where: str, *, whole: bool) -> Node:
@@ -318,18 +329,18 @@ class _Reader:
             if items is True and not least and most is None:
                 return ARRAY
             return array_of(self._node(items, f"{where}/items", depth + 1), least, most)
-        if most is not None:
-            raise GrammarError(f"{where}/maxItems: not supported beside prefixItems")
         nodes = [
             self._node(item, f"{where}/prefixItems/{at}", depth + 1)
-            for at, item in enumerate(first)
+            for at, item in enumerate(first[:most])
         ]
         rest = None
         if "items" in schema and items is not False:
             rest = self._node(items, f"{where}/items", depth + 1)
         elif least > len(nodes):
             rest = VALUE if items is True else NOTHING
-        return tuple_of(nodes, rest, least)
+        if most is not None and most <= len(nodes):
+            rest = None
+        return tuple_of(nodes, rest, least, most)
 
     def _object(self, schema: Schema, where: str, depth: int) -> Node:
         properties = schema.get("properties", {})
@@ -387,7 +398,7 @@ def _counts(schema: Schema, least: str, most: str, where: str) -> tuple[int, int
     values: list[int | None] = []
     for key in (least, most):
         value = schema.get(key)
-        if value is not None and (isinstance(value, bool) or int(value) != value or value < 0):
+        if value is not None and (not _is(value, "integer") or value < 0):
             raise GrammarError(f"{where}/{key}: a number from 0 on is needed")
         if value is not None and value > REPETITIONS_MAX:
             if key == least:
