@@ -132,7 +132,8 @@ def by_formula(request: PredictRequest) -> Prediction:
 
 
 def _answer(output: bytes) -> Mapping[str, Any]:
-    """The last line is the answer; an engine may have talked before."""
+    """The last line is the answer; an engine may have talked before. Raises OracleError, and
+    ValueError for options that no load can have."""
     lines = output.decode(errors="replace").strip().splitlines()
     try:
         answer = json.loads(lines[-1]) if lines else None
@@ -142,7 +143,11 @@ def _answer(output: bytes) -> Mapping[str, Any]:
         raise OracleError("it died without an answer")
     refusal = answer.get("error")
     if isinstance(refusal, dict):
-        raise OracleError(str(refusal.get("message", "it refused")))
+        message = str(refusal.get("message", "it refused"))
+        if refusal.get("code") == "invalid_options":
+            # The formula does not know most options: it would let them through to a failing load.
+            raise ValueError(message)
+        raise OracleError(message)
     return answer
 
 

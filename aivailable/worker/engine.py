@@ -35,6 +35,13 @@ class LoadRefused(WorkerError):
         self.used_bytes = used_bytes or {}
 
 
+class OptionRefused(LoadRefused):
+    """An engine option is unknown or out of range, whatever the device: refused at deploy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unsupported", message)
+
+
 class DecodeFailed(WorkerError):
     """One decode did not succeed; the sequences in it are to be trimmed before another try."""
 

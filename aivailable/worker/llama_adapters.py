@@ -15,7 +15,7 @@ from typing import Any, Final
 from aivailable.errors import GgufError
 from aivailable.gguf.companions import companion_path, lora_items, read_adapter
 from aivailable.gguf.facts import ModelFacts
-from aivailable.worker.engine import LoadRefused
+from aivailable.worker.engine import LoadRefused, OptionRefused
 from aivailable.worker.llama_library import Log
 from aivailable.worker.llama_parameters import Parameters
 
@@ -39,15 +39,13 @@ def adapters_of(
     """Read the option and check every file. Raises LoadRefused."""
     items = lora_items(options.get("lora", ""))
     if len(items) > ADAPTERS_MAX:
-        raise LoadRefused("unsupported", f"engine option lora: more than {ADAPTERS_MAX} adapters")
+        raise OptionRefused(f"engine option lora: more than {ADAPTERS_MAX} adapters")
     return tuple(_adapter(model_path, facts, path, scale) for path, scale in items)
 
 
 def _adapter(model_path: str, facts: ModelFacts, path: str, scale: float) -> Adapter:
     if not math.isfinite(scale) or abs(scale) > SCALE_MAX:
-        raise LoadRefused(
-            "unsupported", f"engine option lora: scale {scale:g} is not within {SCALE_MAX:g}"
-        )
+        raise OptionRefused(f"engine option lora: scale {scale:g} is not within {SCALE_MAX:g}")
     try:
         found = read_adapter(companion_path(model_path, path), facts.architecture)
     except GgufError as error:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from aivailable.gguf.facts import ModelFacts
 from aivailable.gguf.memory import TEXTS_AT_ONCE, draft_tokens, sequences
 from aivailable.worker.cores import Cores
-from aivailable.worker.engine import LoadRefused
+from aivailable.worker.engine import OptionRefused
 from aivailable.worker.options import Options
 from aivailable.worker.pooling import POOLING_TYPES, pooling_of, text_tokens
 
@@ -91,18 +91,18 @@ class Parameters:
 def parameters(
     facts: ModelFacts, context: int, slots: int, options: Mapping[str, str], *, on_gpu: bool
 ) -> Parameters:
-    """Raises LoadRefused("unsupported") for an option that is unknown or out of range."""
+    """Raises OptionRefused for an option that is unknown or out of range."""
     chosen = Options(options)
     chosen.only(*KNOWN_OPTIONS)
     pooling = pooling_of(facts, chosen)
     if pooling and "projector" in options:
-        raise LoadRefused("unsupported", "engine option projector: this load computes vectors only")
+        raise OptionRefused("engine option projector: this load computes vectors only")
     if pooling:
         context, slots = text_tokens(facts, context), 1
     kv_type = chosen.choice("kv_type", "f16", tuple(KV_TYPES))
     flash = chosen.choice("flash_attention", "auto", tuple(FLASH_ATTENTION))
     if kv_type not in FLOAT_KV_TYPES and flash == "off":
-        raise LoadRefused("unsupported", f"kv_type={kv_type} needs flash_attention=on or auto")
+        raise OptionRefused(f"kv_type={kv_type} needs flash_attention=on or auto")
     default = UBATCH_GPU_TOKENS if on_gpu else UBATCH_CPU_TOKENS
     ubatch = chosen.integer("ubatch", default, UBATCH_MIN_TOKENS, UBATCH_MAX_TOKENS)
     cells = -(-context * slots // CONTEXT_PAD_CELLS) * CONTEXT_PAD_CELLS
@@ -162,7 +162,7 @@ def _draft(options: Mapping[str, str], facts: ModelFacts, *, on_gpu: bool) -> in
     try:
         asked = draft_tokens(options.get("draft"), on_gpu)
     except ValueError as error:
-        raise LoadRefused("unsupported", f"engine option {error}") from error
+        raise OptionRefused(f"engine option {error}") from error
     return asked if all(facts.heads_kv) else 0
 
 

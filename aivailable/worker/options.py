@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aivailable.worker.engine import LoadRefused
+from aivailable.worker.engine import OptionRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,32 +19,29 @@ class Options:
     values: Mapping[str, str]
 
     def only(self, *known: str) -> None:
-        """Refuse what is not among `known`. Raises LoadRefused."""
+        """Refuse what is not among `known`. Raises OptionRefused."""
         unknown = sorted(set(self.values) - set(known))
         if unknown:
-            raise LoadRefused(
-                "unsupported",
+            raise OptionRefused(
                 f"unknown engine option {', '.join(unknown)}; known: {', '.join(sorted(known))}",
             )
 
     def integer(self, name: str, default: int, least: int, most: int) -> int:
-        """A whole number in [least, most]. Raises LoadRefused."""
+        """A whole number in [least, most]. Raises OptionRefused."""
         text = self.values.get(name)
         if text is None:
             return default
         if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
-            raise LoadRefused(
-                "unsupported",
+            raise OptionRefused(
                 f"engine option {name}={text[:40]!r} must be a whole number, {least} to {most}",
             )
         return int(text)
 
     def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
-        """One of `choices`. Raises LoadRefused."""
+        """One of `choices`. Raises OptionRefused."""
         text = self.values.get(name, default)
         if text not in choices:
-            raise LoadRefused(
-                "unsupported",
+            raise OptionRefused(
                 f"engine option {name}={text[:40]!r} must be one of {', '.join(choices)}",
             )
         return text

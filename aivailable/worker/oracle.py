@@ -22,7 +22,7 @@ from aivailable.errors import GgufError
 from aivailable.gguf.header import read_header
 from aivailable.gguf.memory import Need
 from aivailable.wire.worker import DeviceClaim
-from aivailable.worker.engine import LoadRefused
+from aivailable.worker.engine import LoadRefused, OptionRefused
 from aivailable.worker.llama_adapters import adapters_of
 from aivailable.worker.llama_claims import claim_devices
 from aivailable.worker.llama_dry_run import dry_run
@@ -75,6 +75,8 @@ def main(arguments: list[str]) -> int:
         answer: dict[str, Any] = dataclasses.asdict(needed)
     except GgufError as error:
         answer = {"error": {"code": "bad_file", "message": str(error)}}
+    except OptionRefused as error:
+        answer = {"error": {"code": "invalid_options", "message": str(error)}}
     except LoadRefused as error:
         answer = {"error": {"code": error.code, "message": str(error)}}
     sys.stdout.write(json.dumps(answer, sort_keys=True) + "\n")

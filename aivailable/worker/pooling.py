@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from aivailable.gguf.facts import ModelFacts
-from aivailable.worker.engine import LoadRefused, Logits
+from aivailable.worker.engine import Logits, OptionRefused
 from aivailable.worker.options import Options
 
 POOLING_TYPES: Final = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
@@ -21,15 +21,13 @@ POOLING_TYPES: Final = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
 def pooling_of(facts: ModelFacts, options: Options) -> str:
     """What the option says, else the header; "" for a model that generates.
 
-    Raises LoadRefused for a pooling that does not exist or that this model has no head for.
+    Raises OptionRefused for a pooling that does not exist or that this model has no head for.
     """
     if "pooling" not in options.values:
         return facts.pooling
     pooling = options.choice("pooling", "", tuple(POOLING_TYPES))
     if pooling == "rank" and facts.pooling != "rank":
-        raise LoadRefused(
-            "unsupported", "engine option pooling=rank: this model has no classification head"
-        )
+        raise OptionRefused("engine option pooling=rank: this model has no classification head")
     return pooling
 
 

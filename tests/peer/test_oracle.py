@@ -98,6 +98,22 @@ async def test_an_unknown_kv_type_is_an_error(tmp_path: Path, tiny: PredictReque
         await predict(wrong, executable(tmp_path, "exit 1"))
 
 
+async def test_an_option_that_no_load_can_have_is_an_error(
+    tmp_path: Path, tiny: PredictRequest
+) -> None:
+    """The formula knows few options: it must not stand in for a refusal of another one."""
+    said = '{"error": {"code": "invalid_options", "message": "threads must be a number"}}'
+    with pytest.raises(ValueError, match="threads must be a number"):
+        await predict(tiny, executable(tmp_path, f"echo '{said}'; exit 1"))
+
+
+async def test_the_dry_run_itself_refuses_a_wrong_option(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="no inference engine is installed")
+    request = PredictRequest(smollm2_path(), context=256, slots=1, options={"numa": "yes"})
+    with pytest.raises(ValueError, match="numa='yes' must be one of off, distribute, isolate"):
+        await predict(request)
+
+
 async def test_dry_run_and_formula_agree_on_a_real_model(tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="no inference engine is installed")
     request = PredictRequest(smollm2_path(), context=512, slots=2, options={})

@@ -1,0 +1,45 @@
+"""Engine options of a deployment: what is wrong with one is told before anything is loaded."""
+
+from __future__ import annotations
+
+import pytest
+from fixtures.models import smollm2_path
+
+from aivailable.gguf import read_header
+from aivailable.gguf.facts import ModelFacts
+from aivailable.worker.engine import OptionRefused
+from aivailable.worker.llama_adapters import adapters_of
+from aivailable.worker.llama_parameters import parameters
+
+WRONG = {
+    "unknown": ({"colour": "red"}, "unknown engine option colour; known: draft, flash_attention"),
+    "no number": ({"threads": "many"}, "threads='many' must be a whole number, 1 to 256"),
+    "too small": ({"ubatch": "0"}, "ubatch='0' must be a whole number, 32 to 4096"),
+    "negative": ({"warm_tokens": "-1"}, "warm_tokens='-1' must be"),
+    "huge": ({"threads": "9" * 30}, "threads='9999"),
+    "no choice": ({"flash_attention": "maybe"}, "must be one of auto, off, on"),
+    "numa": ({"numa": "yes"}, "must be one of off, distribute, isolate"),
+    "kv type": ({"kv_type": "q9"}, "kv_type='q9' must be one of"),
+    "together": ({"kv_type": "q8_0", "flash_attention": "off"}, "needs flash_attention"),
+    "draft": ({"draft": "x"}, "draft='x' must be auto or 0 to"),
+    "pooling": ({"pooling": "rank"}, "no classification head"),
+    "scale": ({"lora": "a.gguf:1e9"}, "scale 1e\\+09 is not within 100"),
+}
+
+
+@pytest.fixture(scope="module")
+def facts() -> ModelFacts:
+    return read_header(smollm2_path()).facts
+
+
+def read(facts: ModelFacts, options: dict[str, str]) -> None:
+    adapters_of("/model.gguf", facts, options)
+    parameters(facts, 512, 2, options, on_gpu=False)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_option_is_refused_as_one(facts: ModelFacts, name: str) -> None:
+    options, said = WRONG[name]
+    with pytest.raises(OptionRefused, match=said) as caught:
+        read(facts, options)
+    assert caught.value.code == "unsupported"
