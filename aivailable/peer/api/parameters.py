@@ -94,7 +94,8 @@ class Parameters:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._wrong(key, "an integer", value)
         if not low <= value <= high:
-            limit = f"at least {low}" if high == INT_MAX else f"from {low} to {high}"
+            open_ended = high == INT_MAX and value < low
+            limit = f"at least {low}" if open_ended else f"from {low} to {high}"
             raise ParameterError(self.name(key), f"'{self.name(key)}' must be {limit}")
         return value
 
@@ -195,12 +196,18 @@ async def read_body(request: web.Request) -> Parameters:
     except web.RequestPayloadError as error:
         raise RequestError(400, "invalid_request", f"the body is damaged: {error}") from error
     try:
-        value = json.loads(data, parse_constant=_no_constant)
+        # Not left to json: of bytes it takes UTF-16, too, and halves of surrogate pairs.
+        text = data.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            400, "invalid_json", f"the body is not UTF-8 (at byte {error.start})"
+        ) from None
     except RecursionError:
         raise RequestError(400, "invalid_json", "the JSON is nested too deeply") from None
     except ValueError as error:
         raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
-    if b"\\u" in data:
+    if "\\u" in text:
         _refuse_half_characters(value)
     if not isinstance(value, dict):
         raise RequestError(400, "invalid_json", "the body must be a JSON object")

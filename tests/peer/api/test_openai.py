@@ -269,9 +269,20 @@ async def test_a_body_over_the_limit_is_413(http: aiohttp.ClientSession) -> None
     assert (response.status, body["error"]["code"]) == (413, "request_too_large")
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"\xff", b'{"a": NaN}', b'{"a":"\\ud800"}', b"[" * 100_000]
-)
+NO_JSON = {
+    "empty": b"",
+    "cut": b"{",
+    "list": b"[]",
+    "no text": b"\xff",
+    "not a number": b'{"a": NaN}',
+    "half a pair, escaped": b'{"a":"\\ud800"}',
+    "half a pair, as bytes": b'{"model":"m","prompt":"\xed\xa0\x80"}',
+    "half a pair, in UTF-16": '{"model":"m","prompt":"\\ud800"}'.encode("utf-16"),
+    "too deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("body", NO_JSON.values(), ids=NO_JSON.keys())
 async def test_a_body_that_is_no_json_object_is_400(
     http: aiohttp.ClientSession, body: bytes
 ) -> None:
