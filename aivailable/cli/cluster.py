@@ -32,6 +32,9 @@ def status(
         bool,
         typer.Option("--consistent", help="Ask a majority first: nothing committed is missing."),
     ] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Also what each replica's engine runs with.")
+    ] = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     home: HomeOption = None,
@@ -41,7 +44,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found), indent=2, sort_keys=True))
         return
-    for part in render.status_page(found):
+    for part in render.status_page(found, long=long):
         render.show(part)
 
 

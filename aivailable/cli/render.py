@@ -85,8 +85,8 @@ def empty_table(*columns: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
-def status_page(status: ClusterStatus) -> Iterator[RenderableType]:
-    """The whole of `aivailable status`, part by part."""
+def status_page(status: ClusterStatus, *, long: bool = False) -> Iterator[RenderableType]:
+    """The whole of `aivailable status`, part by part; `long`: with what the engines run with."""
     yield _headline(status)
     if status.advice:
         yield Text(f"→ {status.advice}", style="yellow")
@@ -97,7 +97,7 @@ def status_page(status: ClusterStatus) -> Iterator[RenderableType]:
         for problem in wording.problems(node):
             yield Text(f"  {node.name}: {problem}", style="yellow")
     if status.deployments:
-        yield Padding(_deployments_table(status), (1, 0, 0, 0), expand=False)
+        yield Padding(_deployments_table(status, long=long), (1, 0, 0, 0), expand=False)
     elif status.phase == "member":
         yield Text("\nNo model is deployed: `aivailable deploy MODEL`.", style="dim")
     yield from waiting_lines(status)
@@ -166,17 +166,20 @@ def nodes_table(status: ClusterStatus) -> Table:
     return table
 
 
-def _deployments_table(status: ClusterStatus) -> Table:
+def _deployments_table(status: ClusterStatus, *, long: bool) -> Table:
     """Deployments, each followed by its replicas and, when not ready, the explanation."""
     table = empty_table("DEPLOYMENT", "STATE", "REPLICAS", "CONTEXT", "SLOTS", "WHERE")
     for deployment in status.deployments:
+        options = " ".join(f"{name}={text}" for name, text in sorted(deployment.options.items()))
         table.add_row(
             Text(deployment.name, style="bold"),
             state_text(deployment.state),
             wording.replicas(deployment),
             str(deployment.context),
             str(deployment.slots),
-            Text(deployment.explanation, style="dim"),
+            Text(
+                "; ".join(part for part in (options, deployment.explanation) if part), style="dim"
+            ),
         )
         for replica in status.replicas:
             if replica.deployment != deployment.name:
@@ -193,6 +196,8 @@ def _deployments_table(status: ClusterStatus) -> Table:
                 f"{replica.node_name}, {wording.size(replica.claimed_bytes)}"
                 + (f": {replica.reason}" if replica.reason else ""),
             )
+            if long and replica.notes:
+                table.add_row(*[""] * 5, Text(", ".join(replica.notes), style="dim"))
     return table
 
 

@@ -7,7 +7,8 @@ Pure data, built by `core.view.status_of`. Ages are ms at the node that answers;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from aivailable.core.ids import NodeId
 
@@ -78,6 +79,8 @@ class ReplicaStatus:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     """The worker's counters since its start, a heartbeat old."""
+    notes: tuple[str, ...] = ()
+    """What the engine runs with, given or chosen, as "threads=7"; empty until it is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class DeploymentStatus:
     aliases: tuple[str, ...] = ()
     idle_ttl_s: int = 0
     """Replicas beyond `replicas_min` go after being idle for so long."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Engine options as they were given."""
 
 
 @dataclass(frozen=True, slots=True)

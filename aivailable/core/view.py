@@ -265,6 +265,7 @@ def _deployment(view: View, deployment: Deployment, explanation: str) -> Deploym
         copies=len(state.holders(deployment.digest)),
         copies_wanted=(min(deployment.copies, len(state.members)) if model is not None else 0),
         aliases=deployment.aliases,
+        options=deployment.options,
     )
 
 
@@ -315,6 +316,7 @@ def _replicas(view: View) -> tuple[ReplicaStatus, ...]:
             slots_busy=load.slots_busy,
             waiting=load.waiting,
             tokens_per_s=load.tokens_per_s,
+            notes=load.notes,
         )
         for heard in _fresh(view)
         for load in heard.heartbeat.replicas
@@ -346,6 +348,7 @@ def _replica(state: State, replica: Replica, load: ReplicaLoad | None) -> Replic
         generated_tokens=load.generated_tokens if load is not None else 0,
         drafted_tokens=load.drafted_tokens if load is not None else 0,
         accepted_tokens=load.accepted_tokens if load is not None else 0,
+        notes=load.notes if load is not None else (),
     )
 
 

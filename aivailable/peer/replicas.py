@@ -44,6 +44,8 @@ RATE_WINDOW_S = 2.0
 BUSY_WINDOW_S = 60.0
 """Time constant of the share of busy slots."""
 REASON_MAX_CHARS = 300
+NOTES_MAX = 24
+NOTE_MAX_CHARS = 80
 EXIT_GRACE_S = 5.0
 """A worker that has closed its socket may take so long to be gone (a core dump, a driver)."""
 EVENTS_PAUSE = 64
@@ -80,6 +82,8 @@ class LocalReplica:
         self.progress = 0.0
         self.phase = ""
         self.counters = Counters()
+        self.notes: tuple[str, ...] = ()
+        """What the engine chose where the deployment left it open."""
         self._clock = clock
         self._on_change = on_change
         self._worker: Worker | None = None
@@ -138,6 +142,7 @@ class LocalReplica:
             idle_ms=self._idle_ms(),
             queued_ms=self._queued_ms(),
             busy=round(self._busy, 3),
+            notes=self.notes,
         )
 
     def _queued_ms(self) -> int:
@@ -167,7 +172,7 @@ class LocalReplica:
         """
         # What a worker counts, it counts since its own start.
         self.counters, self.progress, self.phase = Counters(), 0.0, ""
-        self._prefixes, self.needed_bytes = (), {}
+        self._prefixes, self.needed_bytes, self.notes = (), {}, ()
         self.become(Status.LOADING)
         failure = ""
         worker = await launcher.launch(load)
@@ -192,7 +197,7 @@ class LocalReplica:
             # No token can come any more, however long the process takes to be gone.
             self._worker = None
             self._fail_runs()
-            reason = await _end_of(worker)
+            reason = _named(load.path, await _end_of(worker))
         except asyncio.CancelledError:
             worker.kill()
             raise
@@ -211,6 +216,7 @@ class LocalReplica:
 
     def _ready(self, ready: Ready) -> None:
         self.progress, self.phase = 1.0, ""
+        self.notes = tuple(note[:NOTE_MAX_CHARS] for note in ready.notes[:NOTES_MAX])
         self._used_s = self._clock.monotonic()
         self.entry = replace(
             self._entry,
@@ -352,6 +358,11 @@ class LocalReplica:
 
     def _now_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)
+
+
+def _named(path: str, reason: str) -> str:
+    """A death with the file that was open in it: a damaged one may be its cause."""
+    return f"{path}: {reason}" if path and reason else reason
 
 
 async def _end_of(worker: Worker) -> str:

@@ -83,6 +83,8 @@ class ReplicaLoad:
     """Since when requests have waited here without a pause because all slots were taken."""
     busy: float = 0.0
     """Share of its slots that was busy, averaged over the last minute or so."""
+    notes: tuple[str, ...] = ()
+    """What the engine runs with, as "threads=7"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,21 @@ def test_status_shows_nodes_devices_and_deployments(client: Any) -> None:
     assert "laptop (eeeeeeee, 192.168.1.44) waits to be let in: `aivailable admit`" in result.stdout
 
 
+def test_status_shows_options_and_with_long_what_the_engines_run_with(client: Any) -> None:
+    lab = client.statuses[0]
+    given = dataclasses.replace(lab.deployments[0], options={"threads": "7", "kv_type": "q8_0"})
+    runs = dataclasses.replace(lab.replicas[0], notes=("threads=7 of 8", "flash_attention=on"))
+    client.statuses[0] = dataclasses.replace(
+        lab,
+        deployments=(given, *lab.deployments[1:]),
+        replicas=(runs, *lab.replicas[1:]),
+    )
+    short = run("status").stdout
+    assert "kv_type=q8_0 threads=7" in short
+    assert "flash_attention=on" not in short
+    assert "threads=7 of 8, flash_attention=on" in run("status", "--long").stdout
+
+
 def test_status_as_json_is_the_whole_status(client: Any) -> None:
     document = json.loads(run("status", "--json").stdout)
     assert document == json.loads(json.dumps(dataclasses.asdict(client.statuses[0])))

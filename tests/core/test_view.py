@@ -79,6 +79,18 @@ def test_why_a_replica_still_loads_is_told_by_its_host() -> None:
     assert shown.replicas[0].reason == "out_of_memory: 9 GiB"
 
 
+def test_options_given_and_chosen_are_shown() -> None:
+    state = deployed(
+        cluster({node: (device(),) for node in "abc"}), deployment(options={"kv_type": "q8_0"})
+    )
+    state = running(state, replica("chat#1.1", "b"))
+    told = load("chat#1.1", notes=("kv_type=q8_0", "threads=7 of 8"))
+    island = load("chat#0.1", island=True, notes=("threads=1 of 2",))
+    shown = status(state, liveness("abc", loads={"b": (told,), "c": (island,)}))
+    assert shown.deployments[0].options == {"kv_type": "q8_0"}
+    assert [one.notes for one in shown.replicas] == [told.notes, island.notes]
+
+
 def test_joins_replicas_with_their_load() -> None:
     busy = load("chat#1.1", slots_busy=2, waiting=1, tokens_per_s=9.0)
     island = load("chat#0.1", island=True)

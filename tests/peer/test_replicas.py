@@ -20,6 +20,8 @@ from aivailable.peer.replicas import (
     EVENTS_PAUSE,
     EVENTS_RESUME,
     EXIT_GRACE_S,
+    NOTE_MAX_CHARS,
+    NOTES_MAX,
     LocalReplica,
 )
 from aivailable.wire.generation import (
@@ -31,7 +33,7 @@ from aivailable.wire.generation import (
     Started,
     Tokens,
 )
-from aivailable.wire.worker import Counters, Load, LoadFailed, Pause, Resume, Shutdown
+from aivailable.wire.worker import Counters, Load, LoadFailed, Pause, Ready, Resume, Shutdown
 
 RECORD = Replica("m#1.1", "m", "d", 1, "n1", (Claim("d0", 100),), context=64, slots=2)
 LOAD = Load("m#1.1", "fake", "", 64, 2, ())
@@ -230,6 +232,41 @@ def test_a_worker_that_dies_fails_every_open_request_and_tells_why() -> None:
         with pytest.raises(RequestError) as caught:
             await late.task
         assert caught.value.code == "not_hosting"
+
+    run(scenario())
+
+
+def test_a_death_names_the_file_that_was_open() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        load = Load("m#1.1", "fake", "/models/damaged.gguf", 64, 2, ())
+        life = asyncio.ensure_future(stage.replica.run_worker(stage.launcher, load))
+        await turns()
+        stage.worker.die("killed by SIGABRT: GGML_ASSERT(n > 0) failed")
+        said = await life
+        assert said == "/models/damaged.gguf: killed by SIGABRT: GGML_ASSERT(n > 0) failed"
+
+    run(scenario())
+
+
+def test_what_the_engine_runs_with_travels_with_its_load_and_is_bounded() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        life = stage.start()
+        await turns()
+        notes = ("threads=7 of 8", "x" * 500, *("more",) * 100)
+        stage.worker.say(Ready("fake", 64, 2, {}, 1, 0, 0, 1, notes=notes))
+        await turns()
+        shown = stage.replica.load().notes
+        assert shown[0] == "threads=7 of 8"
+        assert (len(shown), len(shown[1])) == (NOTES_MAX, NOTE_MAX_CHARS)
+        stage.worker.die("crashed")
+        await life
+        again = stage.start()
+        await turns()
+        assert stage.replica.load().notes == (), "another process may choose otherwise"
+        again.cancel()
+        await asyncio.gather(again, return_exceptions=True)
 
     run(scenario())
 
