@@ -26,7 +26,8 @@ from bench.servers import Server, Sizes, other, others, ours
 
 ROUNDS = 9
 ROUNDS_QUICK = 1
-CLIENTS = (1, 4, 16)
+CLIENTS = {1: 8, 4: 2, 16: 1}
+"""Clients at once, and how often a round asks them: a single answer is too short to compare."""
 THREADS = 1
 ANSWER_TOKENS = 64
 SHARED_CLIENTS = 8
@@ -86,6 +87,8 @@ WORDS = [
 ]
 
 Values = dict[str, list[float]]
+Waves = list[list[Heard]]
+"""The answers of the requests that were sent together, wave by wave."""
 
 
 @dataclass(slots=True)
@@ -99,67 +102,119 @@ class Side:
         self.values.setdefault(name, []).append(value)
 
 
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What each side plays, `turns` times a round, the sides in turns each time."""
+
+    turns: int
+    play: Callable[[Server, random.Random], Waves]
+    tell: Callable[[Waves], dict[str, float]]
+    """The round's figures of the waves of all turns."""
+
+
 def main() -> None:
     given, asked = _arguments()
     figures: list[Figure] = []
     for model in given.model:
         path = MODELS[model]()
         for part in given.part:
-            sizes, play = PARTS[part]
+            sizes, scenes = PARTS[part]
             with contextlib.ExitStack() as stack:
                 sides = [Side(stack.enter_context(ours(path, sizes)))]
                 sides += [Side(stack.enter_context(other(one, path, sizes))) for one in others()]
                 for number in range(given.rounds):
                     dice = random.Random(f"{model} {part} {number}")
-                    prompts = dice.getrandbits(64)
-                    turn = sides if number % 2 == 0 else sides[::-1]
-                    for side in turn:
-                        play(side, random.Random(prompts))
+                    for scene in scenes:
+                        _play(scene, sides, dice)
                     asked.say(f"{model} {part}: round {number + 1} of {given.rounds}")
             figures += _figures(f"{model} {part}", sides, asked)
     report("engine", figures, asked)
 
 
-def play_speed(side: Side, dice: random.Random) -> None:
-    """1, 4 and 16 clients at once with prompts of about 50 tokens."""
-    for clients in CLIENTS:
+def _play(scene: Scene, sides: Sequence[Side], dice: random.Random) -> None:
+    """One round of a scene; every turn has new prompts, and the other side begins."""
+    heard: list[Waves] = [[] for _ in sides]
+    order = list(range(len(sides)))
+    dice.shuffle(order)
+    for _ in range(scene.turns):
+        prompts = dice.getrandbits(64)
+        for index in order:
+            heard[index] += scene.play(sides[index].server, random.Random(prompts))
+        order.reverse()
+    for side, waves in zip(sides, heard, strict=True):
+        for name, value in scene.tell(waves).items():
+            side.add(name, value)
+
+
+def speed_of(clients: int, turns: int) -> Scene:
+    """So many clients at once with prompts of about 50 tokens."""
+
+    def play(server: Server, dice: random.Random) -> Waves:
         asks = [Ask(_prose(dice, 36), ANSWER_TOKENS) for _ in range(clients)]
-        heard = round_of(side.server, asks)
-        side.add(f"{clients} clients, tok/s", _rate(heard))
-        side.add(f"{clients} clients, TTFT p50 ms", 1000 * _ttft(heard))
-        side.add(f"{clients} clients, inter-token p99 ms", 1000 * _p99(heard))
+        return [round_of(server, asks)]
+
+    def tell(waves: Waves) -> dict[str, float]:
+        return {
+            f"{clients} clients, tok/s": _rate(waves),
+            f"{clients} clients, TTFT p50 ms": 1000 * _ttft(waves),
+            f"{clients} clients, inter-token p99 ms": 1000 * _p99(waves),
+        }
+
+    return Scene(turns, play, tell)
 
 
-def play_shared(side: Side, dice: random.Random) -> None:
+def play_shared(server: Server, dice: random.Random) -> Waves:
     """Eight clients with one system prompt that the server has not seen, then eight more."""
     system = _prose(dice, 620)
-    for wave in ("new", "warm"):
-        asks = [Ask(_prose(dice, 12), SHARED_ANSWER_TOKENS, system) for _ in range(SHARED_CLIENTS)]
-        heard = round_of(side.server, asks)
-        side.add(f"{wave} system prompt, tok/s", _rate(heard))
-        side.add(f"{wave} system prompt, TTFT p50 ms", 1000 * _ttft(heard))
+    asks = [
+        [Ask(_prose(dice, 12), SHARED_ANSWER_TOKENS, system) for _ in range(SHARED_CLIENTS)]
+        for _ in ("new", "warm")
+    ]
+    return [round_of(server, wave) for wave in asks]
 
 
-def play_long(side: Side, dice: random.Random) -> None:
+def tell_shared(waves: Waves) -> dict[str, float]:
+    told: dict[str, float] = {}
+    for name, wave in zip(("new", "warm"), waves, strict=True):
+        told[f"{name} system prompt, tok/s"] = _rate([wave])
+        told[f"{name} system prompt, TTFT p50 ms"] = 1000 * _ttft([wave])
+    return told
+
+
+def play_long(server: Server, dice: random.Random) -> Waves:
     """Four streams alone, then four with a long prompt in their middle."""
-    calm = round_of(side.server, [Ask(_prose(dice, 36), STREAM_TOKENS) for _ in range(STREAMS)])
+    calm = round_of(server, [Ask(_prose(dice, 36), STREAM_TOKENS) for _ in range(STREAMS)])
     asks = [Ask(_prose(dice, 36), STREAM_TOKENS) for _ in range(STREAMS)]
     asks.append(Ask(_prose(dice, 3100), 1, after_s=LONG_AFTER_S))
-    heard = round_of(side.server, asks)
-    streams, long = heard[:-1], heard[-1]
-    disturbed = [gap for one in streams for gap in one.gaps_s(long.sent_s, long.first_s)]
-    side.add("undisturbed inter-token p99 ms", 1000 * _p99(calm))
-    side.add("inter-token p99 ms beside it", 1000 * _percentile(disturbed, 0.99))
-    side.add("p99 beside it / undisturbed", _percentile(disturbed, 0.99) / _p99(calm))
-    side.add("TTFT of the long prompt, s", long.ttft_s)
-    side.add("long prompt, tokens", float(long.prompt_tokens))
+    return [calm, round_of(server, asks)]
 
 
-Play = Callable[[Side, random.Random], None]
-PARTS: dict[str, tuple[Sizes, Play]] = {
-    "speed": (Sizes(context=512, slots=16, threads=THREADS), play_speed),
-    "shared": (Sizes(context=1280, slots=8, threads=THREADS), play_shared),
-    "long": (Sizes(context=5120, slots=5, threads=THREADS), play_long),
+def tell_long(waves: Waves) -> dict[str, float]:
+    calm, (*streams, long) = waves
+    gaps = [gap for one in streams for gap in one.gaps_s(long.sent_s, long.first_s)]
+    undisturbed, disturbed = _p99([calm]), _percentile(gaps, 0.99)
+    return {
+        "undisturbed inter-token p99 ms": 1000 * undisturbed,
+        "inter-token p99 ms beside it": 1000 * disturbed,
+        "p99 beside it / undisturbed": disturbed / undisturbed,
+        "TTFT of the long prompt, s": long.ttft_s,
+        "long prompt, tokens": float(long.prompt_tokens),
+    }
+
+
+PARTS: dict[str, tuple[Sizes, Sequence[Scene]]] = {
+    "speed": (
+        Sizes(context=512, slots=16, threads=THREADS),
+        [speed_of(clients, turns) for clients, turns in CLIENTS.items()],
+    ),
+    "shared": (
+        Sizes(context=1280, slots=8, threads=THREADS),
+        [Scene(1, play_shared, tell_shared)],
+    ),
+    "long": (
+        Sizes(context=5120, slots=5, threads=THREADS),
+        [Scene(1, play_long, tell_long)],
+    ),
 }
 
 
@@ -167,18 +222,21 @@ def _prose(dice: random.Random, words: int) -> str:
     return " ".join(dice.choice(WORDS) for _ in range(words))
 
 
-def _rate(heard: Sequence[Heard]) -> float:
-    """Tokens of all answers over the time from the first request to the last token."""
-    tokens = sum(one.completion_tokens for one in heard)
-    return tokens / (max(one.last_s for one in heard) - min(one.sent_s for one in heard))
+def _rate(waves: Waves) -> float:
+    """Tokens of all answers over the times from a wave's first request to its last token."""
+    tokens = sum(one.completion_tokens for wave in waves for one in wave)
+    took_s = sum(
+        max(one.last_s for one in wave) - min(one.sent_s for one in wave) for wave in waves
+    )
+    return tokens / took_s
 
 
-def _ttft(heard: Sequence[Heard]) -> float:
-    return statistics.median(one.ttft_s for one in heard)
+def _ttft(waves: Waves) -> float:
+    return statistics.median(one.ttft_s for wave in waves for one in wave)
 
 
-def _p99(heard: Sequence[Heard]) -> float:
-    return _percentile([gap for one in heard for gap in one.gaps_s()], 0.99)
+def _p99(waves: Waves) -> float:
+    return _percentile([gap for wave in waves for one in wave for gap in one.gaps_s()], 0.99)
 
 
 def _percentile(values: Sequence[float], part: float) -> float:

@@ -86,6 +86,7 @@ class _Port(Channel):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock, lambda _: None)
+        self.start()
         self.arrived: list[Any] = []
 
     def receive(self) -> Any:

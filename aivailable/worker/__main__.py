@@ -43,8 +43,8 @@ def die_with_parent() -> None:
 
 
 def end_process(why: str) -> None:
-    """Called in the reader thread. Ends at once, whatever the main thread computes: the weights
-    are the kernel's to free, and nothing here is worth saving."""
+    """Called in a thread of the channel's. Ends at once, whatever the main thread computes: the
+    weights are the kernel's to free, and nothing here is worth saving."""
     sys.stderr.write(f"worker ends: {why}\n")
     sys.stderr.flush()
     os._exit(0)
@@ -80,16 +80,14 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=descriptor), on_end=end_process)
     channel.start()
-    try:
-        engine = announce_and_load(channel, *installed_engine(), make_engine)
-        if engine is None:
-            return EXIT_LOAD_FAILED
-        if isinstance(engine, Embedder):
-            EmbeddingSession(engine, channel).run()
-        else:
-            Session(engine, channel).run()
-    except ConnectionError as error:
-        end_process(f"the peer is gone: {error}")
+    engine = announce_and_load(channel, *installed_engine(), make_engine)
+    if engine is None:
+        channel.flush()
+        return EXIT_LOAD_FAILED
+    if isinstance(engine, Embedder):
+        EmbeddingSession(engine, channel).run()
+    else:
+        Session(engine, channel).run()
     return 0
 
 

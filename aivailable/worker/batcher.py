@@ -207,6 +207,7 @@ class Batcher:
         """A part was decoded: its tokens are in the cache now, guesses not counted. Returns its
         job."""
         job = self._running[part.slot]
+        self._sequences.worked(len(part.tokens))
         job.fed = part.position + len(part.tokens) - part.drafted
         if self._prefilling and job in self._prefilling:
             if job.fed >= len(job.tokens) or job.decoding:

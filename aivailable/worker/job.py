@@ -85,6 +85,7 @@ class Job:
             language.piece,
             language.scratch,
             forbidden=language.ends if request.ignore_eos else (),
+            changed=language.changed,
         )
         grammar = prepared.grammar
         if grammar is None and request.constraint is not None:

@@ -45,6 +45,8 @@ class Language:
         self.marker = tokens.marker
         self.scratch: Logits = np.empty(tokens.vocabulary, np.float32)
         """Contents do not outlive a call."""
+        self.changed: Logits = np.empty_like(self.scratch)
+        """Contents do not outlive a draw."""
         self._tokens = tokens
         self._grammars: OrderedDict[Constraint, Masks] = OrderedDict()
 

@@ -1,9 +1,11 @@
 """Framed messages over the socket pair between a peer and this worker.
 
-Owns: the framing of wire/worker.py (u32 big-endian length, then the envelope), the reader thread
-and the inbox. It must not interpret messages. Called by the worker's session.
+Owns: the framing of wire/worker.py (u32 big-endian length, then the envelope), a thread for each
+direction, inbox and outbox. It must not interpret messages. Called by the worker's session.
 
-Sending blocks while the peer does not read: that is the back-pressure, nothing is queued.
+A step's frame is encoded and written while llama.cpp computes the next step (it lets go of the
+interpreter): between two steps a GPU, or the CPU's cores, would wait for it. Few frames are queued;
+then sending waits while the peer does not read: that is the back-pressure.
 Receiving has a thread of its own, so that a cancellation is seen while a step is computed and
 the peer's death is seen while weights load.
 """
@@ -23,8 +25,12 @@ from aivailable.wire.worker import FROM_WORKER, TO_WORKER, Shutdown
 
 INBOX_MAX_MESSAGES: Final = 4096
 """Beyond it the reader stops reading and the peer's writes wait."""
+OUTBOX_MAX_MESSAGES: Final = 4
 LENGTH_BYTES: Final = 4
 INTERNAL_ERROR: Final = "the worker failed on this request; its log says how"
+UNENCODABLE: Final = (TypeError, ValueError, OverflowError)
+"""What encoding raises on a message that has no plain form. Nobody waits for this thread: a frame
+that is not written must not be a silent one."""
 STALLED_WAIT_S: Final = 0.25
 """A loop whose requests are all paused by their readers looks at their deadlines so often."""
 
@@ -32,8 +38,8 @@ STALLED_WAIT_S: Final = 0.25
 class Channel:
     """The worker's end of the socket pair.
 
-    `on_end` is called once, in the reader thread, when the socket ends, when Shutdown arrives or
-    when the bytes are no frames; it is told why and is expected to end the process.
+    `on_end` is called in one of its threads when the socket ends, when Shutdown arrives, when the
+    bytes are no frames or a message fits none; it is told why and is expected to end the process.
     """
 
     def __init__(self, sock: socket.socket, on_end: Callable[[str], None]) -> None:
@@ -41,14 +47,33 @@ class Channel:
         self._sock = sock
         self._on_end = on_end
         self._inbox: queue.Queue[Any] = queue.Queue(INBOX_MAX_MESSAGES)
+        self._outbox: queue.Queue[Any] = queue.Queue(OUTBOX_MAX_MESSAGES)
         self._reader = threading.Thread(target=self._read_all, name="reader", daemon=True)
+        self._writer = threading.Thread(target=self._write_all, name="writer", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read and to write."""
         self._reader.start()
+        self._writer.start()
 
     def send(self, message: Any) -> None:
-        """Write one message; blocks until the kernel took it. Raises FrameError or OSError."""
+        """Have one message written, in order; waits while OUTBOX_MAX_MESSAGES wait already. The
+        message must not be changed any more."""
+        self._outbox.put(message)
+
+    def flush(self) -> None:
+        """Wait until the kernel took everything that was sent."""
+        self._outbox.join()
+
+    def _write_all(self) -> None:
+        try:
+            while True:
+                self._write(self._outbox.get())
+                self._outbox.task_done()
+        except (FrameError, OSError, *UNENCODABLE) as error:
+            self._on_end(str(error))
+
+    def _write(self, message: Any) -> None:
         payload = FROM_WORKER.encode(message)
         if len(payload) > WORKER_FRAME_MAX_BYTES:
             raise FrameError(

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 from aivailable.worker.radix import Match, RadixTree
+from aivailable.worker.worth import Worth
 
 REUSE_MIN_TOKENS: Final = 40
 """A shorter common beginning, other than the opening, is computed anew: it saves little, and
@@ -40,11 +41,12 @@ class Caches(Protocol):
 
 
 class Sequences:
-    """`count` numbers from 0; warm ones hold at most `warm_tokens` together."""
+    """`count` numbers from 0; warm ones hold at most `warm_tokens` together, and no more than are
+    worth their cells (worth)."""
 
     def __init__(self, count: int, warm_tokens: int, caches: Caches) -> None:
         self._caches = caches
-        self._warm_tokens = warm_tokens
+        self._worth = Worth(warm_tokens)
         self._tree = RadixTree()
         self._empty = list(range(count))
         self._warm: dict[int, None] = {}
@@ -75,6 +77,7 @@ class Sequences:
         """A sequence that holds as much of the beginning of `tokens` as can be had (an empty one
         for no tokens): its number and how many. It is busy until given back. Raises LookupError
         when every one is busy."""
+        self._worth.asked(tokens, REUSE_MIN_TOKENS, self.opening_tokens)
         for match in self._matches(tokens):
             source = next((h for h in match.holders if self._caches.reach(h, match.length)), None)
             if source is None:
@@ -89,6 +92,10 @@ class Sequences:
         self._caches.trim(number, 0)
         return self._begin(number, ())
 
+    def worked(self, tokens: int) -> None:
+        """So many tokens were computed, over the cells of the warm ones, too."""
+        self._worth.worked(tokens)
+
     def grow(self, number: int, tokens: Sequence[int]) -> None:
         """A busy sequence holds these tokens by now: what it held and more."""
         known = self._tree.length(number)
@@ -102,9 +109,10 @@ class Sequences:
             self._empty.append(number)
             return
         self.grow(number, tokens)
+        self._worth.became_idle(tokens)
         self._warm[number] = None
-        held = sum(map(self._tree.length, self._warm))
-        while held > self._warm_tokens:
+        held, most = sum(map(self._tree.length, self._warm)), self._worth.limit
+        while held > most:
             held -= self._tree.length(next(iter(self._warm)))
             self.evict()
 

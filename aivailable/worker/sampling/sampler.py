@@ -40,7 +40,10 @@ class NoToken(WorkerError):
 
 
 class Sampler:
-    """Draws one answer's tokens. `take` it every token, the prompt's first."""
+    """Draws one answer's tokens. `take` it every token, the prompt's first.
+
+    `scratch`, `changed`: memory for a row each, which other samplers may use between two draws.
+    """
 
     def __init__(
         self,
@@ -49,12 +52,14 @@ class Sampler:
         piece: Callable[[int], bytes],
         scratch: Logits,
         forbidden: Iterable[int] = (),
+        changed: Logits | None = None,
     ) -> None:
         bias = {int(token): value for token, value in sampling.logit_bias.items()}
         bias.update(dict.fromkeys(forbidden, -math.inf))
         self._sampling = sampling
         self._seed = seed
         self._scratch = scratch
+        self._changed = np.empty_like(scratch) if changed is None else changed
         self._bias = Bias(bias)
         self._penalties = Penalties(sampling)
         self._dry = Dry(sampling, piece)
@@ -88,10 +93,13 @@ class Sampler:
             self._dry.take(token)
 
     def changed(self, row: Logits, tokens: Sequence[int]) -> Logits:
-        """The row after bias, penalties and DRY: a copy, or the row where nothing is to change."""
+        """The row after bias, penalties and DRY: in the memory given for it, where the next call
+        overwrites it, or the row itself where nothing is to change."""
         if self._plain:
             return row
-        row = row.copy()
+        # A new array for every token would be new pages from the kernel for every token.
+        np.copyto(self._changed, row)
+        row = self._changed
         if self._bias.active:
             self._bias.apply(row)
         if self._penalties.active:
