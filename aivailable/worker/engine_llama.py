@@ -92,7 +92,7 @@ class LlamaEngine:
         on_gpu = any(device.backend not in ("cpu", "sim") for device in load.devices)
         chosen = parameters(header.facts, load.context, load.slots, load.options, on_gpu=on_gpu)
         adapters = adapters_of(load.path, header.facts, load.options)
-        projector = projector_of(load.path, load.options, load.context)
+        projector = projector_of(load.path, load.options)
         chosen = with_room(chosen, projector)
         self._library, self.version = import_library()
         self.context, self.slots = load.context, load.slots

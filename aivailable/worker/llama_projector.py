@@ -26,20 +26,19 @@ WHOLE_KINDS: Final = frozenset({"gemma3", "gemma4v", "gemma4uv"})
 """Every row of an image sees the whole image (mtmd_decode_use_non_causal): one decode each."""
 WHOLE_IMAGE_TOKENS: Final = 512
 """Room in one decode for those: Gemma's images have 256 rows, at most 280 in its fourth version."""
-GRID_KINDS: Final = frozenset({"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger"})
-"""Images keep their size, up to a number of rows that mtmd is told here; two by two patches make
-one row. Their headers do not say how large that is."""
-GRID_ROWS_MAX: Final = 4096
-"""mtmd's own limit for them (clip.cpp `set_limit_image_tokens`)."""
-GRID_ROWS_MIN: Final = 64
-"""So many are left to an image by the smallest context."""
-GRID_WARM_ROWS: Final = 46 * 46
-"""mtmd lays its graph out for so many at load, whatever the limit."""
-GRID_SHARE: Final = 2
-"""One image takes at most such a part of the context: several, and the words, are to fit."""
-MASKED_KINDS: Final = frozenset({"qwen2.5vl_merger"})
+MASKED_KINDS: Final = frozenset({"qwen2.5vl_merger", "qwen2.5o"})
 """Attention in windows: a mask of patches by patches, in single and in half precision."""
 MASK_BYTES: Final = 6
+GRID_KINDS: Final = frozenset({"qwen2vl_merger", "qwen3vl_merger"}) | MASKED_KINDS
+"""Images keep their size, up to a number of rows that mtmd is told here; two by two patches make
+one row. Their headers do not say how large that is."""
+GRID_ROWS_MAX: Final = 46 * 46
+"""For so many mtmd lays its graph out at load (clip.cpp `set_warmup_n_tokens`). It admits 4096, but
+then its buffers would grow at the first such image, when the memory may be somebody else's."""
+GRID_ROWS_MIN: Final = 64
+"""So many are left to an image by the smallest context."""
+GRID_SHARE: Final = 2
+"""One image takes at most such a part of the context: several, and the words, are to fit."""
 PLACED_KINDS: Final = frozenset({"deepseek4v"})
 """How many rows an image has depends on where it stands."""
 _WEIGHTS: Final = re.compile(r"load_hparams: model size: *([0-9.]+) MiB")
@@ -51,7 +50,7 @@ _BEGUN: Final = "CLIP using "
 _ON_CPU: Final = "CLIP using CPU backend"
 
 
-def projector_of(model_path: str, options: Mapping[str, str], context: int) -> Projector | None:
+def projector_of(model_path: str, options: Mapping[str, str]) -> Projector | None:
     """Read the option and check the file's header. Raises LoadRefused."""
     given = options.get("projector", "").strip()
     if not given:
@@ -62,7 +61,7 @@ def projector_of(model_path: str, options: Mapping[str, str], context: int) -> P
         raise LoadRefused("bad_file", f"engine option projector: {error}") from error
     if found.kind in PLACED_KINDS:
         raise _refused(found, "the rows of its images depend on their place in the prompt")
-    return _with_grid(found, context) if found.kind in GRID_KINDS else found
+    return _with_grid(found) if found.kind in GRID_KINDS else found
 
 
 def grid_rows(context: int) -> int:
@@ -70,9 +69,9 @@ def grid_rows(context: int) -> int:
     return max(GRID_ROWS_MIN, min(GRID_ROWS_MAX, context // GRID_SHARE))
 
 
-def _with_grid(found: Projector, context: int) -> Projector:
-    """The allowance for the largest image that this context admits."""
-    patches = 4 * max(grid_rows(context), GRID_WARM_ROWS)
+def _with_grid(found: Projector) -> Projector:
+    """The allowance for the largest image."""
+    patches = 4 * GRID_ROWS_MAX
     pixels = patches * found.patch**2
     compute = found.compute_bytes * patches // max(1, found.pixels // found.patch**2)
     if found.kind in MASKED_KINDS:
@@ -169,8 +168,7 @@ def projector_buffers(lines: Iterable[str], projector: Projector, memory: str) -
     proportion more (by the square where attention is not flash attention), which is counted."""
     buffers = Buffers()
     encoders: list[dict[str, int]] = []
-    weights, pixels, warmed = 0, projector.pixels, 0
-    power = 2 if projector.kind in MASKED_KINDS else 1
+    weights, pixels, warmed, power = 0, projector.pixels, 0, 1
     for line in lines:
         if _BEGUN in line:
             encoders.append({})

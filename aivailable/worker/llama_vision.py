@@ -329,7 +329,7 @@ class LlamaVision:
         found: list[Logits] = []
         stop = offset + len(run.tokens)
         while held < stop:
-            end = min(held + self._chunk, offset if held < offset else stop)
+            end = min(held + self._chunk, stop)
             wanted = run.wants_logits and end == stop
             places = grid.laid_out(position, held, end)
             self._batch.fill(rows[held:end], run.slot, places, wanted)

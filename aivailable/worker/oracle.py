@@ -48,7 +48,7 @@ def measure(
     on_gpu = backend not in CPU_BACKENDS
     chosen = parameters(header.facts, context, slots, options, on_gpu=on_gpu)
     adapters = adapters_of(path, header.facts, options)
-    projector = projector_of(path, options, context)
+    projector = projector_of(path, options)
     chosen = with_room(chosen, projector)
     library, _ = import_library()
     log = Log(library)

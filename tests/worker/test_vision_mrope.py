@@ -14,10 +14,15 @@ from fixtures.seeing import ask, helper_says, load, we_say
 from fixtures.sessions import ListPort, ids_of, run
 from fixtures.tiny_projectors import png
 from fixtures.tiny_qwen import FAMILIES, QWEN2, qwen_projector, tiny_qwen
+from fixtures.worker_process import WorkerProcess
 
+from aivailable.errors import RequestError
 from aivailable.wire.generation import Cancel, Failed, Finished, Generate
-from aivailable.worker.engine import CellsExhausted, DecodeFailed, Part
+from aivailable.wire.worker import Ready
+from aivailable.worker.engine import CellsExhausted, DecodeFailed, LoadRefused, Part
 from aivailable.worker.engine_llama import LlamaEngine
+from aivailable.worker.llama_library import import_library
+from aivailable.worker.oracle import measure
 from aivailable.worker.session import Session
 
 pytest.importorskip("llama_cpp", reason="aivailable[engine] is not installed")
@@ -160,6 +165,46 @@ def _failing(error: type[DecodeFailed]) -> Any:
     return fail
 
 
+def test_a_failure_while_it_is_mended_changes_nothing(
+    fresh: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image has more missing rows than one decode takes, and the second one finds no cell."""
+    prepared = fresh.prepare(ask("i", LARGE))
+    prompt = prepared.prompt
+    whole = feed(fresh, 0, prompt, 0, 60)
+    inside = first_row(fresh, prompt) + 100
+    assert fresh.trim(0, inside) == inside
+    vision = fresh._vision
+    assert vision is not None
+    run, calls = vision._run, []
+
+    def full(native: Any, rows: int) -> Any:
+        calls.append(native)
+        if len(calls) == 2:
+            raise CellsExhausted("for the test")
+        return run(native, rows)
+
+    part = Part(0, prompt[inside : inside + 50], inside, False)
+    with monkeypatch.context() as patched:
+        patched.setattr(vision, "_run", full)
+        with pytest.raises(CellsExhausted):
+            fresh.decode((part,))
+    assert fresh.reach(0, inside)
+    assert np.abs(feed(fresh, 0, prompt, inside, 50) - whole).max() < 1e-3
+
+
+def test_a_sequence_without_images_is_not_shifted_by_who_had_it_before(fresh: LlamaEngine) -> None:
+    prepared = fresh.prepare(ask("i", FLAT))
+    plain = fresh.prepare(text("rivers")).prompt
+    whole = feed(fresh, 0, plain, 0, 60)
+    for clear in (lambda: fresh.fork(0, 1, 40), lambda: fresh.trim(1, 0)):
+        feed(fresh, 1, prepared.prompt, 0, 60)
+        start = clear()
+        assert np.abs(feed(fresh, 1, plain, start, 60) - whole).max() < 1e-3
+        assert fresh.cache.length(1) == len(plain)
+        fresh.trim(1, 0)
+
+
 def request(name: str, *images: bytes, **changed: Any) -> Generate:
     return replace(ask(name, *images), ignore_eos=True, **changed)
 
@@ -254,6 +299,36 @@ def test_a_damaged_image_disturbs_nobody(fresh: LlamaEngine) -> None:
     ends = run(Session(fresh, port), port, 2)
     assert isinstance(ends["cut"], Failed)
     assert isinstance(ends["ok"], Finished)
+
+
+def test_an_image_that_cannot_be_scaled_down_enough_is_refused(fresh: LlamaEngine) -> None:
+    with pytest.raises(RequestError, match="too long and narrow"):
+        fresh.prepare(ask("i", png(9000, 8)))
+    prepared = fresh.prepare(ask("i", png(600, 800)))
+    rows = sum(token >= fresh.vocabulary for token in prepared.prompt)
+    assert CONTEXT // 4 < rows <= CONTEXT // 2
+
+
+def test_a_recurrent_state_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, _ = import_library()
+    monkeypatch.setattr(library, "llama_model_is_hybrid", lambda model: True)
+    with pytest.raises(LoadRefused, match="M-RoPE and keeps a state") as refused:
+        made(tmp_path, "qwen2")
+    assert refused.value.code == "unsupported"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_process_loads_within_what_was_predicted(tmp_path: Path, family: str) -> None:
+    path = tiny_qwen(tmp_path, FAMILIES[family])
+    options = {"projector": str(qwen_projector(tmp_path, FAMILIES[family]))}
+    needed = measure(str(path), CONTEXT, 2, options, "cpu", (0,)).total_bytes
+    given = load(path, slots=2, context=CONTEXT, claim=needed, **options)
+    with WorkerProcess() as process:
+        ready = process.load(given)
+        assert isinstance(ready, Ready), ready
+        assert ready.vision
+        answer = process.answers(request("a", FLAT))["a"]
+    assert isinstance(answer.end, Finished)
 
 
 def test_text_alone_is_what_it_is_without_a_projector(fresh: LlamaEngine, tmp_path: Path) -> None:
