@@ -26,7 +26,7 @@ from aivailable.core.status import FitStatus, PlanStatus
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
 from aivailable.gguf.memory import CONTEXT_STEP_TOKENS, draft_tokens, need
-from aivailable.peer.growing import divided_up, most_slots, steepest
+from aivailable.peer.growing import divided_up, most_context, most_slots, steepest
 from aivailable.peer.ports import Ports, Prediction, PredictRequest
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.service import DeployRequest
@@ -246,7 +246,8 @@ class Deploying:
         most = context
         if request.context_max is not None:
             most = request.context_max or facts.context_train or CONTEXT_AUTO_MAX_TOKENS
-            most = max(context, min(most, facts.context_train or most))
+            most = min(most, facts.context_train or most, most_context(slots))
+            most = max(context, most)
         slots_most = slots
         if request.slots_max is not None:
             slots_most = max(slots, most_slots(request.slots_max, most))

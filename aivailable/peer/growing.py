@@ -10,12 +10,18 @@ from collections.abc import Sequence
 
 SLOTS_AUTO_MAX = 64
 CELLS_AUTO_MAX = 8 << 20
-"""Automatic slots reach no further than what a worker loads (`worker.loading.check_sizes`)."""
+CONTEXT_AUTO_MAX = 1 << 20
+"""Automatic sizes reach no further than what a worker loads (`worker.loading.check_sizes`)."""
 
 
 def most_slots(asked: int, context: int) -> int:
     """The most automatic slots of so many tokens each; 0 `asked` = as many as there may be."""
     return min(asked or SLOTS_AUTO_MAX, SLOTS_AUTO_MAX, CELLS_AUTO_MAX // context)
+
+
+def most_context(slots: int) -> int:
+    """The longest automatic context, in tokens, of so many slots."""
+    return min(CONTEXT_AUTO_MAX, CELLS_AUTO_MAX // slots)
 
 
 def divided_up(count: int, parts: int) -> int:

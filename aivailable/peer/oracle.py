@@ -133,7 +133,7 @@ def by_formula(request: PredictRequest) -> Prediction:
 
 def _answer(output: bytes) -> Mapping[str, Any]:
     """The last line is the answer; an engine may have talked before. Raises OracleError, and
-    ValueError for options that no load can have."""
+    ValueError for options that no load can have, GgufError for a file that llama.cpp refuses."""
     lines = output.decode(errors="replace").strip().splitlines()
     try:
         answer = json.loads(lines[-1]) if lines else None
@@ -147,6 +147,8 @@ def _answer(output: bytes) -> Mapping[str, Any]:
         if refusal.get("code") == "invalid_options":
             # The formula does not know most options: it would let them through to a failing load.
             raise ValueError(message)
+        if refusal.get("code") == "bad_file":
+            raise GgufError(message)
         raise OracleError(message)
     return answer
 

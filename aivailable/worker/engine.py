@@ -36,10 +36,10 @@ class LoadRefused(WorkerError):
 
 
 class OptionRefused(LoadRefused):
-    """An engine option is unknown or out of range, whatever the device: refused at deploy."""
+    """A size or an engine option that no load can have, whatever the device: refused at deploy."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("unsupported", message)
+    def __init__(self, message: str, code: str = "unsupported") -> None:
+        super().__init__(code, message)
 
 
 class DecodeFailed(WorkerError):

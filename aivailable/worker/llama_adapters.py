@@ -49,7 +49,7 @@ def _adapter(model_path: str, facts: ModelFacts, path: str, scale: float) -> Ada
     try:
         found = read_adapter(companion_path(model_path, path), facts.architecture)
     except GgufError as error:
-        raise LoadRefused("bad_file", f"engine option lora: {error}") from error
+        raise OptionRefused(f"engine option lora: {error}", "bad_file") from error
     return Adapter(found.path, scale, found.weights_bytes)
 
 

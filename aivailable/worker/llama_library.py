@@ -31,7 +31,10 @@ _BUFFER: Final = re.compile(
 )
 _KV_SIZE: Final = re.compile(r"size *= *([0-9.]+) MiB \( *\d+ cells")
 _OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-_FLASH: Final = re.compile(r"Flash Attention was auto, set to (enabled|disabled)")
+_FLASH: Final = re.compile(
+    r"Flash Attention(?: was auto, set to)? (enabled|disabled|not supported)"
+)
+"""llama-context.cpp, `resolve_fused_ops`; older builds say that it was auto."""
 _NO_MEMORY: Final = re.compile(r"out of memory|failed to allocate|unable to allocate|cudaMalloc")
 MIB: Final = 1 << 20
 MAIN_MEMORY: Final = "CPU"
@@ -142,11 +145,11 @@ def parse_offloaded(lines: Iterable[str]) -> tuple[int, int] | None:
 
 
 def parse_flash_attention(lines: Iterable[str]) -> str:
-    """ "on" or "off" as llama.cpp chose by itself; "" when it was told."""
+    """ "on" or "off" as llama.cpp chose; "" when it did not say."""
     for line in lines:
         found = _FLASH.search(line)
         if found is not None:
-            return {"enabled": "on", "disabled": "off"}[found[1]]
+            return "on" if found[1] == "enabled" else "off"
     return ""
 
 

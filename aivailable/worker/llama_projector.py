@@ -17,7 +17,7 @@ from typing import Any, Final
 from aivailable.errors import GgufError
 from aivailable.gguf.companions import Projector, companion_path, read_projector
 from aivailable.gguf.memory import Need
-from aivailable.worker.engine import LoadRefused
+from aivailable.worker.engine import LoadRefused, OptionRefused
 from aivailable.worker.llama_claims import Claimed
 from aivailable.worker.llama_library import MAIN_MEMORY, MIB, Buffers, Log, import_media_library
 from aivailable.worker.llama_parameters import Parameters
@@ -58,7 +58,7 @@ def projector_of(model_path: str, options: Mapping[str, str]) -> Projector | Non
     try:
         found = read_projector(companion_path(model_path, given))
     except GgufError as error:
-        raise LoadRefused("bad_file", f"engine option projector: {error}") from error
+        raise OptionRefused(f"engine option projector: {error}", "bad_file") from error
     if found.kind in PLACED_KINDS:
         raise _refused(found, "the rows of its images depend on their place in the prompt")
     return _with_grid(found) if found.kind in GRID_KINDS else found

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from aivailable.wire.worker import Hello, Load, LoadFailed, Progress, Ready
-from aivailable.worker.engine import Footprint, LoadRefused, ReportProgress
+from aivailable.worker.engine import Footprint, LoadRefused, OptionRefused, ReportProgress
 
 CONTEXT_MIN_TOKENS: Final = 16
 CONTEXT_MAX_TOKENS: Final = 1 << 20
@@ -81,13 +81,12 @@ def announce_and_load(
 
 
 def check_sizes(context: int, slots: int) -> None:
-    """Refuse sizes that would make llama.cpp abort or allocate for minutes. Raises LoadRefused."""
+    """Refuse what would make llama.cpp abort or allocate for minutes. Raises OptionRefused."""
     if not 1 <= slots <= SLOTS_MAX:
-        raise LoadRefused("unsupported", f"{slots} slots; 1 to {SLOTS_MAX} are possible")
+        raise OptionRefused(f"{slots} slots; 1 to {SLOTS_MAX} are possible")
     if not CONTEXT_MIN_TOKENS <= context <= CONTEXT_MAX_TOKENS:
-        raise LoadRefused(
-            "unsupported",
+        raise OptionRefused(
             f"context {context}; {CONTEXT_MIN_TOKENS} to {CONTEXT_MAX_TOKENS} are possible",
         )
     if context * slots > CELLS_MAX:
-        raise LoadRefused("unsupported", f"{context} x {slots} cells; {CELLS_MAX} are possible")
+        raise OptionRefused(f"{context} x {slots} cells; {CELLS_MAX} are possible")

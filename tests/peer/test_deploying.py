@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ from aivailable.core.liveness import Heard, Liveness
 from aivailable.core.records import Deployment, Where
 from aivailable.errors import GgufError, ProposalRejected, RequestError
 from aivailable.peer.deploying import Deploying
-from aivailable.peer.growing import CELLS_AUTO_MAX, SLOTS_AUTO_MAX, most_slots
+from aivailable.peer.growing import (
+    CELLS_AUTO_MAX,
+    CONTEXT_AUTO_MAX,
+    SLOTS_AUTO_MAX,
+    most_context,
+    most_slots,
+)
 from aivailable.peer.ports import FileStatus, Prediction
 from aivailable.peer.service import DeployRequest
 from aivailable.wire.peer import DeviceLoad, Heartbeat
@@ -311,6 +318,28 @@ def test_automatic_slots_stay_within_what_a_worker_loads() -> None:
         8,
     ]
     assert (most_slots(100, 64), most_slots(6, 64)) == (64, 6)
+    assert CONTEXT_AUTO_MAX == loading.CONTEXT_MAX_TOKENS
+    assert [most_context(slots) for slots in (1, 8, 9, 64)] == [
+        1 << 20,
+        1 << 20,
+        (8 << 20) // 9,
+        1 << 17,
+    ]
+
+
+def test_an_automatic_context_stays_within_what_a_worker_loads() -> None:
+    """Some headers say ten million tokens."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        state = stage.cluster.state
+        model = state.models[DIGEST]
+        endless = replace(model, facts=replace(model.facts, context_train=10_485_760))
+        stage.cluster.state = replace(state, models={**state.models, DIGEST: endless})
+        made = await stage.deploy(name="auto", context=64, context_max=0, slots=2)
+        assert made.context_most == 1 << 20
+
+    run(scenario())
 
 
 def test_automatic_slots_never_cost_more_than_is_claimed_for_them() -> None:

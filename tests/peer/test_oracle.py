@@ -107,6 +107,15 @@ async def test_an_option_that_no_load_can_have_is_an_error(
         await predict(tiny, executable(tmp_path, f"echo '{said}'; exit 1"))
 
 
+async def test_a_file_that_llama_cpp_refuses_is_an_error(
+    tmp_path: Path, tiny: PredictRequest
+) -> None:
+    """The header alone is right: by the formula it would be deployed, and no load would succeed."""
+    said = '{"error": {"code": "bad_file", "message": "blk.4.attn_q.weight not found"}}'
+    with pytest.raises(GgufError, match="attn_q"):
+        await predict(tiny, executable(tmp_path, f"echo '{said}'; exit 1"))
+
+
 async def test_the_dry_run_itself_refuses_a_wrong_option(tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="no inference engine is installed")
     request = PredictRequest(smollm2_path(), context=256, slots=1, options={"numa": "yes"})

@@ -84,6 +84,8 @@ def test_options_and_notes(engines: tuple[LlamaEngine, LlamaEngine]) -> None:
     automatic = make("auto")
     assert automatic.draft_tokens == 0
     assert "draft=0: it would not pay on a CPU" in automatic.notes
+    chosen = [note for note in automatic.notes if note.startswith("flash_attention=")]
+    assert chosen in (["flash_attention=on"], ["flash_attention=off"]), "what auto became"
     for wrong in ("17", "-1", "many", ""):
         with pytest.raises(LoadRefused, match="draft"):
             make(wrong)

@@ -10,19 +10,23 @@ from aivailable.gguf.facts import ModelFacts
 from aivailable.worker.engine import OptionRefused
 from aivailable.worker.llama_adapters import adapters_of
 from aivailable.worker.llama_parameters import parameters
+from aivailable.worker.llama_projector import projector_of
+from aivailable.worker.loading import check_sizes
 
 WRONG = {
     "unknown": ({"colour": "red"}, "unknown engine option colour; known: draft, flash_attention"),
-    "no number": ({"threads": "many"}, "threads='many' must be a whole number, 1 to 256"),
+    "not a number": ({"threads": "many"}, "threads='many' must be a whole number, 1 to 256"),
     "too small": ({"ubatch": "0"}, "ubatch='0' must be a whole number, 32 to 4096"),
     "negative": ({"warm_tokens": "-1"}, "warm_tokens='-1' must be"),
     "huge": ({"threads": "9" * 30}, "threads='9999"),
-    "no choice": ({"flash_attention": "maybe"}, "must be one of auto, off, on"),
+    "not a choice": ({"flash_attention": "maybe"}, "must be one of auto, off, on"),
     "numa": ({"numa": "yes"}, "must be one of off, distribute, isolate"),
     "kv type": ({"kv_type": "q9"}, "kv_type='q9' must be one of"),
     "together": ({"kv_type": "q8_0", "flash_attention": "off"}, "needs flash_attention"),
     "draft": ({"draft": "x"}, "draft='x' must be auto or 0 to"),
     "pooling": ({"pooling": "rank"}, "no classification head"),
+    "no adapter": ({"lora": "/none.gguf"}, "option lora: /none.gguf: cannot be read"),
+    "no projector": ({"projector": "/none.gguf"}, "option projector: /none.gguf: cannot be read"),
     "scale": ({"lora": "a.gguf:1e9"}, "scale 1e\\+09 is not within 100"),
 }
 
@@ -34,6 +38,7 @@ def facts() -> ModelFacts:
 
 def read(facts: ModelFacts, options: dict[str, str]) -> None:
     adapters_of("/model.gguf", facts, options)
+    projector_of("/model.gguf", options, 512)
     parameters(facts, 512, 2, options, on_gpu=False)
 
 
@@ -42,4 +47,12 @@ def test_a_wrong_option_is_refused_as_one(facts: ModelFacts, name: str) -> None:
     options, said = WRONG[name]
     with pytest.raises(OptionRefused, match=said) as caught:
         read(facts, options)
-    assert caught.value.code == "unsupported"
+    assert caught.value.code == ("bad_file" if name.startswith("no ") else "unsupported")
+
+
+@pytest.mark.parametrize(
+    ("context", "slots"), [(1, 4), (15, 1), (512, 65), (512, 0), (1 << 21, 1), (1 << 20, 64)]
+)
+def test_sizes_that_no_load_can_have_are_refused_as_such(context: int, slots: int) -> None:
+    with pytest.raises(OptionRefused):
+        check_sizes(context, slots)
