@@ -7,6 +7,7 @@ catalogue) and by the worker (before every load).
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections import Counter
@@ -47,6 +48,12 @@ NON_CAUSAL: Final = frozenset(
     }
 )
 """Architectures without a generating half, also where the header does not say so."""
+EPSILONS: Final = (
+    "attention.layer_norm_rms_epsilon",
+    "attention.layer_norm_epsilon",
+    "attention.group_norm_epsilon",
+)
+"""ggml aborts at the first decode where one is negative or no number (`eps >= 0.0f`)."""
 RANK_TENSORS: Final = frozenset({"cls.weight", "cls.output.weight"})
 """llama.cpp aborts on a ranking model that has neither."""
 
@@ -144,6 +151,12 @@ class _Values:
             raise self.wrong(f"{key} has {len(value)} entries for {count} layers")
         return tuple(self._checked(key, item, 0, most) for item in value[:count])
 
+    def refuse_negative(self, key: str) -> None:
+        """Of a number that may be missing."""
+        value = self._values.get(key, 0.0)
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise self.wrong(f"{key} is {value!r:.40}, not a number from 0 on")
+
     def raw(self, key: str) -> Value:
         return self._values.get(key)
 
@@ -167,6 +180,8 @@ def _facts(structure: Structure, values: _Values, has_template: bool) -> ModelFa
     if embedded.dimensions[0] != embedding or vocabulary > VOCABULARY_MAX_TOKENS:
         raise values.wrong(f"token embeddings of {embedded.dimensions} do not fit {embedding}")
     heads, heads_kv, key_length, value_length = _attention(values, prefix, layers, embedding)
+    for key in EPSILONS:
+        values.refuse_negative(prefix + key)
     window, sliding = _sliding(values, architecture, layers)
     pooling, causal = _pooling(structure, values, architecture)
     return ModelFacts(

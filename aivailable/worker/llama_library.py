@@ -20,6 +20,7 @@ from typing import Any, Final
 from aivailable.worker.engine import LoadRefused
 
 LOG_LINES_MAX: Final = 4000
+TROUBLES_MAX: Final = 16
 LOG_LEVELS: Final = {"debug": 1, "info": 2, "warn": 3, "error": 4, "none": 100}
 """ggml.h `enum ggml_log_level`; chosen by AIVAILABLE_WORKER_LOG."""
 CONTINUED: Final = 5
@@ -166,6 +167,8 @@ class Log:
         self._threshold = LOG_LEVELS.get(wanted, LOG_LEVELS["warn"])
         self._last_level = 0
         self.lines: deque[str] = deque(maxlen=LOG_LINES_MAX)
+        self._troubles: deque[str] = deque(maxlen=TROUBLES_MAX)
+        """Those of the lines that are errors."""
         callback = library.llama_log_callback(self._take)
         library.llama_log_set(callback, ctypes.c_void_p(0))
         self.callback = callback
@@ -177,12 +180,16 @@ class Log:
             level = self._last_level
         self._last_level = level
         self.lines.append(line.rstrip("\n"))
+        if level == LOG_LEVELS["error"]:
+            self._troubles.append(self.lines[-1])
         if level >= self._threshold:
             sys.stderr.write(line)
 
     def tail(self, count: int = 6) -> str:
-        """The last lines, for an error message."""
-        return " | ".join(line for line in list(self.lines)[-count:] if line.strip())[-600:]
+        """The last errors, else the last lines, for an error message."""
+        troubles = [line for line in self._troubles if line in self.lines]
+        told = (troubles or list(self.lines))[-count:]
+        return " | ".join(line for line in told if line.strip())[-600:]
 
     def says_no_memory(self) -> bool:
         """Whether an allocation has failed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "few layers": ({"llama__attention__head_count_kv": [2, 2]}, "2 entries"),
     "embedding": ({"llama__embedding_length": 128}, "token embeddings"),
     "text for number": ({"llama__context_length": "512"}, "context_length"),
+    "epsilon": ({"llama__attention__layer_norm_rms_epsilon": -1.0}, "rms_epsilon is -1.0"),
+    "no epsilon": ({"llama__attention__layer_norm_epsilon": math.nan}, "norm_epsilon is nan"),
+    "text epsilon": ({"llama__attention__layer_norm_epsilon": "x"}, "norm_epsilon is 'x'"),
     "alignment": ({"general__alignment": 33}, "alignment"),
     "split": ({"split__count": 3}, "split"),
     "architecture": ({"general__architecture": 7}, "architecture"),

@@ -15,8 +15,10 @@ from aivailable.worker.engine import LoadRefused
 from aivailable.worker.llama_claims import Claimed, claim_devices
 from aivailable.worker.llama_library import (
     GpuDevice,
+    Log,
     device_array,
     parse_buffers,
+    parse_flash_attention,
     parse_kv_bytes,
     parse_offloaded,
 )
@@ -135,3 +137,33 @@ def test_a_step_always_fits_the_batch_and_the_batch_the_context(
     assert chosen.cells >= context * slots
     assert chosen.cells % 256 == 0
     assert on_gpu or chosen.step <= max(63, slots + 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "chosen"),
+    [
+        ("resolve_fused_ops: Flash Attention enabled", "on"),
+        ("resolve_fused_ops: Flash Attention not supported, set to disabled", "off"),
+        ("llama_context: Flash Attention was auto, set to enabled", "on"),
+        ("llama_context: Flash Attention was auto, set to disabled", "off"),
+        ("llama_context: flash_attn    = auto", ""),
+    ],
+)
+def test_what_flash_attention_became_is_read(line: str, chosen: str) -> None:
+    assert parse_flash_attention(["other", line]) == chosen
+
+
+def test_an_error_message_has_the_errors_not_what_was_said_last() -> None:
+    library = SimpleNamespace(llama_log_callback=lambda take: take, llama_log_set=lambda *_: None)
+    log = Log(library)
+    say = log.callback
+    say(2, b"loading tensor a\n", None)
+    assert log.tail() == "loading tensor a"
+    say(4, b"tensor 'b' not found\n", None)
+    for number in range(9):
+        say(1, b"freeing %d\n" % number, None)
+    say(4, b"failed to load model\n", None)
+    assert log.tail() == "tensor 'b' not found | failed to load model"
+    log.lines.clear()
+    say(2, b"another load\n", None)
+    assert log.tail() == "another load"
