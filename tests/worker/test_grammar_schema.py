@@ -125,6 +125,18 @@ SCHEMAS: dict[str, Any] = {
         },
         "required": ["secret", "link", "mail", "count"],
     },
+    "names": {
+        "type": "object",
+        "properties": {
+            "votes": {"propertyNames": {"$ref": "#/$defs/kind"}}
+            | {"type": "object", "additionalProperties": {"type": "integer"}, "required": ["cat"]},
+            "any": {"propertyNames": {"type": "string"}, "additionalProperties": {"const": 1}},
+            "closed": {"propertyNames": {"const": "a"}, "properties": {"a": {"const": 2}}}
+            | {"additionalProperties": False, "required": ["a"]},
+        },
+        "required": ["votes", "any", "closed"],
+        "$defs": {"kind": {"enum": ["cat", "dog"], "type": "string", "title": "Kind"}},
+    },
     "merged": {
         "allOf": [
             {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
@@ -183,6 +195,7 @@ def accepts(schema: Any, text: str) -> bool:
         ("enum", '"q\\"uote"'),
         ("tuple", '[1, "a", true, false]'),
         ("pair", '[1, "a"]'),
+        ("names", '{"votes": {"cat": 3, "dog": 4}, "any": {"x": 1}, "closed": {"a": 2}}'),
         ("tuples", '{"short": [4, 5], "long": [1, 2, 2], "open": [1, {"x": 3}], "none": []}'),
         ("notes", '{"secret": "x€", "link": "https://a.b/c", "mail": "a@b.c", "count": 7}'),
         ("bounds", '{"a": 36, "b": 99999, "c": -1.25, "d": 0.4999, "e": 3, "f": -7.0}'),
@@ -223,6 +236,8 @@ def test_integer_bounds_are_exact(low: int, width: int) -> None:
         ({"type": "string", "minLength": 5, "maxLength": 2}, "#/maxLength"),
         ({"type": "string", "minLength": 2, "pattern": "a"}, "pattern"),
         ({"type": "string", "maxLength": 2, "pattern": "^abc$"}, "length"),
+        ({"type": "object", "propertyNames": {"pattern": "^a"}}, "#/propertyNames"),
+        ({"propertyNames": {"enum": ["a"]}, "required": ["b"]}, "#/required"),
         ({"type": "string", "minLength": 2, "pattern": "^(ab?|c)$"}, "length"),
         ({"type": "string", "format": "date", "pattern": "a"}, "together"),
         (False, "no finite text"),

@@ -14,7 +14,7 @@ from aivailable.worker.grammar.rules import GrammarError
 PROOF_DEPTH_MAX: Final = 4
 _KNOWN: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _IMPLIED: Final = {
-    "object": ("properties", "required", "additionalProperties"),
+    "object": ("properties", "required", "additionalProperties", "propertyNames"),
     "array": ("items", "prefixItems", "minItems", "maxItems"),
     "string": ("minLength", "maxLength", "pattern"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),

@@ -62,7 +62,7 @@ ENUM_MAX: Final = 2048
 _TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _COMBINED: Final = ("$ref", "allOf", "anyOf", "oneOf")
 _BY_TYPE: Final = {
-    "object": frozenset({"properties", "required", "additionalProperties"}),
+    "object": frozenset({"properties", "required", "additionalProperties", "propertyNames"}),
     "array": frozenset({"items", "prefixItems", "minItems", "maxItems", "uniqueItems"}),
     "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
     "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
@@ -77,7 +77,6 @@ _REFUSED: Final = frozenset(
         "dependentSchemas",
         "dependencies",
         "patternProperties",
-        "propertyNames",
         "minProperties",
         "maxProperties",
         "unevaluatedProperties",
@@ -355,6 +354,16 @@ class _Reader:
             raise GrammarError(f"{where}/required: {missing[0]!r} is not among the properties")
         # Required but not described: described by additionalProperties.
         properties = {**properties, **dict.fromkeys(missing, extra or True)}
+        names = self._names(schema.get("propertyNames", True), f"{where}/propertyNames")
+        if names is not None:
+            if beyond := [name for name in required if name not in names]:
+                raise GrammarError(f"{where}/required: {beyond[0]!r} is not among propertyNames")
+            properties = {
+                name: properties.get(name, extra)
+                for name in names
+                if name in properties or extra is not False
+            }
+            extra = False
         if not properties and extra is True:
             return OBJECT
         nodes = [
@@ -369,6 +378,19 @@ class _Reader:
             inner = self._node(extra, f"{where}/additionalProperties", depth + 1)
             more = member(key_except(list(properties)), inner)
         return object_of(self._members(nodes, more))
+
+    def _names(self, schema: Any, where: str) -> list[str] | None:
+        """The only names that members may have; None: any. What is a list of them is kept."""
+        schema = self._resolved(schema, where)
+        listed = {"enum", "const"}
+        others = _BY_TYPE["string"] | _REFUSED | set(_COMBINED)
+        if schema is True or (isinstance(schema, dict) and not schema.keys() & (listed | others)):
+            return None
+        if isinstance(schema, dict) and not schema.keys() & others:
+            values = [schema["const"]] if "const" in schema else schema.get("enum")
+            if isinstance(values, list) and 0 < len(values) <= ENUM_MAX:
+                return [value for value in values if isinstance(value, str)]
+        raise GrammarError(f"{where}: only a list of names (enum) is supported")
 
     def _members(self, nodes: list[tuple[Node, bool]], more: Node | None) -> Node:
         """Members in order, the optional ones there or not. Two chains of rules: `first` as long

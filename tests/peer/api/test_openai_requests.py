@@ -228,6 +228,13 @@ def test_text_parts_are_joined_and_developer_is_system() -> None:
     assert messages[0] == {"role": "system", "content": "ab"}
 
 
+def test_a_refusal_sent_back_as_history_is_text() -> None:
+    parts = [{"type": "refusal", "refusal": "I will not."}]
+    messages = one(chat(messages=[*HELLO, {"role": "assistant", "content": parts}])).messages
+    assert messages is not None
+    assert messages[-1] == {"role": "assistant", "content": "I will not."}
+
+
 def test_a_conversation_with_earlier_tool_calls_is_accepted() -> None:
     called = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     asked = chat(

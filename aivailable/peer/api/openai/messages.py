@@ -96,6 +96,9 @@ def _part(part: Parameters) -> dict[str, Any]:
     kind = part.required_text("type")
     if kind == "text":
         return {"type": "text", "text": part.text("text") or ""}
+    if kind == "refusal":
+        # What an assistant said instead of an answer, sent back as history.
+        return {"type": "text", "text": part.text("refusal") or ""}
     if kind == "image_url":
         return {"type": "image", "data": _image(part)}
     raise ParameterError(
