@@ -39,5 +39,6 @@ def shape(hosts: Any, number: int, mbit_per_s: int) -> None:
     limit = f"rate {mbit_per_s}mbit burst {BURST_KIB}kb latency {QUEUE_MS}ms".split()
     inside = ("tc", "qdisc", "add", "dev", hosts.card(number), "root", "tbf", *limit)
     outside = ("tc", "qdisc", "add", "dev", f"{hosts.bridge}p{number}", "root", "tbf", *limit)
-    for command in ((*hosts.prefix(number), *inside), outside):
+    at_router = ("ip", "netns", "exec", hosts.router)
+    for command in ((*hosts.prefix(number), *inside), (*at_router, *outside)):
         subprocess.run(command, check=True, capture_output=True)
