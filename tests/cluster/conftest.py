@@ -1,15 +1,20 @@
-"""Three real peers on the loopback interface, for each test anew or as a module's own."""
+"""Real peers on the loopback interface, for each test anew."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fixtures.peers import Peers, cluster_name, loopback_peer, voting
+from fixtures.homes import Homes
+from fixtures.peers import Peers
 
-JOIN_LIMIT_S = 60.0
-StartPeers = Callable[[int], Awaitable[Peers]]
+DEVICES = "cpu:64MiB"
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Homes:
+    return Homes(tmp_path_factory.mktemp("homes"))
 
 
 @pytest.fixture
@@ -20,13 +25,7 @@ async def peers() -> AsyncIterator[Peers]:
 
 
 @pytest.fixture
-async def three(peers: Peers, tmp_path: Path) -> Peers:
+async def three(homes: Homes, peers: Peers, tmp_path: Path) -> Peers:
     """Three members, all voters, with an agreed state."""
-    cluster = cluster_name()
-    peers.peers = [loopback_peer(tmp_path / f"peer{n}", cluster) for n in (1, 2, 3)]
-    for peer in peers.peers:
-        peer.start()
-    for peer in peers.peers:
-        await peer.listening()
-    await peers.until("three voters agree", voting(3), limit_s=JOIN_LIMIT_S)
+    await homes.start(peers, tmp_path, 3, DEVICES)
     return peers

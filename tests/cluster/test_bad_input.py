@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fixtures.gguf_writer import gguf_bytes
+from fixtures.homes import Homes
 from fixtures.peers import PeerProcess, Peers, cluster_name, loopback_peer, voting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -73,17 +74,14 @@ async def test_one_home_has_one_peer(peers: Peers, tmp_path: Path) -> None:
     await peers.until("the first one still serves", voting(1))
 
 
-async def alone(peers: Peers, folder: Path) -> PeerProcess:
-    peer = loopback_peer(folder / "peer1", cluster_name(), devices=TINY_DEVICE)
-    peers.peers = [peer]
-    peer.start()
-    await peer.listening()
-    await peers.until("it founded", voting(1))
-    return peer
+@pytest.fixture
+async def peer(homes: Homes, peers: Peers, tmp_path: Path) -> PeerProcess:
+    """The only member of its cluster."""
+    await homes.start(peers, tmp_path, 1, TINY_DEVICE)
+    return peers.peers[0]
 
 
-async def test_a_damaged_home_ends_the_start_with_the_reason(peers: Peers, tmp_path: Path) -> None:
-    peer = await alone(peers, tmp_path)
+async def test_a_damaged_home_ends_the_start_with_the_reason(peer: PeerProcess) -> None:
     peer.kill()
     (peer.home / "cluster").write_bytes(b"garbage")
     code, said = ended(peer)
@@ -92,10 +90,11 @@ async def test_a_damaged_home_ends_the_start_with_the_reason(peers: Peers, tmp_p
     assert "Traceback" not in said
 
 
-async def test_deployments_that_cannot_be_are_explained(peers: Peers, tmp_path: Path) -> None:
+async def test_deployments_that_cannot_be_are_explained(
+    peers: Peers, peer: PeerProcess, tmp_path: Path
+) -> None:
     """Damaged and truncated files, unknown models, too much context, no room: 4xx with the name of
     the thing, and the peer goes on."""
-    peer = await alone(peers, tmp_path)
     good = gguf_bytes()
     damaged = {
         "truncated.gguf": good[: len(good) // 2],
@@ -122,8 +121,7 @@ async def test_deployments_that_cannot_be_are_explained(peers: Peers, tmp_path: 
     await still_serves(peers, peer)
 
 
-async def test_requests_that_cannot_be_are_explained(peers: Peers, tmp_path: Path) -> None:
-    peer = await alone(peers, tmp_path)
+async def test_requests_that_cannot_be_are_explained(peers: Peers, peer: PeerProcess) -> None:
     await peers.deploy_fake(peer)
     path = "/v1/chat/completions"
     message = [{"role": "user", "content": "hi"}]
@@ -145,8 +143,7 @@ async def test_requests_that_cannot_be_are_explained(peers: Peers, tmp_path: Pat
     await still_serves(peers, peer)
 
 
-async def test_keys_are_checked_at_once(peers: Peers, tmp_path: Path) -> None:
-    peer = await alone(peers, tmp_path)
+async def test_keys_are_checked_at_once(peers: Peers, peer: PeerProcess) -> None:
     await peers.deploy_fake(peer)
     request = {"model": "fake", "prompt": "hi", "max_tokens": 2}
     check(await peers.ask(peer, "POST", "/v1/completions", request, key="wrong"), 401, "key")
@@ -161,8 +158,7 @@ async def test_keys_are_checked_at_once(peers: Peers, tmp_path: Path) -> None:
     await still_serves(peers, peer)
 
 
-async def test_a_model_that_never_loads_is_reported(peers: Peers, tmp_path: Path) -> None:
-    peer = await alone(peers, tmp_path)
+async def test_a_model_that_never_loads_is_reported(peers: Peers, peer: PeerProcess) -> None:
     options = {"need_bytes": "1000", "fail_load": "bad_file"}
     answer = await peers.deploy(peer, model="broken", engine="fake", options=options)
     assert answer.status == 201, answer.body
