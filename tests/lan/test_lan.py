@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import random
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import ModuleType
 
 import pytest
 from fixtures.models import smollm2_path
-from fixtures.netns import Lan
+from fixtures.netns import Lan, lan
 from fixtures.peers import Peers, ready, voting
 
 SEED = 20261121
@@ -30,10 +31,18 @@ def _rounds() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("number", range(1, ROUNDS + 1))
-async def test_three_hosts_become_one_cluster(hosts: Lan, tmp_path: Path, number: int) -> None:
-    """Random start offsets up to ten seconds; rounds.py plays twenty."""
-    print(await _rounds().play(hosts, tmp_path, random.Random(f"{SEED}/{number}")))
+async def test_three_hosts_become_one_cluster(namespaces: None, tmp_path: Path) -> None:
+    """Random start offsets up to ten seconds; rounds.py plays twenty. Each round has a LAN of its
+    own, so they wait for their offsets together."""
+
+    async def one(number: int) -> None:
+        with lan(3) as hosts:
+            rng = random.Random(f"{SEED}/{number}")
+            print(await _rounds().play(hosts, tmp_path / f"round{number}", rng))
+
+    async with asyncio.TaskGroup() as rounds:
+        for number in range(1, ROUNDS + 1):
+            rounds.create_task(one(number))
 
 
 @pytest.mark.long
