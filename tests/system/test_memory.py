@@ -3,6 +3,7 @@
 The budgets are counted from llama.cpp's own dry run, so that every step is decided by a few MiB:
 `wide` holds the one model or the other, `narrow1` and `narrow2` hold the smaller one only. The
 card of `wide` is a simulated one, so that the test can be the other program that uses it, too.
+Each test begins with the same three peers, emptied of what the one before has left.
 """
 
 from __future__ import annotations
@@ -75,6 +76,12 @@ class House:
         assert answer.status == 200, answer.body
         await self.until(f"{name} is gone", lambda state: _replicas(state, name) == [])
 
+    async def empty(self) -> None:
+        """Nothing deployed, nobody else on wide's card."""
+        for entry in (await self.peers.state(self.one))["deployments"]:
+            await self.undeploy(entry["name"])
+        await self.others_use(0)
+
     async def others_use(self, used_bytes: int) -> None:
         """Another program on wide's card holds so much; returns when all peers know."""
         path = self.peers.peers[0].home / FILE_NAME
@@ -107,8 +114,8 @@ MODELS = {"smollm2": smollm2_path, "gemma": gemma_path}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    """Nothing is deployed yet."""
+async def furnished(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    """Starting three peers is what takes time."""
     oracle = Oracle()
     need = {}
     for name, path in MODELS.items():
@@ -133,7 +140,14 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
         yield House(peers, need, wide)
 
 
-async def test_what_does_not_fit_is_refused_with_the_numbers(house: House) -> None:
+@pytest_asyncio.fixture(loop_scope="module")
+async def house(furnished: House) -> House:
+    """Nothing is deployed, whatever became of the test before."""
+    await furnished.empty()
+    return furnished
+
+
+async def test_what_does_not_fit_is_refused_until_the_other_is_undeployed(house: House) -> None:
     answer = await house.deploy("smollm2", replicas_min=3, replicas_max=3)
     assert answer.status == 201, answer.body
     await house.until("all three serve", lambda state: _ready_count(state, "smollm2") == 3)
@@ -148,8 +162,6 @@ async def test_what_does_not_fit_is_refused_with_the_numbers(house: House) -> No
         assert f"{name} cpu0: {needs}, {SPARE_BYTES // MIB} MiB free" in error["message"]
     assert "gemma" not in {entry["name"] for entry in (await _state(house))["deployments"]}
 
-
-async def test_it_fits_once_the_other_is_undeployed(house: House) -> None:
     await house.undeploy("smollm2")
     answer = await house.deploy("gemma")
     assert answer.status == 201, answer.body
@@ -159,6 +171,9 @@ async def test_it_fits_once_the_other_is_undeployed(house: House) -> None:
 
 
 async def test_a_higher_priority_takes_the_room_and_gives_it_back(house: House) -> None:
+    answer = await house.deploy("gemma")
+    assert answer.status == 201, answer.body
+    await house.until("gemma is ready", lambda state: ready(state, "gemma"))
     answer = await house.deploy("smollm2", replicas_min=3, replicas_max=3, priority=5)
     assert answer.status == 201, answer.body
     state = await house.until(
@@ -181,7 +196,6 @@ async def test_a_higher_priority_takes_the_room_and_gives_it_back(house: House) 
 
 
 async def test_another_program_is_given_way_and_kills_nothing(house: House) -> None:
-    await house.undeploy("gemma")
     left = house.need_bytes["smollm2"] - SPARE_BYTES
     await house.others_use(house.wide_bytes - left)
     answer = await house.deploy("smollm2", replicas_min=3, replicas_max=3)
@@ -206,8 +220,6 @@ async def test_another_program_is_given_way_and_kills_nothing(house: House) -> N
     assert sorted(entry["replica"] for entry in _replicas(state, "smollm2")) == before
     assert _ready_count(state, "smollm2") == 3
     await house.answers("smollm2")
-    await house.others_use(0)
-    await house.undeploy("smollm2")
 
 
 async def test_what_is_asked_for_loads_and_what_is_idle_goes(house: House) -> None:
