@@ -168,6 +168,12 @@ MORE_ANSWERS: dict[str, tuple[str, str, Read]] = {
         Read('Say "hi"\né 😀'),
     ),
     "structured response": (FAMILIES["generic"], '{"response": {"a": 1}}', Read('{"a": 1}')),
+    "half a pair in arguments as text": (
+        FAMILIES["hermes"],
+        '<tool_call>{"name": "get_weather", '
+        '"arguments": "{\\"city\\": \\"\\ud800\\"}"}</tool_call>',
+        Read(calls=(("get_weather", '{"city": "\ufffd"}'),)),
+    ),
     "no object": (FAMILIES["generic"], "Hi there", Read("Hi there")),
     "another object": (FAMILIES["generic"], '{"name": "x"}', Read('{"name": "x"}')),
     "response tags": (

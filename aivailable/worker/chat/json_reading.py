@@ -9,6 +9,7 @@ never repaired.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +20,7 @@ from aivailable.worker.chat.reading import SPACE, Emit, Reader, Reading
 KEY_MAX_CHARS: Final = 256
 DEPTH_MAX: Final = 200
 _SCALAR_END: Final = SPACE + ",]}:"
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 _ESCAPES: Final = {
     '"': '"',
     "\\": "\\",
@@ -175,12 +177,13 @@ def _read_escape(r: Reading, emit: Emit, high: str) -> Reader[str]:
 
 
 def loads_text(raw: str) -> str | None:
-    """What a JSON string says; None for anything else."""
+    """What a JSON string says; None for anything else. Half a surrogate pair, which no message
+    could carry, becomes U+FFFD."""
     try:
         value = json.loads(raw, strict=False)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, str) else None
+    return _HALVES.sub("\ufffd", value) if isinstance(value, str) else None
 
 
 def read_call(
