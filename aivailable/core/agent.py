@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from aivailable.core.backoff import delay_s
 from aivailable.core.commands import ReportCopy, ReportReplica
 from aivailable.core.ids import Digest, NodeId, ReplicaId
+from aivailable.core.placement import file_words
 from aivailable.core.planner import copies_wanted
 from aivailable.core.records import Replica, Status
 from aivailable.core.state import State
@@ -51,7 +52,7 @@ class LocalWorker:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """The file of a replica placed here; `sources` hold it, likeliest first."""
+    """A file of a replica placed here; `sources` hold it, likeliest first."""
 
     replica: ReplicaId
     digest: Digest
@@ -154,13 +155,22 @@ def after_failure(
 def _start(
     node: NodeId, state: State, replica: Replica, held: Collection[Digest]
 ) -> tuple[Action, ...]:
-    """A digest outside the catalogue (the fake engine's) needs no file."""
-    if replica.digest in held or replica.digest not in state.models:
+    """Launch it, or fetch all that is not here."""
+    lacking = _lacking(state, replica, held)
+    if not lacking:
         return (Launch(replica.replica),)
-    sources = _sources(node, state, replica.digest)
-    if not sources:
-        return (_report(replica, Status.FAILED, "no other node holds the model file"),)
-    return (Fetch(replica.replica, replica.digest, sources),)
+    fetches = []
+    for digest in lacking:
+        sources = _sources(node, state, digest)
+        if not sources:
+            what = file_words(state.deployments.get(replica.deployment), digest)
+            return (_report(replica, Status.FAILED, f"no other node holds {what}"),)
+        fetches.append(Fetch(replica.replica, digest, sources))
+    return tuple(fetches)
+
+
+def _lacking(state: State, replica: Replica, held: Collection[Digest]) -> list[Digest]:
+    return [digest for digest in state.files_for(replica) if digest not in held]
 
 
 def _keep(
@@ -176,7 +186,7 @@ def _keep(
             return (_report(replica, Status.FAILED, worker.reason, worker.used_bytes),)
         due = _start(node, state, replica, held) if now_ms >= worker.next_try_ms else ()
         return (*due, *_transition(replica, Status.LOADING, worker))
-    if worker.status is Status.FETCHING and replica.digest in held:
+    if worker.status is Status.FETCHING and not _lacking(state, replica, held):
         return (Launch(replica.replica),)
     if worker.status in (Status.FETCHING, Status.LOADING, Status.READY):
         return _transition(replica, worker.status, worker)
@@ -212,9 +222,9 @@ def _drain(replica: Replica, worker: LocalWorker | None, now_ms: int) -> tuple[A
 
 
 def _copies(node: NodeId, state: State, held: Collection[Digest]) -> list[Action]:
-    """Tell the cluster what is held here of its catalogue, and fetch what should be."""
+    """Tell the cluster what is held here of its files, and fetch what should be."""
     actions: list[Action] = []
-    for digest in sorted(state.models):
+    for digest in sorted(state.files()):
         known, have = node in state.holders(digest), digest in held
         if known != have:
             actions.append(Report(ReportCopy(node, digest, have)))

@@ -7,7 +7,7 @@ words nothing (`core.placement`). Called by `core.placement` and `core.planner`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -44,8 +44,8 @@ CPU_SLOTS_MAX = 8
 """Automatic slots on a CPU: a step there costs what its rows cost, so more only share it."""
 _LOADED = frozenset({Status.READY, Status.DRAINING})
 
-Rank = tuple[int, bool, bool, bool, int, float, int, NodeId, str]
-"""Smaller is better: loads failed there, on the CPU, split, lacks the file, about how much is left
+Rank = tuple[int, bool, bool, int, int, float, int, NodeId, str]
+"""Smaller is better: loads failed there, on the CPU, split, bytes to fetch, about how much is left
 over, minus speed, bytes left over, node, device."""
 
 
@@ -137,9 +137,9 @@ class Board:
         """The best place for one more replica, if given on that node; None = there is none."""
         best: tuple[Rank, Placed] | None = None
         need = max(1, deployment.need_bytes)
-        holders = self._state.copies.get(deployment.digest, ())
+        files = self._state.files_of(deployment)
         for failed, site in self.open_sites(deployment, only):
-            lacks = site.member.node not in holders
+            lacks = self._bytes_to_fetch(files, site.member.node)
             bays = self.bays(deployment, site)
             single = False
             for bay in bays:
@@ -212,8 +212,7 @@ class Board:
         state = self._state
         known = self._of.get(deployment.name, {}).values()
         hosts = {entry.node for entry in known if is_current(entry, deployment)}
-        holders = state.copies.get(deployment.digest, ())
-        needs_file = deployment.digest in state.models and not self._held_alive(deployment.digest)
+        cut_off = [d for d in state.files_of(deployment) if not self._held_alive(d)]
         where = deployment.where
         choosy = self._choosy or where != Where()
         apart = strangers(deployment, state.deployments) if choosy else frozenset()
@@ -221,7 +220,7 @@ class Board:
         for node, site in sites:
             if not site.usable or node in hosts or deployment.engine not in site.engines:
                 continue
-            if needs_file and node not in holders:
+            if any(node not in state.holders(digest) for digest in cut_off):
                 continue
             if choosy and (
                 node_obstacle(where, site.member)
@@ -231,6 +230,10 @@ class Board:
             failed = failures(state, deployment, node) if state.failures else 0
             if failed < state.settings.load_attempts_max:
                 yield failed, site
+
+    def _bytes_to_fetch(self, files: Mapping[str, int], node: NodeId) -> int:
+        holders = self._state.holders
+        return sum(size for digest, size in files.items() if node not in holders(digest))
 
     def _held_alive(self, digest: str) -> bool:
         if digest not in self._lives:

@@ -30,6 +30,7 @@ from aivailable.core.ids import island_id, replica_id, short, valid_deployment_n
 from aivailable.core.measuring import measured_key
 from aivailable.core.records import Deployment, Failure, Growth, Measured, Model, Replica, Status
 from aivailable.core.state import BYTES_MAX, State, failure_key
+from aivailable.gguf.companion_options import FILES_MAX, files_named
 
 DEPLOYMENTS_MAX = 1024
 MODELS_MAX = 1024
@@ -90,35 +91,35 @@ def remove_model(state: State, command: Command, body: RemoveModel) -> Change | 
     if users:
         return Reject("in_use", f"deployed as {', '.join(users)}; undeploy first")
     name = state.models[body.digest].name
-    after = replace(
-        state,
-        models={k: v for k, v in state.models.items() if k != body.digest},
-        copies={k: v for k, v in state.copies.items() if k != body.digest},
-    )
+    after = replace(state, models={k: v for k, v in state.models.items() if k != body.digest})
+    after = _without_orphans(after)
     return Change(after, "model", name, f"model {name} removed from the catalogue")
 
 
 def report_copy(state: State, command: Command, body: ReportCopy) -> Change | Reject:
     if body.node != command.command_id.proposer:
         return Reject("not_yours", "a node reports its own files only")
+    if body.digest not in state.files():
+        return Reject(
+            "unknown_model", "this file is in no catalogue, and nothing deployed needs it"
+        )
     model = state.models.get(body.digest)
-    if model is None:
-        return Reject("unknown_model", "this file is in no catalogue")
+    what = f"file {short(body.digest)}" if model is None else model.name
     held = body.node in state.holders(body.digest)
     if held == body.held:
         return Change(state)
     name = state.members[body.node].name
     if body.held:
         after = replace(state, copies=_with_copy(state.copies, body.digest, body.node))
-        return Change(after, "copy", model.name, f"{name} holds a copy of {model.name}")
+        return Change(after, "copy", what, f"{name} holds a copy of {what}")
     nodes = tuple(node for node in state.holders(body.digest) if node != body.node)
     after = replace(state, copies={**state.copies, body.digest: nodes})
-    return Change(after, "copy", model.name, f"{name} lost its copy of {model.name}")
+    return Change(after, "copy", what, f"{name} lost its copy of {what}")
 
 
 def put_deployment(state: State, command: Command, body: PutDeployment) -> Change | Reject:
     wanted = body.deployment
-    problem = _deployment_problem(state, wanted)
+    problem = _deployment_problem(state, wanted) or _companion_problem(wanted, body.holding)
     if problem is not None:
         return problem
     current = state.deployments.get(wanted.name)
@@ -144,6 +145,10 @@ def put_deployment(state: State, command: Command, body: PutDeployment) -> Chang
         replicas=replicas,
         failures={k: v for k, v in state.failures.items() if v.deployment != fresh.name},
     )
+    for digest in body.holding:
+        copies = _with_copy(after.copies, digest, command.command_id.proposer)
+        after = replace(after, copies=copies)
+    after = _without_orphans(after)
     verb = "deployed" if current is None else "changed"
     return Change(after, "deployment", fresh.name, f"{fresh.name} {verb}")
 
@@ -197,6 +202,7 @@ def remove_deployment(state: State, command: Command, body: RemoveDeployment) ->
         replica_numbers={k: v for k, v in state.replica_numbers.items() if k != body.name},
         failures={k: v for k, v in state.failures.items() if v.deployment != body.name},
     )
+    after = _without_orphans(after)
     return Change(after, "deployment", body.name, f"{body.name} undeployed")
 
 
@@ -372,7 +378,8 @@ def _with_measured(state: State, replica: Replica) -> State:
     device = state.device(replica.node, replica.claims[0].device_id)
     if device is None:
         return state
-    key = measured_key(replica.digest, device, replica.context, replica.slots, deployment.options)
+    options = deployment.settled_options
+    key = measured_key(replica.digest, device, replica.context, replica.slots, options)
     if key not in state.measured and len(state.measured) >= MEASURED_MAX:
         return state
     predicted = deployment.grown(replica.context, replica.slots).need_bytes
@@ -429,6 +436,31 @@ def _grows_well(wanted: Deployment, growth: Growth) -> bool:
         and min(each) >= 0
         and wanted.grown(context, slots).need_bytes <= BYTES_MAX
     )
+
+
+def _companion_problem(wanted: Deployment, holding: tuple[str, ...]) -> Reject | None:
+    companions = wanted.companions
+    if len(companions) > FILES_MAX:
+        return Reject("invalid_companions", f"at most {FILES_MAX} files beside the model's")
+    named = files_named(wanted.options)
+    digests = []
+    for entry in companions:
+        digests.append(entry.digest)
+        if (entry.option, entry.path) not in named:
+            return Reject("invalid_companions", f"no option names {entry.option}={entry.path}")
+        if not 0 < len(entry.digest) <= DIGEST_CHARS:
+            return Reject("invalid_companions", f"a digest has {DIGEST_CHARS} characters")
+        if not (0 < entry.size_bytes <= BYTES_MAX and 0 <= entry.compute_bytes <= BYTES_MAX):
+            return Reject("invalid_companions", f"a file has 1 to {BYTES_MAX} bytes")
+    if any(digest not in digests for digest in holding):
+        return Reject("invalid_companions", "a held file that is none of the deployment's")
+    return None
+
+
+def _without_orphans(state: State) -> State:
+    """Nobody is asked any more who holds what neither catalogue nor deployment needs."""
+    known = state.files()
+    return replace(state, copies={k: v for k, v in state.copies.items() if k in known})
 
 
 def _model_problem(model: Model) -> str:

@@ -160,6 +160,8 @@ class PutDeployment:
 
     deployment: Deployment
     replace_generation: int = 0
+    holding: tuple[Digest, ...] = ()
+    """Companions of which the proposer holds a verified copy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,4 +43,10 @@ def violations(state: State) -> tuple[str, ...]:
         for digest in sorted(state.copies)
         if any(node not in state.members for node in state.copies[digest])
     )
+    files = state.files()
+    found.extend(
+        f"copies of {digest[:8]}, which nobody needs"
+        for digest in sorted(state.copies)
+        if digest not in files
+    )
     return tuple(found)

@@ -22,7 +22,7 @@ NEEDS_NO_MEMORY = frozenset({"kv_type", "threads", "template"})
 def measured_key(
     digest: Digest, device: Device, context: int, slots: int, options: Mapping[str, str]
 ) -> str:
-    """One configuration on one kind of device."""
+    """One configuration, with its settled options, on one kind of device."""
     kind = (device.backend.value, _plain(device.architecture or device.name))
     return "|".join((digest, *kind, *_shape(context, slots, options)))
 
@@ -31,7 +31,8 @@ def learned_bytes(
     state: State, digest: Digest, context: int, slots: int, options: Mapping[str, str]
 ) -> int | None:
     """The most that this configuration was measured to use on any kind of device; None = it has
-    never been loaded on a single one."""
+    never been loaded on a single one. `options`: settled, so that a file of the same name counts
+    as the other one that it is."""
     shape = _shape(context, slots, options)
     found = [
         entry.used_bytes
@@ -57,7 +58,7 @@ def sized(state: State) -> tuple[Deployment, ...]:
 def _sized(deployment: Deployment, more: Mapping[tuple[str, ...], int]) -> Deployment:
     if not more:
         return deployment
-    shape = _shape(deployment.context, deployment.slots, deployment.options)
+    shape = _shape(deployment.context, deployment.slots, deployment.settled_options)
     need = deployment.need_bytes
     extra = more.get((deployment.digest, *shape, str(need)), need) - need
     return replace(deployment, compute_bytes=deployment.compute_bytes + extra)

@@ -165,7 +165,7 @@ class Recovered:
     gone: tuple[str, ...]
     """Names of the members that are no members any more, sorted by id."""
     lost_models: tuple[str, ...]
-    """Catalogue entries whose only verified copies were on them."""
+    """Catalogue entries, and companions of deployments, whose only verified copies were there."""
 
 
 def recovered(
@@ -201,6 +201,12 @@ def recovered(
     )
     gone = tuple(state.members[other].name for other in others)
     lost = tuple(model.name for key, model in sorted(state.models.items()) if key not in copies)
+    lost += tuple(
+        f"{name}'s {entry.option}={entry.path}"
+        for name, deployment in sorted(state.deployments.items())
+        for entry in deployment.companions
+        if entry.digest not in copies
+    )
     text = f"{own.name} founded the cluster anew from its copy; given up: "
     text += ", ".join(gone) or "nobody"
     event = Event(

@@ -25,7 +25,7 @@ from aivailable.core.constraints import (
     node_obstacle,
     strangers,
 )
-from aivailable.core.ids import NodeId, ReplicaId
+from aivailable.core.ids import Digest, NodeId, ReplicaId
 from aivailable.core.liveness import (
     Liveness,
     device_load,
@@ -203,17 +203,24 @@ def _node_obstacle(
 
 
 def _file_obstacle(state: State, liveness: Liveness, deployment: Deployment, node: NodeId) -> str:
-    """A digest outside the catalogue (the fake engine's) needs no file."""
-    holders = state.holders(deployment.digest)
-    if node in holders or deployment.digest not in state.models:
-        return ""
-    for holder in holders:
-        if holder in state.members and is_alive(liveness, holder, state.settings.down_after_ms):
-            return ""
-    names = ", ".join(
-        state.members[holder].name or holder[:8] for holder in holders if holder in state.members
-    )
-    return f"lacks the model file, and no live node has it (held by: {names or 'nobody'})"
+    """What the node lacks of the deployment's files and nobody can send."""
+    for digest in state.files_of(deployment):
+        holders = [holder for holder in state.holders(digest) if holder in state.members]
+        after_ms = state.settings.down_after_ms
+        if node in holders or any(is_alive(liveness, holder, after_ms) for holder in holders):
+            continue
+        names = ", ".join(state.members[holder].name or holder[:8] for holder in holders)
+        what = file_words(deployment, digest)
+        return f"lacks {what}, and no live node has it (held by: {names or 'nobody'})"
+    return ""
+
+
+def file_words(deployment: Deployment | None, digest: Digest) -> str:
+    """What the file is to the deployment."""
+    for entry in deployment.companions if deployment is not None else ():
+        if entry.digest == digest:
+            return f"the file of {entry.option}={entry.path}"
+    return "the model file"
 
 
 def _verdict(deployment: Deployment, member: Member, bay: Bay) -> DeviceVerdict:

@@ -65,20 +65,48 @@ def copies_wanted(state: State) -> tuple[tuple[NodeId, Digest], ...]:
     for digest in sorted(state.copies):
         for node in state.copies[digest]:
             held[node] = held.get(node, 0) + 1
-    for digest in sorted({deployment.digest for deployment in state.deployments.values()}):
-        if digest not in state.models:
-            continue
-        copies = max(entry.copies for entry in state.deployments.values() if entry.digest == digest)
+    coming: dict[Digest, set[NodeId]] = {}
+    for replica in state.replicas.values():
+        for digest in state.files_for(replica):
+            coming.setdefault(digest, set()).add(replica.node)
+    homes: dict[Digest, tuple[NodeId, ...]] = {}
+    for digest, users in _users_of_files(state).items():
+        copies = max(entry.copies for entry in users)
         having = {node for node in state.holders(digest) if node in state.members}
-        having |= {entry.node for entry in state.replicas.values() if entry.digest == digest}
+        having |= coming.get(digest, set())
+        # A companion is of use where its model is.
+        beside = {node for entry in users for node in homes.get(entry.digest, ())}
         candidates = sorted(
             (node for node in state.members if node not in having and not state.members[node].down),
-            key=lambda node: (_no_host(state, node), held[node], _no_voter(state, node), node),
+            key=lambda node: (
+                node not in beside,
+                _no_host(state, node),
+                held[node],
+                _no_voter(state, node),
+                node,
+            ),
         )
-        for node in candidates[: max(0, min(copies, len(state.members)) - len(having))]:
+        chosen = candidates[: max(0, min(copies, len(state.members)) - len(having))]
+        for node in chosen:
             wanted.append((node, digest))
             held[node] += 1
+        homes[digest] = (*sorted(having), *chosen)
     return tuple(wanted)
+
+
+def _users_of_files(state: State) -> dict[Digest, list[Deployment]]:
+    """By digest, those that need the file: the models' first, then the companions'."""
+    models: dict[Digest, list[Deployment]] = {}
+    companions: dict[Digest, list[Deployment]] = {}
+    for name in sorted(state.deployments):
+        deployment = state.deployments[name]
+        for digest in state.files_of(deployment):
+            found = models if digest == deployment.digest else companions
+            found.setdefault(digest, []).append(deployment)
+    by_digest = {digest: models[digest] for digest in sorted(models)}
+    return by_digest | {
+        digest: companions[digest] for digest in sorted(companions) if digest not in models
+    }
 
 
 class _Planning:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from aivailable.core.ids import ClusterId, Digest, KeyId, NodeId, ReplicaId
+from aivailable.gguf.companion_options import with_paths
 from aivailable.gguf.facts import ModelFacts
 
 
@@ -206,6 +207,21 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True)
+class Companion:
+    """A file that goes with a deployment's model, hashed by the node that deployed it. Every
+    host loads its own copy of it."""
+
+    option: str
+    """The engine option that names it: lora, projector."""
+    path: str
+    """As that option gives it: a word of the user, good only where it was deployed."""
+    digest: Digest
+    size_bytes: int
+    compute_bytes: int = 0
+    """What its use takes beside the file's tensors: of a projector, encoding one image."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """What shall run. Writer: operator. `generation` grows with every change."""
 
@@ -233,11 +249,24 @@ class Deployment:
     where: Where = Where()
     growth: Growth | None = None
     """None: context and slots are as they stand here, everywhere."""
+    companions: tuple[Companion, ...] = ()
+    """The files that `options` name, in their order. They are copied, held and fetched like the
+    model's own."""
 
     @property
     def need_bytes(self) -> int:
         """Bytes one replica needs when it lies on a single device."""
         return self.weights_bytes + self.kv_bytes + self.compute_bytes
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """The model's file, then its companions', each once."""
+        return tuple(dict.fromkeys((self.digest, *(entry.digest for entry in self.companions))))
+
+    @property
+    def settled_options(self) -> Mapping[str, str]:
+        """With each companion's digest for its path: the same files, wherever they lie."""
+        return settled(self.options, self.companions)
 
     @property
     def context_most(self) -> int:
@@ -265,6 +294,13 @@ class Deployment:
             kv_bytes=self.kv_bytes + kv,
             compute_bytes=self.compute_bytes + compute,
         )
+
+
+def settled(options: Mapping[str, str], companions: tuple[Companion, ...]) -> Mapping[str, str]:
+    """The options with each companion's digest for its path."""
+    if not companions:
+        return options
+    return with_paths(options, {(entry.option, entry.path): entry.digest for entry in companions})
 
 
 @dataclass(frozen=True, slots=True)

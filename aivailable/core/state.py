@@ -117,6 +117,35 @@ class State:
     def holders(self, digest: Digest) -> tuple[NodeId, ...]:
         return self.copies.get(digest, ())
 
+    def full_holders(self, deployment: Deployment) -> tuple[NodeId, ...]:
+        """Nodes that hold the model's file and every companion."""
+        own, *others = (self.holders(digest) for digest in deployment.digests)
+        return tuple(node for node in own if all(node in other for other in others))
+
+    def files_of(self, deployment: Deployment) -> dict[Digest, int]:
+        """What a load of it reads, with the files' bytes. A model outside the catalogue (the fake
+        engine's) is no file."""
+        model = self.models.get(deployment.digest)
+        files = {} if model is None else {model.digest: model.size_bytes}
+        return files | {entry.digest: entry.size_bytes for entry in deployment.companions}
+
+    def files_for(self, replica: Replica) -> dict[Digest, int]:
+        """What a load of this replica reads, as `files_of`; its model stays the one that it was
+        placed with."""
+        model, owner = self.models.get(replica.digest), self.deployments.get(replica.deployment)
+        files = {} if model is None else {model.digest: model.size_bytes}
+        companions = owner.companions if owner is not None else ()
+        return files | {entry.digest: entry.size_bytes for entry in companions}
+
+    def files(self) -> dict[Digest, int]:
+        """Every file that the cluster keeps, with its bytes: the catalogue, and the companions of
+        what is deployed."""
+        files = {model.digest: model.size_bytes for model in self.models.values()}
+        for deployment in self.deployments.values():
+            for entry in deployment.companions:
+                files.setdefault(entry.digest, entry.size_bytes)
+        return files
+
     def lacks_replica(self, deployment: Deployment) -> bool:
         """Whether fewer up-to-date replicas than wanted are placed."""
         placed = [

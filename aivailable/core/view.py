@@ -262,7 +262,7 @@ def _deployment(view: View, deployment: Deployment, explanation: str) -> Deploym
         replicas_max=deployment.replicas_max,
         need_bytes=deployment.need_bytes,
         predicted_by=deployment.predicted_by,
-        copies=len(state.holders(deployment.digest)),
+        copies=len(state.full_holders(deployment)),
         copies_wanted=(min(deployment.copies, len(state.members)) if model is not None else 0),
         aliases=deployment.aliases,
         options=deployment.options,

@@ -1,17 +1,19 @@
 """Files that go with a model: LoRA adapters and projectors for images.
 
-Owns: the form of the option that names them, and what their headers say, checked before llama.cpp
-sees the file. It must not load them. Called by the worker before a load and by its dry run, and by
-the peer where the formula stands in for that.
+Owns: where they lie, and what their headers say, checked before llama.cpp sees the file. It must
+not load them. Called by the worker before a load and by its dry run, and by the peer for a new
+deployment and where the formula stands in for the dry run.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from aivailable.errors import GgufError
+from aivailable.gguf.companion_options import LORA, PROJECTOR, files_named, lora_items
 from aivailable.gguf.header import read_structure
 from aivailable.gguf.reader import Structure
 
@@ -61,23 +63,19 @@ def companion_path(model_path: str | os.PathLike[str], given: str) -> str:
     return os.path.join(os.path.dirname(os.path.abspath(model_path)), path)
 
 
-def lora_items(option: str) -> tuple[tuple[str, float], ...]:
-    """`PATH[:SCALE][,…]` as paths and scales; a scale that is left out is 1."""
-    return tuple(_path_and_scale(item.strip()) for item in option.split(",") if item.strip())
-
-
-def _path_and_scale(item: str) -> tuple[str, float]:
-    path, _, number = item.rpartition(":")
-    try:
-        return (path, float(number)) if path else (item, 1.0)
-    except ValueError:
-        return item, 1.0  # The colon belongs to the path.
-
-
-def adapters_bytes(model_path: str | os.PathLike[str], architecture: str, option: str) -> int:
-    """What the option's adapters add to the weights. Raises GgufError."""
-    paths = (companion_path(model_path, path) for path, _ in lora_items(option))
-    return sum(read_adapter(path, architecture).weights_bytes for path in paths)
+def companions_bytes(
+    model_path: str | os.PathLike[str], architecture: str, options: Mapping[str, str]
+) -> tuple[int, int, int]:
+    """What the options' files add: tensors of adapters, of the projector, and what encoding an
+    image takes. Raises GgufError."""
+    adapters = projector = encoding = 0
+    for given, _ in lora_items(options.get(LORA, "")):
+        adapters += read_adapter(companion_path(model_path, given), architecture).weights_bytes
+    for option, given in files_named(options):
+        if option == PROJECTOR:
+            found = read_projector(companion_path(model_path, given))
+            projector, encoding = found.weights_bytes, found.compute_bytes
+    return adapters, projector, encoding
 
 
 def _weights(structure: Structure) -> int:

@@ -33,10 +33,11 @@ from aivailable.core.crowding import tight_bytes
 from aivailable.core.ids import Digest, NodeId, ReplicaId, short
 from aivailable.core.island import adoptions, wanted_islands
 from aivailable.core.liveness import Liveness
-from aivailable.core.records import Claim, Replica, Status
+from aivailable.core.records import Claim, Deployment, Replica, Status
 from aivailable.core.state import State
 from aivailable.errors import AivailableError, ProposalError, WorkerError
-from aivailable.peer.ports import PeerConfig, Ports, Stream
+from aivailable.gguf.companion_options import with_paths
+from aivailable.peer.ports import FileStatus, PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.replicas import LocalReplica
 from aivailable.peer.tasks import Pulse, Tasks
@@ -145,7 +146,7 @@ class Agent:
     def _load(self, key: ReplicaId) -> ReplicaLoad:
         local = self._replicas[key]
         if local.entry.status is Status.FETCHING:
-            local.progress = self.transfers.progress(local.record.digest)
+            local.progress = self.transfers.progress(self._state().files_for(local.record))
             local.phase = "fetching"
         return replace(local.load(), island=key in self._islands)
 
@@ -334,7 +335,8 @@ class Agent:
         deployment = state.deployments.get(record.deployment)
         if deployment is None:
             raise WorkerError(f"{record.deployment} is not deployed any more")
-        file = self._ports.model_store.held().get(record.digest)
+        held = self._ports.model_store.held()
+        file = held.get(record.digest)
         claims = []
         for claim in record.claims:
             device = state.device(self._node, claim.device_id)
@@ -350,7 +352,7 @@ class Agent:
             context=record.context,
             slots=record.slots,
             devices=tuple(claims),
-            options=dict(deployment.options),
+            options=_local_options(deployment, held),
             check_tensors=record.digest not in self._checked,
         )
 
@@ -394,9 +396,11 @@ class Agent:
 
     def _transferred(self, digest: Digest, error: AivailableError | OSError | None) -> None:
         """A transfer ended. Replicas that waited for it go on, or count a failure."""
+        state = self._state()
         for key in sorted(self._replicas):
             local = self._replicas[key]
-            waits = local.entry.status is Status.FETCHING and local.record.digest == digest
+            fetching = local.entry.status is Status.FETCHING
+            waits = fetching and digest in state.files_for(local.record)
             if waits and error is not None:
                 log.warning("%s: fetching %s failed: %s", key, short(digest), error)
                 jitter = self._ports.randomness.random.random()
@@ -405,3 +409,14 @@ class Agent:
 
     def _now_ms(self) -> int:
         return int(self._ports.clock.monotonic() * 1000)
+
+
+def _local_options(deployment: Deployment, held: Mapping[str, FileStatus]) -> dict[str, str]:
+    """Its options, naming this node's own copies of the companions. Raises WorkerError."""
+    paths = {}
+    for entry in deployment.companions:
+        file = held.get(entry.digest)
+        if file is None:
+            raise WorkerError(f"the file of {entry.option}={entry.path} is here no more")
+        paths[entry.option, entry.path] = str(file.path)
+    return dict(with_paths(deployment.options, paths) if paths else deployment.options)

@@ -1,4 +1,4 @@
-"""From a user's words to a committed deployment: register the file, predict memory, check, commit.
+"""From a user's words to a committed deployment: register the files, predict memory, check, commit.
 
 Refuses early and with numbers; what it commits is checked again by `apply` and by the agent. Also
 answers what a deployment would come to (`preview`) and where a model fits (`fit`).
@@ -6,10 +6,9 @@ answers what a deployment would come to (`preview`) and where a model fits (`fit
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from aivailable.core.commands import Body, PutDeployment, RegisterModel
@@ -20,33 +19,22 @@ from aivailable.core.ids import NodeId, valid_deployment_name
 from aivailable.core.liveness import Liveness
 from aivailable.core.measuring import learned_bytes, with_learned
 from aivailable.core.placement import Refused, explain, place
-from aivailable.core.records import Deployment, Growth, Model
+from aivailable.core.records import Companion, Deployment, Growth, Model, settled
 from aivailable.core.state import State
 from aivailable.core.status import FitStatus, PlanStatus
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
-from aivailable.gguf.memory import CONTEXT_STEP_TOKENS, draft_tokens, need
-from aivailable.peer.growing import divided_up, most_context, most_slots, steepest
-from aivailable.peer.ports import Ports, Prediction, PredictRequest
+from aivailable.peer.companions import Companions, same_file
+from aivailable.peer.ports import Ports
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.service import DeployRequest
+from aivailable.peer.sizing import Sizing, Thought
 
 CONTEXT_DEFAULT_TOKENS = 4096
-CONTEXT_AUTO_MAX_TOKENS = 32_768
-"""The most of an automatic context where the file does not say what it was trained for."""
 SLOTS_DEFAULT = 4
 FAKE_ENGINE = "fake"
 FAKE_NEED_BYTES = 64 * 1024 * 1024
 DEPLOY_DEADLINE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Thought:
-    """A model that is only asked about: of the catalogue, or a file that is not in it (`path`),
-    whose digest is a stand-in, since a question does not hash gigabytes."""
-
-    model: Model
-    path: Path | None = None
 
 
 class Deploying:
@@ -65,23 +53,27 @@ class Deploying:
         self._proposer = proposer
         self._state = state
         self._liveness = liveness
+        self._sizing = Sizing(ports)
+        self._companions = Companions(ports.model_store, state)
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
         """Raises RequestError, ProposalError, GgufError, OSError."""
         self._check_words(request)
+        thought = None
         if request.engine == FAKE_ENGINE:
             wanted = self._fake(request)
         else:
-            wanted = await self._real(request, _Thought(await self._model(request, actor)))
+            thought = await self._registered(self._thought(request), actor)
+            wanted = await self._real(request, thought)
         current = self._state().deployments.get(wanted.name)
         if current is not None:
             if _same_wish(wanted, current):
                 return current
             if not request.replace:
                 raise RequestError(409, "exists", f"{wanted.name} is deployed already")
-        self._check_fits(self._state(), wanted, current)
+        self._check_fits(self._imagined(thought), wanted, current)
         await self._proposer.propose(
-            PutDeployment(wanted, 0 if current is None else current.generation),
+            self._put(wanted, current, thought),
             actor=actor,
             reason="deploy",
             deadline_s=DEPLOY_DEADLINE_S,
@@ -96,7 +88,7 @@ class Deploying:
         current = before.deployments.get(wanted.name)
         refusal, wishes = "", self._registering(thought)
         if current is None or not _same_wish(wanted, current):
-            wishes.append(PutDeployment(wanted, 0 if current is None else current.generation))
+            wishes.append(self._put(wanted, current, thought))
             if current is not None and not request.replace:
                 refusal = f"{wanted.name} is deployed already"
         end = forecast(before, self._liveness(), self._now_ms(), *wishes)
@@ -158,17 +150,37 @@ class Deploying:
                     400, "unknown_node", f"no member is called {pattern!r}; there are: {names}"
                 )
 
-    async def _thought_of(self, request: DeployRequest) -> tuple[Deployment, _Thought | None]:
+    async def _thought_of(self, request: DeployRequest) -> tuple[Deployment, Thought | None]:
         """What would be deployed, with nothing registered for it. No model: the fake engine's."""
         if request.engine == FAKE_ENGINE:
             return self._fake(request), None
-        thought = self._thought(request.model)
+        thought = self._thought(request)
         return await self._real(request, thought), thought
 
-    def _thought(self, name: str) -> _Thought:
+    def _put(
+        self, wanted: Deployment, current: Deployment | None, thought: Thought | None
+    ) -> PutDeployment:
+        held = thought.held if thought is not None else ()
+        return PutDeployment(wanted, 0 if current is None else current.generation, held)
+
+    def _thought(self, request: DeployRequest) -> Thought:
+        """Model and companions, checked and not hashed. Raises RequestError."""
+        thought = self._thought_of_model(request.model)
+        digest = thought.model.digest
+        beside = None
+        if self._state().find_model(request.model) is None:
+            beside = _as_path(request.model)
+        elif (file := self._ports.model_store.held().get(digest)) is not None:
+            beside = file.path
+        current = self._state().deployments.get(request.name or thought.model.name)
+        architecture = thought.model.facts.architecture
+        found = self._companions.find(request.options, beside, architecture, current)
+        return replace(thought, found=found)
+
+    def _thought_of_model(self, name: str) -> Thought:
         known = self._state().find_model(name)
         if known is not None:
-            return _Thought(known)
+            return Thought(known)
         path = _as_path(name)
         if path is None:
             raise self._unknown(name)
@@ -179,24 +191,29 @@ class Deploying:
         size_bytes = path.stat().st_size
         for file in self._ports.model_store.held().values():
             model = self._state().models.get(file.digest)
-            if model is not None and file.size_bytes == size_bytes and _same_file(file.path, path):
-                return _Thought(model)
+            if model is not None and file.size_bytes == size_bytes and same_file(file.path, path):
+                return Thought(model)
         digest = hashlib.sha256(f"not hashed: {path}".encode()).hexdigest()
-        return _Thought(Model(digest, _catalogue_name(path), size_bytes, str(path), facts), path)
+        return Thought(Model(digest, _catalogue_name(path), size_bytes, str(path), facts), path)
 
-    def _imagined(self, thought: _Thought | None) -> State:
-        """The state, with the file that is asked about in the catalogue."""
+    def _imagined(self, thought: Thought | None) -> State:
+        """The state, with the files that are asked about in the catalogue and held here."""
         state = self._state()
-        if thought is None or thought.path is None:
+        if thought is None:
             return state
+        copies = dict(state.copies)
+        for digest in thought.held:
+            copies[digest] = (*state.holders(digest), self._node)
+        if thought.path is None:
+            return replace(state, copies=copies)
         model = thought.model
         return replace(
             state,
             models={**state.models, model.digest: model},
-            copies={**state.copies, model.digest: (self._node,)},
+            copies={**copies, model.digest: (self._node,)},
         )
 
-    def _registering(self, thought: _Thought | None) -> list[Body]:
+    def _registering(self, thought: Thought | None) -> list[Body]:
         if thought is None or thought.path is None:
             return []
         return [RegisterModel(thought.model, self._node)]
@@ -204,7 +221,7 @@ class Deploying:
     def _now_ms(self) -> int:
         return self._ports.clock.wall_ms()
 
-    async def _real(self, request: DeployRequest, thought: _Thought) -> Deployment:
+    async def _real(self, request: DeployRequest, thought: Thought) -> Deployment:
         model = thought.model
         trained = model.facts.context_train
         context = request.context or min(CONTEXT_DEFAULT_TOKENS, trained or CONTEXT_DEFAULT_TOKENS)
@@ -215,9 +232,10 @@ class Deploying:
                 f"{model.name} was trained for {trained} tokens; --ctx {context} cannot work",
             )
         slots = request.slots or SLOTS_DEFAULT
-        predicted = await self._predict(thought, context, slots, request.options)
+        predicted = await self._sizing.predict(thought, context, slots, request.options)
         sizes = predicted.weights_bytes, predicted.kv_bytes, predicted.compute_bytes
-        learned = learned_bytes(self._state(), model.digest, context, slots, request.options)
+        options = settled(request.options, thought.companions)
+        learned = learned_bytes(self._state(), model.digest, context, slots, options)
         return self._shape(
             request,
             name=request.name or model.name,
@@ -226,113 +244,9 @@ class Deploying:
             slots=slots,
             sizes=sizes if learned is None else with_learned(*sizes, learned),
             by=predicted.by if learned is None else "measured",
-            growth=await self._growth(request, thought, context, slots, predicted),
+            growth=await self._sizing.growth(request, thought, context, slots, predicted),
+            companions=thought.companions,
         )
-
-    async def _growth(
-        self,
-        request: DeployRequest,
-        thought: _Thought,
-        context: int,
-        slots: int,
-        least: Prediction,
-    ) -> Growth | None:
-        """What each token more costs, between the least context and the largest, and each slot
-        more with the largest context.
-
-        Compute grows ever faster and a cache with a sliding window ever slower: the chord and the
-        first step, whichever is more, is never too little in between."""
-        facts = thought.model.facts
-        most = context
-        if request.context_max is not None:
-            most = request.context_max or facts.context_train or CONTEXT_AUTO_MAX_TOKENS
-            most = min(most, facts.context_train or most, most_context(slots))
-            most = max(context, most)
-        slots_most = slots
-        if request.slots_max is not None:
-            slots_most = max(slots, most_slots(request.slots_max, most))
-        if (most, slots_most) == (context, slots):
-            return None
-        counts = range(slots, slots_most + 1)
-        if most == context:
-            grown = Growth(context, 0, 0)
-            return await self._with_slots(grown, thought, request.options, counts, least)
-        kv_type = request.options.get("kv_type", "f16")
-        far = largest = await self._predict(thought, most, slots, request.options)
-        here = need(facts, context, slots, kv_type)
-        step = need(facts, context + CONTEXT_STEP_TOKENS, slots, kv_type).kv_bytes - here.kv_bytes
-        if far.by != least.by:  # One of the dry runs gave no sizes; never mix it with the formula.
-            size = need(facts, most, slots, kv_type)
-            far = Prediction(size.weights_bytes, size.kv_bytes, size.compute_bytes, "formula")
-            least = Prediction(here.weights_bytes, here.kv_bytes, here.compute_bytes, "formula")
-        more = most - context
-        grown = Growth(
-            context_max=most,
-            token_kv_bytes=max(
-                divided_up(far.kv_bytes - least.kv_bytes, more),
-                divided_up(step, CONTEXT_STEP_TOKENS),
-            ),
-            token_compute_bytes=divided_up(max(0, far.compute_bytes - least.compute_bytes), more),
-        )
-        return await self._with_slots(grown, thought, request.options, counts, largest)
-
-    async def _with_slots(
-        self,
-        grown: Growth,
-        thought: _Thought,
-        options: Mapping[str, str],
-        counts: range,
-        few: Prediction,
-    ) -> Growth:
-        """With what each slot more costs, from the first of `counts`, of which `few` is the need
-        with the largest context, to the last.
-
-        The formula gives the shape between the two dry runs: compute has kinks and cells come in
-        steps, so the chord alone may lie below."""
-        if len(counts) == 1:
-            return grown
-        many = await self._predict(thought, grown.context_max, counts[-1], options)
-        curve = [self._by_formula(thought, grown.context_max, n, options) for n in counts]
-        if few.by != many.by:
-            few, many = curve[0], curve[-1]
-        return replace(
-            grown,
-            slots_max=counts[-1],
-            slot_kv_bytes=steepest(many.kv_bytes - few.kv_bytes, [size.kv_bytes for size in curve]),
-            slot_compute_bytes=steepest(
-                many.compute_bytes - few.compute_bytes, [size.compute_bytes for size in curve]
-            ),
-        )
-
-    async def _predict(
-        self, thought: _Thought, context: int, slots: int, options: Mapping[str, str]
-    ) -> Prediction:
-        """By the file when it is here, else by the catalogue's facts and the formula."""
-        file = self._ports.model_store.held().get(thought.model.digest)
-        path = file.path if file is not None else thought.path
-        try:
-            if path is not None:
-                wanted = PredictRequest(path, context, slots, dict(options))
-                return await self._ports.predict(wanted)
-            return self._by_formula(thought, context, slots, options)
-        except ValueError as error:
-            raise RequestError(400, "invalid_options", str(error)) from error
-        except GgufError as error:
-            raise RequestError(400, "bad_model_file", str(error)) from error
-
-    def _by_formula(
-        self, thought: _Thought, context: int, slots: int, options: Mapping[str, str]
-    ) -> Prediction:
-        """Of adapters only their own host can tell the size. Raises ValueError."""
-        size = need(
-            thought.model.facts,
-            context,
-            slots,
-            options.get("kv_type", "f16"),
-            draft=draft_tokens(options.get("draft"), on_gpu=True),
-            pooling=options.get("pooling"),
-        )
-        return Prediction(size.weights_bytes, size.kv_bytes, size.compute_bytes, "formula")
 
     def _fake(self, request: DeployRequest) -> Deployment:
         """A deployment of the fake engine: no file, its need given as an option."""
@@ -368,6 +282,7 @@ class Deploying:
         sizes: tuple[int, int, int],
         by: str,
         growth: Growth | None = None,
+        companions: tuple[Companion, ...] = (),
     ) -> Deployment:
         return Deployment(
             name=name,
@@ -389,17 +304,15 @@ class Deploying:
             predicted_by=by,
             where=request.where,
             growth=growth,
+            companions=companions,
         )
 
-    async def _model(self, request: DeployRequest, actor: str) -> Model:
-        """From the catalogue, or a file on this node that becomes part of it."""
-        known = self._state().find_model(request.model)
-        if known is not None:
-            return known
-        path = _as_path(request.model)
-        if path is None:
-            raise self._unknown(request.model)
-        return await self._register(path, request, actor)
+    async def _registered(self, thought: Thought, actor: str) -> Thought:
+        """With the model in the catalogue and every digest known. Raises as `deploy`."""
+        found = await self._companions.hashed(thought.found)
+        if thought.path is None:
+            return replace(thought, found=found)
+        return Thought(await self._register(thought.model, thought.path, actor), found=found)
 
     def _unknown(self, model: str) -> RequestError:
         names = ", ".join(sorted(entry.name for entry in self._state().models.values()))
@@ -410,22 +323,12 @@ class Deploying:
             " path of a .gguf file",
         )
 
-    async def _register(self, path: Path, request: DeployRequest, actor: str) -> Model:
-        try:
-            facts = read_header(path).facts
-        except GgufError as error:
-            raise RequestError(400, "bad_model_file", str(error)) from error
+    async def _register(self, thought: Model, path: Path, actor: str) -> Model:
         file = await self._ports.model_store.register(path)
         known = self._state().models.get(file.digest)
         if known is not None:
             return known
-        model = Model(
-            digest=file.digest,
-            name=_catalogue_name(path),
-            size_bytes=file.size_bytes,
-            source=str(path),
-            facts=facts,
-        )
+        model = replace(thought, digest=file.digest, size_bytes=file.size_bytes)
         await self._proposer.propose(
             RegisterModel(model, self._node),
             actor=actor,
@@ -447,13 +350,6 @@ class Deploying:
             raise RequestError(
                 422, "does_not_fit", f"{wanted.name} fits on no device: {explain(answer)}"
             )
-
-
-def _same_file(held: Path, path: Path) -> bool:
-    """A held file that has gone meanwhile is another one."""
-    with contextlib.suppress(OSError):
-        return held.samefile(path)
-    return False
 
 
 def _same_wish(wanted: Deployment, current: Deployment) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from aivailable.errors import GgufError
 from aivailable.gguf import need, read_header
-from aivailable.gguf.companions import adapters_bytes
+from aivailable.gguf.companions import companions_bytes
 from aivailable.gguf.memory import UBATCH_DEFAULT_TOKENS, draft_tokens
 from aivailable.peer.ports import Prediction, PredictRequest
 from aivailable.peer.runtimes import Interpreters, Start, Starter
@@ -115,9 +115,10 @@ def by_formula(request: PredictRequest) -> Prediction:
     options = request.options
     try:
         facts = read_header(request.path).facts
-        adapters = adapters_bytes(request.path, facts.architecture, options.get("lora", ""))
+        companions = companions_bytes(request.path, facts.architecture, options)
     except OSError as error:
         raise GgufError(f"{request.path}: {error}") from error
+    adapters, projector, encoding = companions
     sizes = need(
         facts,
         request.context,
@@ -128,7 +129,12 @@ def by_formula(request: PredictRequest) -> Prediction:
         pooling=options.get("pooling"),
         adapters_bytes=adapters,
     )
-    return Prediction(sizes.weights_bytes, sizes.kv_bytes, sizes.compute_bytes, by="formula")
+    return Prediction(
+        sizes.weights_bytes + projector,
+        sizes.kv_bytes,
+        sizes.compute_bytes + encoding,
+        by="formula",
+    )
 
 
 def _answer(output: bytes) -> Mapping[str, Any]:

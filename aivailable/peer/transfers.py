@@ -1,4 +1,4 @@
-"""Model files on their way between members, each over a connection of its own.
+"""Model files and their companions on their way between members, each over a connection of its own.
 
 Owns which digests are being fetched, from whom, and when to try again. One transfer at a time per
 digest; sources are tried in the order of the replicated state; partial files are resumed.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aivailable.core.ids import Digest, NodeId, short
 from aivailable.core.state import State
@@ -54,12 +54,14 @@ class Transfers:
         self._running[digest] = True
         self._tasks.spawn(self._fetch(digest), f"fetch {short(digest)}")
 
-    def progress(self, digest: Digest) -> float:
-        """0 to 1."""
-        model = self._state().models.get(digest)
-        if model is None or model.size_bytes <= 0:
-            return 0.0
-        return min(1.0, self._ports.model_store.partial_bytes(digest) / model.size_bytes)
+    def progress(self, files: Mapping[Digest, int]) -> float:
+        """0 to 1: of all the bytes of these files, given with their sizes."""
+        store, held = self._ports.model_store, self._ports.model_store.held()
+        here = sum(
+            size if digest in held else min(size, store.partial_bytes(digest))
+            for digest, size in files.items()
+        )
+        return here / max(1, sum(files.values()))
 
     async def stop(self) -> None:
         await self._tasks.stop()
@@ -98,15 +100,15 @@ class Transfers:
 
     async def _fetch_from_any(self, digest: Digest) -> None:
         """Raises the last source's error, or WorkerError when nobody who holds it is linked."""
-        model = self._state().models.get(digest)
-        if model is None:
-            raise WorkerError("the model is in the catalogue no more")
+        size_bytes = self._state().files().get(digest)
+        if size_bytes is None:
+            raise WorkerError("neither the catalogue nor a deployment has this file any more")
         last: AivailableError | None = None
         for source in await self._sources(digest):
             try:
                 offset = self._ports.model_store.partial_bytes(digest)
                 stream = await self._ports.links.fetch_stream(source, FetchFile(digest, offset))
-                await self._ports.model_store.fetch(digest, model.size_bytes, stream)
+                await self._ports.model_store.fetch(digest, size_bytes, stream)
             except (LinkError, WorkerError) as error:
                 log.info("fetching %s from %s: %s", short(digest), short(source), error)
                 last = error

@@ -1,26 +1,24 @@
 """LoRA adapters of a deployment: the option `lora=PATH[:SCALE][,…]`, loaded and applied.
 
-Owns: the option's form, the check of the files, every llama_adapter_* call. Used by engine_llama
+Owns: the check of the files, every llama_adapter_* call. Used by engine_llama
 and, for the bytes, by oracle. Adapters act on every request of the deployment alike.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aivailable.errors import GgufError
-from aivailable.gguf.companions import companion_path, lora_items, read_adapter
+from aivailable.gguf.companion_options import lora_items, lora_problem
+from aivailable.gguf.companions import companion_path, read_adapter
 from aivailable.gguf.facts import ModelFacts
 from aivailable.worker.engine import LoadRefused, OptionRefused
 from aivailable.worker.llama_library import Log
 from aivailable.worker.llama_parameters import Parameters
 
-ADAPTERS_MAX: Final = 16
-SCALE_MAX: Final = 100.0
 VALUE_BYTES: Final = 4
 
 
@@ -38,14 +36,13 @@ def adapters_of(
 ) -> tuple[Adapter, ...]:
     """Read the option and check every file. Raises LoadRefused."""
     items = lora_items(options.get("lora", ""))
-    if len(items) > ADAPTERS_MAX:
-        raise OptionRefused(f"engine option lora: more than {ADAPTERS_MAX} adapters")
+    problem = lora_problem(options.get("lora", ""))
+    if problem:
+        raise OptionRefused(f"engine option lora: {problem}")
     return tuple(_adapter(model_path, facts, path, scale) for path, scale in items)
 
 
 def _adapter(model_path: str, facts: ModelFacts, path: str, scale: float) -> Adapter:
-    if not math.isfinite(scale) or abs(scale) > SCALE_MAX:
-        raise OptionRefused(f"engine option lora: scale {scale:g} is not within {SCALE_MAX:g}")
     try:
         found = read_adapter(companion_path(model_path, path), facts.architecture)
     except GgufError as error:

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from fixtures.cluster_state import (
     DIGEST,
+    LORA,
+    STYLED,
     cluster,
     deployed,
     deployment,
@@ -39,10 +41,13 @@ from aivailable.core.state import State
 NAME = "chat#1.1"
 
 
-def placed(status: Status = Status.PLACED, *, drain: bool = False, copies: str = "ab") -> State:
-    """`chat#1.1` on node b; the files lie on `copies`."""
+def placed(
+    status: Status = Status.PLACED, *, drain: bool = False, copies: str = "ab", styled: bool = False
+) -> State:
+    """`chat#1.1` on node b; the files, with `styled` two, lie on `copies`."""
     state = cluster({"a": (device(),), "b": (device(),)})
-    state = deployed(replace(state, copies={DIGEST: tuple(copies)}), deployment())
+    state = deployed(state, deployment(**STYLED) if styled else deployment())
+    state = replace(state, copies={digest: tuple(copies) for digest in state.files()})
     return running(state, replica(NAME, "b", status, drain=drain))
 
 
@@ -72,6 +77,34 @@ def test_a_file_outside_the_catalogue_needs_no_fetching() -> None:
 def test_fails_when_nobody_has_the_file() -> None:
     (action,) = steps(placed(copies=""), held=())
     assert action == said(Status.FAILED, "no other node holds the model file")
+
+
+def test_fetches_what_is_not_here_of_model_and_companions() -> None:
+    state = placed(copies="a", styled=True)
+    both = (Fetch(NAME, DIGEST, ("a",)), Fetch(NAME, LORA, ("a",)))
+    assert steps(state, held=()) == both
+    here = replace(state, copies={DIGEST: ("a", "b"), LORA: ("a",)})
+    assert steps(here) == (Fetch(NAME, LORA, ("a",)),)
+    fetching = LocalWorker(NAME, Status.FETCHING)
+    assert steps(here, fetching) == (said(Status.FETCHING),)
+    assert Launch(NAME) in steps(here, fetching, held=(DIGEST, LORA))
+    failed = LocalWorker(NAME, Status.FAILED, attempts=1, next_try_ms=5)
+    assert Fetch(NAME, LORA, ("a",)) in steps(here, failed, now_ms=5)
+
+
+def test_a_companion_that_nobody_has_is_named() -> None:
+    state = replace(placed(styled=True), copies={DIGEST: ("a", "b")})
+    (action,) = steps(state)
+    assert action == said(Status.FAILED, "no other node holds the file of lora=style.gguf")
+    # What runs has read it already.
+    served = replace(placed(Status.READY, styled=True), copies={DIGEST: ("a", "b")})
+    assert steps(served, LocalWorker(NAME, Status.READY)) == ()
+
+
+def test_a_companion_is_told_and_copied_like_a_model() -> None:
+    state = replace(placed(styled=True), copies={DIGEST: ("a", "b"), LORA: ("a",)}, replicas={})
+    assert steps(state) == (FetchCopy(LORA, ("a",)),)
+    assert Report(ReportCopy("b", LORA, True)) in steps(state, held=(DIGEST, LORA))
 
 
 def test_reports_one_allowed_step_at_a_time() -> None:
@@ -163,7 +196,7 @@ class Shell:
     def __init__(self, state: State, held: bool) -> None:
         self.state = state
         self.workers: dict[str, LocalWorker] = {}
-        self.held = (DIGEST,) if held else ()
+        self.held = tuple(state.files()) if held else ()
         self.now_ms = 0
 
     def step(self) -> int:
@@ -203,7 +236,8 @@ class Shell:
             self.workers.clear()
         elif event == "progress" and worker is not None:
             if worker.status is Status.FETCHING:
-                self.held = (DIGEST,)
+                lacking = [digest for digest in self.state.files() if digest not in self.held]
+                self.held = (*self.held, *lacking[:1])
             elif worker.status is Status.LOADING:
                 self.workers[NAME] = replace(worker, status=Status.READY, since_ms=self.now_ms)
         elif event == "crash" and worker is not None and worker.status is not Status.FAILED:
@@ -214,11 +248,14 @@ class Shell:
 
 @given(
     st.booleans(),
+    st.booleans(),
     st.lists(st.sampled_from(["progress", "crash", "restart", "drain", "time"]), max_size=12),
 )
-def test_always_comes_to_rest_and_every_report_is_accepted(held: bool, events: list[str]) -> None:
-    shell = Shell(placed(copies="ab" if held else "a"), held)
-    for event in [*events, "progress", "progress", "time"]:
+def test_always_comes_to_rest_and_every_report_is_accepted(
+    held: bool, styled: bool, events: list[str]
+) -> None:
+    shell = Shell(placed(copies="ab" if held else "a", styled=styled), held)
+    for event in [*events, "progress", "progress", "progress", "time"]:
         shell.world(event)
         for _ in range(10):
             if not shell.step():

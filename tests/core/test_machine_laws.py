@@ -30,7 +30,7 @@ from aivailable.core.commands import (
 from aivailable.core.ids import CommandId
 from aivailable.core.invariants import violations
 from aivailable.core.machine import apply, apply_bytes
-from aivailable.core.records import ApiKey, Claim, Control, Scope, Status
+from aivailable.core.records import ApiKey, Claim, Companion, Control, Scope, Status
 from aivailable.core.state import (
     EVENTS_MAX,
     OUTCOMES_PER_PROPOSER_MAX,
@@ -44,6 +44,10 @@ NODES = st.sampled_from(["n1", "n2", "n3", "stranger"])
 NAMES = st.sampled_from(["tiny", "b", "b"])
 SMALL = st.integers(-1, 700)
 HASHED = st.sampled_from(["ab" * 32, "cd" * 32])
+COMPANIONS = (
+    Companion("lora", "s.gguf", "d2" * 32, 5),
+    Companion("projector", "p.gguf", "d3" * 32, 7, 9),
+)
 PLAUSIBLE: dict[Any, Any] = {
     "node": NODES,
     "holder": NODES,
@@ -71,6 +75,9 @@ PLAUSIBLE: dict[Any, Any] = {
     "term": st.integers(1, 3),
     "level": st.integers(0, 2),
     "aliases": st.just(()),
+    "options": st.sampled_from([{}, {"lora": "s.gguf", "projector": "p.gguf"}]),
+    "companions": st.lists(st.sampled_from(COMPANIONS), max_size=2).map(tuple),
+    "holding": st.lists(st.sampled_from(["d2" * 32, "d3" * 32]), max_size=2).map(tuple),
 }  # fmt: skip
 PLAUSIBLE[ApiKey] = HASHED.map(lambda hashed: ApiKey(hashed[:8], hashed, Scope.ADMIN, "k"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fixtures.states import (
     DEVICE_BYTES,
@@ -28,7 +30,7 @@ from aivailable.core.commands import (
     ReportInventory,
     ReportReplica,
 )
-from aivailable.core.records import Claim, Status
+from aivailable.core.records import Claim, Companion, Deployment, Status
 from aivailable.core.state import BYTES_MAX, encode_state
 
 OTHER = "d2" * 32
@@ -68,6 +70,44 @@ def test_a_model_goes_when_nobody_uses_it() -> None:
     cluster.must(RemoveModel(DIGEST))
     assert cluster.state.models == {}
     assert cluster.state.copies == {}
+
+
+def test_companions_are_held_as_long_as_something_deployed_needs_them() -> None:
+    cluster = equipped(2)
+    refused = cluster.propose(ReportCopy("n1", OTHER, True))
+    assert (refused.accepted, refused.code) == (False, "unknown_model")
+    cluster.must(PutDeployment(styled("a"), holding=(OTHER,)))
+    assert cluster.state.holders(OTHER) == ("n1",)
+    assert cluster.state.full_holders(cluster.state.deployments["a"]) == ("n1",)
+    cluster.must(ReportCopy("n2", OTHER, True), by="n2")
+    assert cluster.state.full_holders(cluster.state.deployments["a"]) == ("n1",)
+    assert cluster.state.files() == {DIGEST: 60, OTHER: 40}
+    cluster.must(PutDeployment(styled("b"), holding=(OTHER,)), by="n2")
+    cluster.must(RemoveDeployment("a"))
+    assert cluster.state.holders(OTHER) == ("n1", "n2")
+    # Another file in its place: nobody asks for the first one any more.
+    changed = styled("b", companions=(Companion("lora", "style.gguf", "d3" * 32, 40),))
+    generation = cluster.state.deployments["b"].generation
+    cluster.must(PutDeployment(changed, generation, ("d3" * 32,)))
+    assert OTHER not in cluster.state.copies
+    assert cluster.state.holders("d3" * 32) == ("n1",)
+    cluster.must(RemoveDeployment("b"))
+    assert cluster.state.files() == {DIGEST: 60}
+    assert list(cluster.state.copies) == [DIGEST]
+
+
+def test_another_companion_of_the_same_name_replaces_what_runs() -> None:
+    cluster = equipped(1)
+    cluster.must(PutDeployment(styled("a"), holding=(OTHER,)))
+    replica = cluster.place("a")
+    generation = cluster.state.deployments["a"].generation
+    cluster.must(PutDeployment(styled("a", priority=3), generation, (OTHER,)))
+    fresh = cluster.state.deployments["a"].generation
+    assert cluster.state.replicas[replica].generation == fresh, "carried over"
+    changed = styled("a", companions=(Companion("lora", "style.gguf", "d3" * 32, 40),))
+    cluster.must(PutDeployment(changed, fresh, ("d3" * 32,)))
+    assert cluster.state.replicas[replica].generation == fresh
+    assert cluster.state.deployments["a"].generation > fresh
 
 
 def test_deploy_change_undeploy() -> None:
@@ -176,6 +216,17 @@ def test_a_replica_may_lie_on_two_devices() -> None:
     assert cluster.propose(Place("tiny#1.2", "tiny", 1, "n1", claim(1))).code == "oversubscribed"
 
 
+def styled(name: str, **changes: Any) -> Deployment:
+    """With an adapter of 40 bytes beside the model's file."""
+    companion = Companion("lora", "style.gguf", OTHER, 40)
+    given = {"options": {"lora": "style.gguf:0.5"}, "companions": (companion,)}
+    return deployment(name, **(given | changes))
+
+
+MISNAMED = (Companion("lora", "other.gguf", OTHER, 40),)
+NAMELESS = (Companion("lora", "style.gguf", "", 40),)
+EMPTY = (Companion("lora", "style.gguf", OTHER, 0),)
+MANY = (Companion("lora", "style.gguf", OTHER, 40),) * 18
 REFUSALS: list[tuple[Body, str, str]] = [
     (RegisterModel(model(), "n2"), "n1", "not_yours"),
     (RegisterModel(model(digest=OTHER), "n1"), "n1", "name_taken"),
@@ -198,6 +249,11 @@ REFUSALS: list[tuple[Body, str, str]] = [
     (PutDeployment(deployment("b", compute_bytes=-1)), "n1", "invalid_need"),
     (PutDeployment(deployment("b", weights_bytes=BYTES_MAX)), "n1", "invalid_need"),
     (PutDeployment(deployment("b", copies=0)), "n1", "invalid_options"),
+    (PutDeployment(styled("b", companions=MISNAMED)), "n1", "invalid_companions"),
+    (PutDeployment(styled("b", companions=NAMELESS)), "n1", "invalid_companions"),
+    (PutDeployment(styled("b", companions=EMPTY)), "n1", "invalid_companions"),
+    (PutDeployment(styled("b", companions=MANY)), "n1", "invalid_companions"),
+    (PutDeployment(styled("b"), holding=(DIGEST,)), "n1", "invalid_companions"),
     (RemoveDeployment("b"), "n1", "unknown_deployment"),
     (Place("b#1.1", "b", 1, "n1", claim(1)), "n1", "conflict"),
     (Place("tiny#2.1", "tiny", 2, "n1", claim(1)), "n1", "conflict"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fixtures.cluster_state import (
     DIGEST,
     GIB,
+    LORA,
+    STYLED,
     cluster,
     deployed,
     deployment,
@@ -77,6 +81,22 @@ def test_a_replica_of_an_older_generation_teaches_nothing() -> None:
     state = run(state, ReportReplica("chat#1.1", "a", Status.READY, "", {"gpu0": 4 * GIB}), "a")
     assert state.measured == {}
     assert sized(state)[0].need_bytes == round(0.4 * GIB)
+
+
+def test_another_file_of_the_same_name_is_another_configuration() -> None:
+    styled = deployment(gib=4, **STYLED)
+    state = deployed(cluster({"a": (device(),)}), styled)
+    state = replace(state, copies={DIGEST: ("a",), LORA: ("a",)})
+    state, _ = settle(state, liveness("a"))
+    state = report(state, "chat#1.1", Status.LOADING)
+    state = run(state, ReportReplica("chat#1.1", "a", Status.READY, "", {"gpu0": 3 * GIB}), "a")
+    assert learned_bytes(state, DIGEST, 4096, 4, styled.settled_options) == 3 * GIB
+    other = replace(styled, companions=(replace(styled.companions[0], digest="e" * 64),))
+    assert learned_bytes(state, DIGEST, 4096, 4, other.settled_options) is None
+    elsewhere = replace(styled, options={"lora": "/there/style.gguf:0.50"}, companions=(
+        replace(styled.companions[0], path="/there/style.gguf"),
+    ))  # fmt: skip
+    assert elsewhere.settled_options == styled.settled_options
 
 
 def test_other_predictions_are_not_confused() -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from fixtures.cluster_state import (
     DIGEST,
     GIB,
+    LORA,
+    STYLED,
     cluster,
     deployed,
     deployment,
@@ -210,6 +212,26 @@ def test_copies_go_to_hosts_first_and_count_the_down_and_the_coming() -> None:
     assert copies_wanted(replace(state, members=down, copies={DIGEST: ("a", "b")})) == ()
     many = deployed(state, deployment(copies=9))
     assert copies_wanted(many) == (("b", DIGEST), ("c", DIGEST))
+
+
+def test_a_companion_is_copied_to_where_its_model_is() -> None:
+    state = deployed(three_nodes(), deployment(copies=2, **STYLED))
+    state = replace(state, copies={DIGEST: ("a", "c"), LORA: ("a",)})
+    assert copies_wanted(state) == (("c", LORA),)
+    state = replace(state, copies={DIGEST: ("a",), LORA: ("a",)})
+    assert copies_wanted(state) == (("b", DIGEST), ("b", LORA))
+    loading = running(state, replica("chat#1.1", "c", Status.FETCHING))
+    assert copies_wanted(loading) == ()
+
+
+def test_nothing_is_placed_where_a_companion_cannot_come() -> None:
+    state = deployed(three_nodes(), deployment(**STYLED))
+    state = replace(state, copies={DIGEST: ("a", "b"), LORA: ("b",)})
+    placed = plan(state, liveness("abc"), 0)
+    assert [body.node for body in placed if isinstance(body, Place)] == ["b"]
+    assert not any(isinstance(body, Place) for body in plan(state, liveness("ac"), 0))
+    text = explanations(state, liveness("ac"))["chat"]
+    assert "lacks the file of lora=style.gguf, and no live node has it (held by: host-b)" in text
 
 
 machines = st.lists(st.lists(st.integers(1, 24), max_size=2), min_size=1, max_size=4).map(

@@ -8,12 +8,18 @@ from dataclasses import replace
 import pytest
 from fixtures.agent_stage import AgentStage as Stage
 from fixtures.peer_ports import turns
-from fixtures.states import DIGEST, device, inventory
+from fixtures.states import DIGEST, deployment, device, inventory
 from fixtures.virtual_time import elapse, run
 
 from aivailable.core.agent import RESTART_BASE_S, WORKER_ATTEMPTS_MAX
-from aivailable.core.commands import Drain, RemoveDeployment, ReportInventory, ReportReplica
-from aivailable.core.records import Backend, Status
+from aivailable.core.commands import (
+    Drain,
+    PutDeployment,
+    RemoveDeployment,
+    ReportInventory,
+    ReportReplica,
+)
+from aivailable.core.records import Backend, Companion, Status
 from aivailable.errors import LinkLost
 from aivailable.wire.worker import Load, LoadFailed
 
@@ -56,6 +62,58 @@ def test_a_missing_file_is_fetched_first() -> None:
         await stage.stop()
 
     run(scenario())
+
+
+def test_a_companion_is_fetched_and_named_by_its_place_here() -> None:
+    async def scenario() -> None:
+        stage = Stage(held=False)
+        lora = "d2" * 32
+        styled = deployment(
+            "styled",
+            options={"lora": "/there/style.gguf:0.5", "kv_type": "q8_0"},
+            companions=(Companion("lora", "/there/style.gguf", lora, 20),),
+        )
+        stage.cluster.must(PutDeployment(styled, holding=(lora,)))
+        stage.world.store.gate = asyncio.Event()
+        replica = stage.cluster.place("styled", node="n2")
+        stage.agent.nudge()
+        await turns(50)
+        assert stage.status(replica) is Status.FETCHING
+        stage.world.store.partial[DIGEST] = 40
+        assert stage.agent.loads()[0].progress == pytest.approx(0.5)
+        stage.world.store.gate.set()
+        await turns(50)
+        assert sorted(stage.world.store.fetched) == sorted((DIGEST, lora))
+        load: Load = stage.workers[0].load
+        assert load.path == f"/m/{DIGEST}"
+        assert load.options == {"lora": f"/m/{lora}:0.5", "kv_type": "q8_0"}
+        assert stage.cluster.state.holders(lora) == ("n1", "n2")
+        await stage.stop()
+
+    run(scenario())
+
+
+def test_a_companion_that_cannot_be_fetched_is_a_failure_and_tried_again() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        lora = "d2" * 32
+        styled = deployment(
+            "styled",
+            options={"lora": "s.gguf"},
+            companions=(Companion("lora", "s.gguf", lora, 20),),
+        )
+        stage.cluster.must(PutDeployment(styled, holding=(lora,)))
+        stage.world.store.fetch_errors = [LinkLost("cut")]
+        replica = stage.cluster.place("styled", node="n2")
+        stage.agent.nudge()
+        await turns(50)
+        assert "cut" in stage.cluster.state.replicas[replica].reason
+        while not stage.workers:
+            await elapse(0.5)
+        assert stage.world.store.fetched == [lora], "the model was here"
+        await stage.stop()
+
+    run(scenario(), limit_s=60.0)
 
 
 def test_a_crash_is_reported_and_restarted_with_a_growing_pause() -> None:

@@ -157,12 +157,13 @@ def test_a_model_out_of_the_catalogue_is_not_fetched() -> None:
 def test_progress_is_a_share_of_the_file() -> None:
     async def scenario() -> None:
         stage = Stage()
-        assert stage.transfers.progress(DIGEST) == 0.0
+        assert stage.transfers.progress({DIGEST: 60}) == 0.0
         stage.world.store.partial[DIGEST] = 45
-        assert stage.transfers.progress(DIGEST) == pytest.approx(0.75)
+        assert stage.transfers.progress({DIGEST: 60}) == pytest.approx(0.75)
+        assert stage.transfers.progress({DIGEST: 60, "a1" * 32: 30}) == pytest.approx(0.5)
         stage.world.store.partial[DIGEST] = 1000
-        assert stage.transfers.progress(DIGEST) == 1.0
-        assert stage.transfers.progress("unknown") == 0.0
+        assert stage.transfers.progress({DIGEST: 60}) == 1.0
+        assert stage.transfers.progress({}) == 0.0
 
     run(scenario())
 

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fixtures.peers import PeerProcess, State
+from fixtures.models import smollm2_path
+from fixtures.peers import PeerProcess, State, deployment_of
+from fixtures.tiny_models import random_lora
 from system.real_cluster import MODEL, RealCluster, Work, pieces_of, work_of
 
 pytestmark = [
@@ -19,6 +21,7 @@ pytestmark = [
 ]
 
 QUESTION = [{"role": "user", "content": "Say hello and tell me a short story about a boat."}]
+STYLED = "styled"
 MAX_TOKENS = 32
 LONG_PROMPT = "The boat went out to sea and came back with fish. " * 130
 """About 1,500 tokens."""
@@ -173,6 +176,58 @@ async def test_a_killed_worker_is_reported_and_started_again(two_hosts: RealClus
         )
     assert answer.headers["X-AIvailable-Replica"] == replica
     await two_hosts.worked(replica, host, Work(1, 0, 0, 4))
+
+
+async def test_an_adapter_goes_where_its_deployment_goes(
+    two_hosts: RealCluster, tmp_path: Path
+) -> None:
+    """Deployed from a file on one node; when file and place are gone, another answers alike."""
+    first, other, _ = two_hosts.alive()
+    lora = random_lora(tmp_path, "style.gguf")
+    here = await _styled(two_hosts, first, lora, on=first)
+    base = await _continued(two_hosts, MODEL, other)
+    assert here != base, "the adapter changes nothing"
+    await two_hosts.peers.until(
+        "every node holds both files", lambda s: deployment_of(s[0], STYLED)["copies"] == 3
+    )
+    lora.unlink()
+    assert await _styled(two_hosts, other, lora, on=other) == here
+
+
+async def _styled(cluster: RealCluster, by: PeerProcess, lora: Path, *, on: PeerProcess) -> str:
+    """What the model with its adapter says, deployed through `by` and loaded on `on`."""
+    node = (await cluster.peers.state(on))["here"]
+    answer = await cluster.peers.deploy(
+        by,
+        model=str(smollm2_path()),
+        name=STYLED,
+        context=256,
+        slots=1,
+        copies=3,
+        options={"lora": f"{lora}:1.0"},
+        where={"nodes": [node]},
+    )
+    assert answer.status == 201, answer.body
+    await cluster.peers.until(
+        f"{STYLED} is ready there alone",
+        lambda s: all(hosts_of(one, STYLED) == [node] for one in s),
+        cluster.alive(),
+    )
+    return await _continued(cluster, STYLED, on)
+
+
+async def _continued(cluster: RealCluster, model: str, peer: PeerProcess) -> str:
+    async with cluster.client(peer) as client:
+        answer = await client.completions.create(
+            model=model, prompt="The sea is", max_tokens=16, temperature=0.0
+        )
+    return answer.choices[0].text
+
+
+def hosts_of(state: State, name: str) -> list[str]:
+    """Nodes of its replicas, which are all ready."""
+    mine = [one for one in state["replicas"] if one["deployment"] == name]
+    return [one["node"] for one in mine if all(each["status"] == "ready" for each in mine)]
 
 
 def _worker_pid(peer: int, replica: str) -> int:
