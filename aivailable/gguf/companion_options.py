@@ -7,6 +7,7 @@ the worker before a load, by the core for what a deployment needs, and by the pe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,11 +17,14 @@ ADAPTERS_MAX: Final = 16
 SCALE_MAX: Final = 100.0
 FILES_MAX: Final = ADAPTERS_MAX + 1
 """Companions of one deployment: adapters and a projector."""
+_COMMA: Final = re.compile(r"(?<!\\),")
 
 
 def lora_items(option: str) -> tuple[tuple[str, float], ...]:
-    """`PATH[:SCALE][,…]` as paths and scales; a scale that is left out is 1."""
-    return tuple(_path_and_scale(item.strip()) for item in option.split(",") if item.strip())
+    """`PATH[:SCALE][,…]` as paths and scales; a scale that is left out is 1, a comma of a path is
+    written `\\,`."""
+    items = (item.strip() for item in _COMMA.split(option))
+    return tuple(_path_and_scale(item.replace("\\,", ",")) for item in items if item)
 
 
 def _path_and_scale(item: str) -> tuple[str, float]:
@@ -57,9 +61,8 @@ def with_paths(
     changed = dict(options)
     if LORA in options:
         items = lora_items(options[LORA])
-        changed[LORA] = ",".join(
-            f"{paths.get((LORA, path), path)}:{scale}" for path, scale in items
-        )
+        placed = ((paths.get((LORA, path), path).replace(",", "\\,"), n) for path, n in items)
+        changed[LORA] = ",".join(f"{path}:{scale}" for path, scale in placed)
     if PROJECTOR in options:
         given = options[PROJECTOR].strip()
         changed[PROJECTOR] = paths.get((PROJECTOR, given), given)
