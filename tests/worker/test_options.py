@@ -38,7 +38,7 @@ def facts() -> ModelFacts:
 
 def read(facts: ModelFacts, options: dict[str, str]) -> None:
     adapters_of("/model.gguf", facts, options)
-    projector_of("/model.gguf", options, 512)
+    projector_of("/model.gguf", options)
     parameters(facts, 512, 2, options, on_gpu=False)
 
 
