@@ -1,38 +1,55 @@
 """Predicted bytes beside what a real load uses: the dry run, and the formula that stands in for it.
 
 Every configuration is loaded for real in a process of its own, which then says the sizes of the
-buffers that llama.cpp has allocated; the dry run is the planner's (worker/oracle.py, another
-process), the formula is gguf/memory.py. A claim that is too small makes a load fail and one that
-is too large wastes a card, so both directions count: the figure is |predicted - real| / real.
+buffers that llama.cpp has allocated, and by how much the process's memory grew from before its
+first decode to after the largest decode that is possible (every guess with its row, every token of
+a text pooled, an image encoded): some buffers are made late. The dry run is the planner's
+(worker/oracle.py, another process), the formula is what the peer falls back to (peer/oracle.py). A
+claim that is too small makes a load fail and one that is too large wastes a card, so both
+directions count: the figure is |predicted - real| / real.
+
+Beside plain loads of both models there are loads with guesses, LoRA adapters, projectors and
+pooling, and two encoders; adapters, projectors and encoders are made here of random numbers, in the
+sizes that such files have.
 
     python -m bench.oracle [--quick] [--json]
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from aivailable.errors import GgufError
 from aivailable.gguf.header import read_header
-from aivailable.gguf.memory import Need, draft_tokens, need
+from aivailable.gguf.memory import Need
+from aivailable.peer.oracle import by_formula
+from aivailable.peer.ports import PredictRequest
 from aivailable.wire.worker import DeviceClaim, Load
-from aivailable.worker.engine import LoadRefused
+from aivailable.worker.engine import LoadRefused, Part
 from bench.models import MODELS
 from bench.peers import ROOT, BenchFailed
 from bench.report import Figure, report, wanted
+
+sys.path.append(str(ROOT / "tests"))
+if TYPE_CHECKING:
+    from aivailable.worker.engine_llama import LlamaEngine
 
 BOUND_DRY_RUN = 0.01
 BOUND_FORMULA = 0.05
 LOAD_LIMIT_S = 120.0
 UNLIMITED_BYTES = 1 << 40
-QUICK_EVERY = 6
+QUICK_EVERY = 8
 MIB = 1 << 20
+NEEDS = ("weights_bytes", "kv_bytes", "compute_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +60,29 @@ class Configuration:
     kv_type: str
     ubatch: int
     flash: str
-    draft: str = "0"
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further engine options; of a file its name."""
 
-    def options(self) -> dict[str, str]:
+    def options(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """The engine options, with the files' paths."""
         return {
             "kv_type": self.kv_type,
             "ubatch": str(self.ubatch),
             "flash_attention": self.flash,
-            "draft": self.draft,
+            "draft": "0",
+            **{name: str(files.get(value, value)) for name, value in self.more.items()},
         }
+
+    def __str__(self) -> str:
+        more = "".join(f" {name}={value}" for name, value in self.more.items())
+        return (
+            f"{self.model} {self.context} x {self.slots} {self.kv_type} ubatch {self.ubatch}"
+            f" flash {self.flash}{more}"
+        )
 
 
 def configurations() -> Iterator[Configuration]:
-    """Both models: a full-attention one and one with a sliding window."""
+    """Both models: a full-attention one and one with a sliding window; then what goes with them."""
     shapes = ((512, 1), (2048, 1), (8192, 1), (1024, 4), (4096, 4), (512, 16), (2048, 16))
     for model, (context, slots) in itertools.product(sorted(MODELS), shapes):
         for kv_type, ubatch, flash in (
@@ -64,7 +91,53 @@ def configurations() -> Iterator[Configuration]:
             ("q8_0", 512, "on"),
         ):
             yield Configuration(model, context, slots, kv_type, ubatch, flash)
-        yield Configuration(model, context, slots, "f16", 512, "on", draft="7")
+        yield Configuration(model, context, slots, "f16", 512, "on", {"draft": "7"})
+    for model, (context, slots) in itertools.product(sorted(MODELS), ((2048, 2), (1024, 8))):
+        lora, eyes = f"{model} adapter", f"{model} projector"
+        for more in (
+            {"draft": "4"},
+            {"lora": lora},
+            {"projector": eyes},
+            {"draft": "4", "lora": lora, "projector": eyes},
+        ):
+            yield Configuration(model, context, slots, "f16", 128, "on", more)
+            yield Configuration(model, context, slots, "f16", 512, "on", more)
+    for model, context in itertools.product(sorted(MODELS), (512, 2048)):
+        for pooling, ubatch, flash in (("mean", 128, "on"), ("last", 512, "off")):
+            yield Configuration(model, context, 4, "f16", ubatch, flash, {"pooling": pooling})
+    for model, context, flash in itertools.product(
+        ("encoder", "reranker"), (256, 512), ("on", "off")
+    ):
+        yield Configuration(model, context, 4, "f16", 512, flash)
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """Models and what goes with them, by the names in configurations."""
+    from fixtures.tiny_models import encoder, random_lora  # type: ignore[import-not-found]
+    from fixtures.tiny_projectors import (  # type: ignore[import-not-found]
+        Vit,
+        random_gemma_projector,
+        random_projector,
+    )
+
+    size = Vit(width=512, wide=2048, layers=6, heads=8, patch=16, side=224)
+    return {
+        **{name: path() for name, path in MODELS.items()},
+        "encoder": encoder(folder),
+        "reranker": encoder(folder, ranks=True),
+        "smollm2 adapter": random_lora(folder, "smollm2-lora.gguf", rank=16, layers=30),
+        "gemma adapter": random_lora(
+            folder,
+            "gemma-lora.gguf",
+            rank=16,
+            layers=18,
+            width=640,
+            wide=2048,
+            general__architecture="gemma3",
+        ),
+        "smollm2 projector": random_projector(folder, "smollm2-eyes.gguf", size=size),
+        "gemma projector": random_gemma_projector(folder, "gemma-eyes.gguf", size=size),
+    }
 
 
 def main() -> None:
@@ -74,27 +147,22 @@ def main() -> None:
     asked = wanted("oracle", "predicted bytes against real buffers")
     every = QUICK_EVERY if asked.quick else 1
     dry, formula = [], []
-    for one in list(configurations())[::every]:
-        path = MODELS[one.model]()
-        real = _child(["bench.oracle", "--load", json.dumps([str(path), *_sizes(one)])])
-        dry_run = _child(["aivailable.worker.oracle", *_flags(path, one)])
-        flash = one.flash == "on"
-        guess = need(
-            read_header(str(path)).facts,
-            one.context,
-            one.slots,
-            one.kv_type,
-            one.ubatch,
-            flash,
-            draft_tokens(one.draft, on_gpu=False),
-        )
-        dry.append(_off(dry_run, real))
-        formula.append(_off(guess, real))
-        asked.say(
-            f"{one.model} {one.context} x {one.slots} {one.kv_type} ubatch {one.ubatch}"
-            f" flash {one.flash}: real {real.total_bytes / MIB:.1f} MiB,"
-            f" dry run off by {dry[-1]:.3%}, formula by {formula[-1]:.2%}"
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        made = files(Path(folder))
+        for one in list(configurations())[::every]:
+            path, options = made[one.model], one.options(made)
+            sizes = [str(path), one.context, one.slots, options]
+            real = _child(["bench.oracle", "--load", json.dumps(sizes)])
+            dry_run = _child(["aivailable.worker.oracle", *_flags(path, one, options)])
+            guess = by_formula(PredictRequest(path, one.context, one.slots, options))
+            dry.append(_off(dry_run, real))
+            formula.append(
+                _off(Need(guess.weights_bytes, guess.kv_bytes, guess.compute_bytes), real)
+            )
+            asked.say(
+                f"{one}: real {real.total_bytes / MIB:.1f} MiB,"
+                f" dry run off by {dry[-1]:.3%}, formula by {formula[-1]:.2%}"
+            )
     worst = f"largest of {len(dry)}: dry run {max(dry):.3%}, formula {max(formula):.2%}"
     asked.say(f"{worst} (bounds {BOUND_DRY_RUN:.0%}, {BOUND_FORMULA:.0%})")
     figures = [
@@ -106,13 +174,9 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def _sizes(one: Configuration) -> tuple[object, ...]:
-    return one.context, one.slots, one.options()
-
-
-def _flags(path: Path, one: Configuration) -> list[str]:
+def _flags(path: Path, one: Configuration, options: Mapping[str, str]) -> list[str]:
     flags = ["--path", str(path), "--context", str(one.context), "--slots", str(one.slots)]
-    for name, value in one.options().items():
+    for name, value in options.items():
         flags += ["--option", f"{name}={value}"]
     return flags
 
@@ -130,37 +194,94 @@ def _child(arguments: list[str]) -> Need:
     if done.returncode != 0:
         raise BenchFailed(f"{arguments}: {done.stdout[-500:]} {done.stderr[-500:]}")
     sizes = json.loads(done.stdout.splitlines()[-1])
-    return Need(sizes["weights_bytes"], sizes["kv_bytes"], sizes["compute_bytes"])
-
-
-def _load(given: list[object]) -> None:
-    """In the child: load for real and print what was allocated."""
-    from aivailable.worker.engine_llama import LlamaEngine
-
-    path, context, slots, options = given
-    assert isinstance(path, str)
-    assert isinstance(context, int)
-    assert isinstance(slots, int)
-    assert isinstance(options, dict)
-    claim = DeviceClaim("cpu0", "cpu", 0, UNLIMITED_BYTES)
-    wanted_load = Load("bench#1", "llama", path, context, slots, (claim,), options)
-    try:
-        used = LlamaEngine(wanted_load, lambda _phase, _fraction: None).footprint
-    except (GgufError, LoadRefused) as error:
-        raise SystemExit(str(error)) from error
-    print(
-        json.dumps(
-            {
-                "weights_bytes": used.weights_bytes,
-                "kv_bytes": used.kv_bytes,
-                "compute_bytes": used.compute_bytes,
-            }
-        )
-    )
+    return Need(*(sizes[name] for name in NEEDS))
 
 
 def _off(predicted: Need, real: Need) -> float:
     return abs(predicted.total_bytes - real.total_bytes) / real.total_bytes
+
+
+# --- in the child
+
+
+def _load(given: list[Any]) -> None:
+    """Load for real, decode as much as is possible and print what was allocated."""
+    from aivailable.worker.llama_embedding import load_llama
+
+    path, context, slots, options = given
+    before: list[int] = []
+
+    def progress(phase: str, _fraction: float) -> None:
+        if phase == "warming":  # The last thing of a load, and its first decode.
+            before.append(_allocated_bytes())
+
+    claim = DeviceClaim("cpu0", "cpu", 0, UNLIMITED_BYTES)
+    load = Load("bench#1", "llama", path, context, slots, (claim,), options)
+    try:
+        engine = load_llama(load, progress)
+    except (GgufError, LoadRefused) as error:
+        raise SystemExit(str(error)) from error
+    _exhaust(engine, slots)
+    late = _allocated_bytes() - before[0]
+    used = engine.footprint
+    compute = used.compute_bytes - _late_as_counted(load) + late
+    print(json.dumps(dict(zip(NEEDS, (used.weights_bytes, used.kv_bytes, compute), strict=True))))
+
+
+def _late_as_counted(load: Load) -> int:
+    """What the worker adds to the buffers of the load because it comes later: here it is measured
+    instead."""
+    from aivailable.worker.llama_adapters import adapter_compute_bytes, adapters_of
+    from aivailable.worker.llama_parameters import late_output_bytes, parameters
+
+    facts = read_header(load.path).facts
+    chosen = parameters(facts, load.context, load.slots, load.options, on_gpu=False)
+    adapters = adapters_of(load.path, facts, load.options)
+    return late_output_bytes(facts, chosen) + adapter_compute_bytes(adapters, facts, chosen)
+
+
+def _exhaust(engine: LlamaEngine, slots: int) -> None:
+    """The largest decodes: a whole batch of tokens, every slot's row with all its guesses, an
+    image."""
+    from aivailable.worker.llama_embedding import LlamaEmbedder
+
+    tokens = tuple(5 + number % 9 for number in range(engine._batch._size))
+    if isinstance(engine, LlamaEmbedder):
+        engine.pool((Part(0, tokens[: engine.context], 0, wants_logits=True),))
+        return
+    engine.decode((Part(0, tokens[: engine.context], 0, wants_logits=True),))
+    engine.trim(0, 0)
+    row = tokens[: 1 + engine.draft_tokens]
+    engine.decode(
+        [Part(slot, row, 0, wants_logits=True, drafted=len(row) - 1) for slot in range(slots)]
+    )
+    if engine._vision is not None:
+        from fixtures.tiny_projectors import png
+
+        engine.trim(0, 0)
+        picture = engine._vision.picture(png(300, 300))
+        engine.decode((Part(0, tuple(picture.ids), 0, wants_logits=True),))
+
+
+class _Allocations(ctypes.Structure):
+    """malloc.h `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def _allocated_bytes() -> int:
+    """What malloc has given out and not got back: llama.cpp's buffers in main memory are of it.
+    Needs glibc 2.33."""
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = _Allocations
+    now = libc.mallinfo2()
+    return int(now.hblkhd + now.uordblks)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def by_formula(request: PredictRequest) -> Prediction:
         request.slots,
         kv_type=options.get("kv_type", "f16"),
         ubatch=int(options.get("ubatch", UBATCH_DEFAULT_TOKENS)),
+        flash_attention=options.get("flash_attention") != "off",
         draft=draft_tokens(options.get("draft"), on_gpu=True),
         pooling=options.get("pooling"),
         adapters_bytes=adapters,

@@ -9,6 +9,7 @@ import pytest
 from fixtures.gguf_writer import gguf_bytes
 from fixtures.models import smollm2_path
 from fixtures.tiny_models import random_lora
+from fixtures.tiny_projectors import random_projector
 
 from aivailable.errors import GgufError
 from aivailable.peer.oracle import Oracle, by_formula
@@ -143,15 +144,17 @@ async def test_dry_run_and_formula_agree_on_a_real_model(tmp_path: Path) -> None
         {"pooling": "last", "ubatch": "512", "flash_attention": "on"},
         {"lora": "lora.gguf:0.5", "ubatch": "128", "draft": "0"},
         {"lora": "lora.gguf,lora.gguf:-1", "pooling": "mean", "ubatch": "64"},
+        {"projector": "mmproj.gguf", "ubatch": "256", "draft": "4", "flash_attention": "off"},
     ],
 )
-async def test_the_formula_knows_vectors_and_adapters(
+async def test_the_formula_knows_vectors_and_companions(
     tmp_path: Path, options: dict[str, str]
 ) -> None:
     pytest.importorskip("llama_cpp", reason="no inference engine is installed")
     path = tmp_path / "model.gguf"
     path.symlink_to(smollm2_path())
     random_lora(tmp_path)
+    random_projector(tmp_path)
     request = PredictRequest(path, context=1024, slots=4, options=options)
     exact = await predict(request)
     guessed = by_formula(request)
