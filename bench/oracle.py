@@ -260,7 +260,7 @@ def _exhaust(engine: LlamaEngine, slots: int) -> None:
 
         engine.trim(0, 0)
         picture = engine._vision.picture(png(300, 300))
-        engine.decode((Part(0, tuple(picture.ids), 0, wants_logits=True),))
+        engine.decode((Part(0, (*picture.ids, tokens[0]), 0, wants_logits=True),))
 
 
 class _Allocations(ctypes.Structure):

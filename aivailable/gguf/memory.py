@@ -31,6 +31,10 @@ LOGIT_BYTES: Final = 4
 ACTIVATION_BYTES: Final = 4
 ACTIVATIONS_AT_ONCE: Final = 8
 """Rows of the embedding's width beside the widest ones: 6.7 were seen."""
+UNGATED: Final = frozenset({"bert"})
+"""Encoders whose feed-forward has no gate: one of its rows at once instead of two."""
+ACTIVATIONS_UNGATED: Final = 5
+"""Beside that one: 4.6 were seen."""
 MASK_BYTES: Final = 2
 CELL_BYTES: Final = 32
 """Beside the masks, of each cell of a large cache."""
@@ -56,6 +60,8 @@ them once for all (ggml-cuda/mmvq.cuh, `MMVQ_MAX_BATCH_SIZE`)."""
 class Shape(Protocol):
     """What the formula reads of ModelFacts."""
 
+    @property
+    def architecture(self) -> str: ...
     @property
     def layers(self) -> int: ...
     @property
@@ -244,6 +250,8 @@ def _moment_bytes(shape: Shape, cells: int, slots: int, ubatch: int, flash: bool
     """Masks and activations of one layer."""
     wide = shape.feed_forward or FEED_FORWARD_GUESS * shape.embedding
     numbers = 2 * wide + ACTIVATIONS_AT_ONCE * shape.embedding
+    if shape.architecture in UNGATED:
+        numbers = wide + ACTIVATIONS_UNGATED * shape.embedding
     if not flash:
         heads = shape.heads or 2 * max(shape.heads_kv)
         numbers = max(numbers, cells * (heads + 1) + ACTIVATIONS_AT_ONCE * shape.embedding)

@@ -102,6 +102,18 @@ def test_an_encoder_has_no_cache_and_computes_a_text_at_once() -> None:
     assert need(encoder, 4096, 4, ubatch=64) == need(encoder, 512, 1, ubatch=512)
 
 
+@pytest.mark.parametrize(
+    ("context", "flash", "real_mib"),
+    [(256, True, 63.65), (512, True, 74.91), (256, False, 66.34), (512, False, 86.60)],
+)
+def test_an_encoder_needs_what_it_took(context: int, flash: bool, real_mib: float) -> None:
+    weights = round(53.09 * MIB)
+    encoder = ModelFacts("bert", "e", 512, 6, 384, (12,) * 6, 32, 32, 8000, weights)
+    encoder = replace(encoder, pooling="mean", causal=False, heads=12, feed_forward=1536)
+    predicted = need(encoder, context, 4, flash_attention=flash).total_bytes
+    assert real_mib * MIB <= predicted <= 1.05 * real_mib * MIB
+
+
 def test_adapters_are_counted() -> None:
     plain, adapted = need(SMOLLM2, 512, 2), need(SMOLLM2, 512, 2, adapters_bytes=MIB)
     assert adapted.weights_bytes == plain.weights_bytes + MIB
