@@ -241,8 +241,8 @@ def _late_as_counted(load: Load) -> int:
 
 
 def _exhaust(engine: LlamaEngine, slots: int) -> None:
-    """The largest decodes: a whole batch of tokens, every slot's row with all its guesses, an
-    image."""
+    """The largest decodes: a whole batch of tokens, as many rows with all their guesses as a
+    step has, an image."""
     from aivailable.worker.llama_embedding import LlamaEmbedder
 
     tokens = tuple(5 + number % 9 for number in range(engine._batch._size))
@@ -252,8 +252,9 @@ def _exhaust(engine: LlamaEngine, slots: int) -> None:
     engine.decode((Part(0, tokens[: engine.context], 0, wants_logits=True),))
     engine.trim(0, 0)
     row = tokens[: 1 + engine.draft_tokens]
+    rows = min(slots, engine.step_tokens // len(row))
     engine.decode(
-        [Part(slot, row, 0, wants_logits=True, drafted=len(row) - 1) for slot in range(slots)]
+        [Part(slot, row, 0, wants_logits=True, drafted=len(row) - 1) for slot in range(rows)]
     )
     if engine._vision is not None:
         from fixtures.tiny_projectors import png
