@@ -2,8 +2,8 @@
 
 Every configuration is loaded for real in a process of its own, which then says the sizes of the
 buffers that llama.cpp has allocated, and by how much the process's memory grew from before its
-first decode to after the largest decode that is possible (every guess with its row, every token of
-a text pooled, an image encoded): some buffers are made late. The dry run is the planner's
+first decode to after the largest ones that the worker makes (every guess with its row, every token
+of a text pooled, an image encoded): some buffers are made late. The dry run is the planner's
 (worker/oracle.py, another process), the formula is what the peer falls back to (peer/oracle.py). A
 claim that is too small makes a load fail and one that is too large wastes a card, so both
 directions count: the figure is |predicted - real| / real.
@@ -48,6 +48,9 @@ BOUND_FORMULA = 0.05
 LOAD_LIMIT_S = 120.0
 UNLIMITED_BYTES = 1 << 40
 QUICK_EVERY = 8
+SCRATCH_BYTES = 1_250_000
+"""Of the growth: graphs and the CPU backend's scratch memory, which are no buffers and which every
+load has, also where nothing comes late (1.1 to 1.5 MiB were seen)."""
 MIB = 1 << 20
 NEEDS = ("weights_bytes", "kv_bytes", "compute_bytes")
 
@@ -222,7 +225,7 @@ def _load(given: list[Any]) -> None:
     except (GgufError, LoadRefused) as error:
         raise SystemExit(str(error)) from error
     _exhaust(engine, slots)
-    late = _allocated_bytes() - before[0]
+    late = max(0, _allocated_bytes() - before[0] - SCRATCH_BYTES)
     used = engine.footprint
     compute = used.compute_bytes - _late_as_counted(load) + late
     print(json.dumps(dict(zip(NEEDS, (used.weights_bytes, used.kv_bytes, compute), strict=True))))
@@ -241,15 +244,16 @@ def _late_as_counted(load: Load) -> int:
 
 
 def _exhaust(engine: LlamaEngine, slots: int) -> None:
-    """The largest decodes: a whole batch of tokens, as many rows with all their guesses as a
-    step has, an image."""
+    """The largest decodes that the worker makes: a step full of a prompt, as many rows with all
+    their guesses as a step has, a whole text, an image."""
     from aivailable.worker.llama_embedding import LlamaEmbedder
 
     tokens = tuple(5 + number % 9 for number in range(engine._batch._size))
     if isinstance(engine, LlamaEmbedder):
         engine.pool((Part(0, tokens[: engine.context], 0, wants_logits=True),))
         return
-    engine.decode((Part(0, tokens[: engine.context], 0, wants_logits=True),))
+    prompt = tokens[: min(engine.step_tokens, engine.context)]
+    engine.decode((Part(0, prompt, 0, wants_logits=True),))
     engine.trim(0, 0)
     row = tokens[: 1 + engine.draft_tokens]
     rows = min(slots, engine.step_tokens // len(row))

@@ -52,6 +52,10 @@ SEQUENCES_MAX: Final = 256
 """llama.h `LLAMA_MAX_SEQ`."""
 
 DRAFT_MAX_TOKENS: Final = 16
+STEP_ROWS: Final = 63
+CHUNK_ROWS: Final = 32
+"""With guesses, rows of one step at most: so many on a CPU, or on a GPU these beside the slots
+(worker/llama_parameters.py)."""
 DRAFT_GPU_TOKENS: Final = 7
 """With the row itself eight: up to so many llama.cpp's CUDA kernels for quantized weights read
 them once for all (ggml-cuda/mmvq.cuh, `MMVQ_MAX_BATCH_SIZE`)."""
@@ -162,12 +166,11 @@ def need(
         )
     cells = pad(context * slots, CELLS_PAD)
     ubatch_used = min(ubatch, cells)
+    rows = min(slots * (1 + draft), max(STEP_ROWS, slots + CHUNK_ROWS))
     return Need(
         weights_bytes=weights,
         kv_bytes=_kv_bytes(shape, cells, slots, kv_type, ubatch),
-        compute_bytes=_compute_bytes(
-            shape, cells, slots, ubatch_used, flash_attention, slots * (1 + draft)
-        )
+        compute_bytes=_compute_bytes(shape, cells, slots, ubatch_used, flash_attention, rows)
         + _adapter_compute_bytes(shape, ubatch_used, adapters_bytes),
     )
 
