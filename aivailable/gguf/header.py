@@ -33,6 +33,11 @@ NAME_READ_MAX_CHARS: Final = 64 * 1024
 """A longer name is damage; one between the two limits is cut."""
 MIB: Final = 1 << 20
 TOOL_TEMPLATE_KEY: Final = "tokenizer.chat_template.tool_use"
+INPUT_TENSORS: Final = tuple(
+    f"{name}.weight"
+    for name in ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+)
+"""Kept in main memory on every load (llama-arch.cpp, LLM_TENSOR_LAYER_INPUT)."""
 
 SLIDING_PATTERNS: Final = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2}
 """Every n-th layer sees everything, the others their window (llama.cpp src/models,
@@ -72,6 +77,8 @@ class Header:
     """Whether the output uses the input embeddings: then the GPU has a copy of them."""
     tool_template: str | None = None
     """The chat template for requests with tools, where the file has one of its own."""
+    input_tensors: int = 1
+    """How many tensors are tables that a token, position or kind picks a row of (INPUT_TENSORS)."""
 
 
 def read_structure(label: str) -> tuple[Structure, int]:
@@ -114,6 +121,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         embedding_bytes=structure.tensors["token_embd.weight"].size_bytes,
         tied="output.weight" not in structure.tensors,
         tool_template=values.text(TOOL_TEMPLATE_KEY, "", CHAT_TEMPLATE_MAX_CHARS) or None,
+        input_tensors=sum(name in structure.tensors for name in INPUT_TENSORS),
     )
 
 

@@ -52,6 +52,7 @@ from aivailable.worker.llama_library import (
     import_library,
     parse_buffers,
     parse_flash_attention,
+    parse_moved,
     parse_offloaded,
 )
 from aivailable.worker.llama_parameters import (
@@ -121,7 +122,11 @@ class LlamaEngine:
         if on_gpu:
             offloaded = parse_offloaded(self._log.lines)
             claimed.refuse_cpu(
-                buffers, offloaded, header.embedding_bytes, cached=predicted.kv_bytes > 0
+                buffers,
+                offloaded,
+                header.embedding_bytes,
+                cached=predicted.kv_bytes > 0,
+                stranded=parse_moved(self._log.lines) - header.input_tensors,
             )
         self.notes = _notes(chosen, cores, self._log, adapters)
         eyes = self._load_eyes(projector, chosen, claimed, buffers)

@@ -74,13 +74,23 @@ class Claimed:
         embedding_bytes: int,
         *,
         cached: bool = True,
+        stranded: int = 0,
     ) -> None:
         """Raises LoadRefused(not_fully_offloaded) unless everything lies on the claimed GPUs.
-        `cached` false: this model has no KV cache (an encoder)."""
+        `cached` false: this model has no KV cache (an encoder). `stranded`: tensors in main memory
+        that are no input tables. An output that is the input's table, too, is seen by nothing
+        else: it is counted as a layer on the GPU, and takes no bytes more in main memory."""
         names = {gpu.name for gpu in self.gpus}
         if offloaded is None or offloaded[0] != offloaded[1]:
             layers = "no" if offloaded is None else f"{offloaded[0]} of {offloaded[1]}"
             raise LoadRefused("not_fully_offloaded", f"{layers} layers are on the GPU")
+        if stranded > 0:
+            gpus = " and ".join(sorted(gpu.about or gpu.name for gpu in self.gpus))
+            raise LoadRefused(
+                "not_fully_offloaded",
+                f"{stranded} of the tensors are in main memory: {gpus} cannot compute with them "
+                "(too large for one buffer, or of a kind that the backend lacks)",
+            )
         elsewhere = sorted(memory for memory in buffers.kv if memory not in names)
         if elsewhere or (cached and not buffers.kv):
             raise LoadRefused(

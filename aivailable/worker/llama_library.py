@@ -32,6 +32,7 @@ _BUFFER: Final = re.compile(
 )
 _KV_SIZE: Final = re.compile(r"size *= *([0-9.]+) MiB \( *\d+ cells")
 _OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_MOVED: Final = re.compile(r"\(and (\d+) others\) cannot be used with preferred buffer type")
 _FLASH: Final = re.compile(
     r"Flash Attention(?: was auto, set to)? (enabled|disabled|not supported)"
 )
@@ -143,6 +144,12 @@ def parse_offloaded(lines: Iterable[str]) -> tuple[int, int] | None:
         if found is not None:
             return int(found[1]), int(found[2])
     return None
+
+
+def parse_moved(lines: Iterable[str]) -> int:
+    """Tensors that do not lie in the memory that llama.cpp prefers for them. On a GPU load these
+    are the input tables, and whatever the device's backend cannot compute with."""
+    return max((int(found[1]) + 1 for line in lines if (found := _MOVED.search(line))), default=0)
 
 
 def parse_flash_attention(lines: Iterable[str]) -> str:

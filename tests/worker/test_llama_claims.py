@@ -20,6 +20,7 @@ from aivailable.worker.llama_library import (
     parse_buffers,
     parse_flash_attention,
     parse_kv_bytes,
+    parse_moved,
     parse_offloaded,
 )
 from aivailable.worker.llama_parameters import parameters
@@ -85,6 +86,22 @@ def test_nothing_may_silently_be_on_the_cpu(old: str, new: str, said: str) -> No
     with pytest.raises(LoadRefused, match=said) as caught:
         check(lines)
     assert caught.value.code == "not_fully_offloaded"
+
+
+def test_a_tied_output_that_the_device_cannot_take_is_refused() -> None:
+    """All layers are said to be on the GPU, and main memory holds the embeddings once, as ever."""
+    told = "x: tensor 'token_embd.weight' (q8_0) (and {} others) cannot be used with preferred "
+    told += "buffer type Vulkan_Host, using CPU instead"
+    assert parse_moved(GPU_LOG) == 0
+    for others in (0, 1):
+        stranded = parse_moved([*GPU_LOG, told.format(others)]) - 1
+        buffers, offloaded = parse_buffers(GPU_LOG), parse_offloaded(GPU_LOG)
+        if not others:
+            claimed().refuse_cpu(buffers, offloaded, EMBEDDING_BYTES, stranded=stranded)
+            continue
+        with pytest.raises(LoadRefused, match="1 of the tensors") as caught:
+            claimed().refuse_cpu(buffers, offloaded, EMBEDDING_BYTES, stranded=stranded)
+        assert caught.value.code == "not_fully_offloaded"
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,14 @@ pytestmark = [
 DEVICE = os.environ.get("GGML_VK_VISIBLE_DEVICES", "0")
 CLAIM = DeviceClaim("vulkan0", "vulkan", 0, 1024 * MIB)
 TEXT_TOKENS = 24
+STEP_LIMIT_S = 300.0
+"""On the software device a step of the larger model takes half a minute."""
 
 CONFIGURATIONS = [
     (smollm2_path, 2048, 2, {}),
     (smollm2_path, 8192, 1, {"kv_type": "q8_0"}),
     (smollm2_path, 512, 8, {"ubatch": "128", "flash_attention": "off"}),
+    (smollm2_path, 1024, 4, {"kv_type": "q8_0", "ubatch": "256", "draft": "0"}),
     (gemma_path, 2048, 2, {}),
     (gemma_path, 4096, 4, {"kv_type": "q8_0", "ubatch": "256"}),
 ]
@@ -72,7 +75,7 @@ def load(path: Path, context: int, slots: int, options: dict[str, str], **change
 
 def worker(how: tuple[str, ...] = ("-m", "aivailable.worker")) -> WorkerProcess:
     start = starter().start((CLAIM,))
-    return WorkerProcess(start.interpreter, start.environment, how)
+    return WorkerProcess(start.interpreter, start.environment, how, STEP_LIMIT_S)
 
 
 @pytest.mark.parametrize(("model", "context", "slots", "options"), CONFIGURATIONS)
@@ -84,6 +87,12 @@ async def test_what_is_wholly_on_the_device_is_ready_and_as_large_as_predicted(
     assert predicted.by == "oracle"
     with worker() as process:
         ready = process.load(load(model(), context, slots, options))
+    if model is gemma_path and isinstance(ready, LoadFailed):
+        # Its output is the table of its 262,144 tokens. Where a device takes no buffer of 512 MiB,
+        # llama.cpp says that every layer is on the GPU, and computes the last one on the CPU.
+        assert ready.code == "not_fully_offloaded"
+        assert "1 of the tensors are in main memory" in ready.message
+        return
     assert isinstance(ready, Ready), ready
     used = ready.used_bytes[CLAIM.device_id]
     parts = (predicted.weights_bytes, predicted.kv_bytes, predicted.compute_bytes)

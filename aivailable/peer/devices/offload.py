@@ -118,7 +118,12 @@ def merged(found: Offload, backend: Backend, answer: Offload) -> Offload:
     the problems."""
     theirs = tuple(one for one in answer.offered if one.backend is backend)
     if not theirs and not (backend is Backend.CUDA and answer.cuda):
-        reason = answer.reason or "it lists no device"
+        # A build for GPUs calls itself one for the CPU where it finds none.
+        reason = (
+            f"it finds no device; the card's driver may lack {backend.value}"
+            if answer.build
+            else answer.reason or "it lists no device"
+        )
         problem = f"the runtime {backend.value} is of no use: {reason}"
         return replace(found, problems=(*found.problems, problem))
     return replace(
