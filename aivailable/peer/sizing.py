@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aivailable.core.records import Companion, Growth, Model
 from aivailable.errors import GgufError, RequestError
-from aivailable.gguf.companion_options import PROJECTOR, with_paths
+from aivailable.gguf.companion_options import LORA, PROJECTOR, lora_items, with_paths
 from aivailable.gguf.memory import CONTEXT_STEP_TOKENS, draft_tokens, need
 from aivailable.peer.companions import Found
 from aivailable.peer.growing import divided_up, most_context, most_slots, steepest
@@ -149,12 +149,11 @@ class Sizing:
         self, thought: Thought, context: int, slots: int, options: Mapping[str, str]
     ) -> Prediction:
         """Of a companion its file's size stands for its tensors. Raises ValueError."""
-        adapters = projector = encoding = 0
-        for entry in thought.companions:
-            if entry.option == PROJECTOR:
-                projector, encoding = entry.size_bytes, entry.compute_bytes
-            else:
-                adapters += entry.size_bytes
+        sizes = {(entry.option, entry.path): entry.size_bytes for entry in thought.companions}
+        named = lora_items(options.get(LORA, ""))
+        adapters = sum(sizes.get((LORA, path), 0) for path, _ in named)
+        projector = sum(size for (option, _), size in sizes.items() if option == PROJECTOR)
+        encoding = sum(entry.compute_bytes for entry in thought.companions)
         size = need(
             thought.model.facts,
             context,

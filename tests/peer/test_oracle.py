@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from fixtures.tiny_models import random_lora
 from fixtures.tiny_projectors import random_projector
 
 from aivailable.errors import GgufError
+from aivailable.gguf.companions import read_projector
 from aivailable.peer.oracle import Oracle, by_formula
 from aivailable.peer.ports import Prediction, PredictRequest
 from aivailable.peer.runtimes import Interpreters, Starter
@@ -163,6 +165,16 @@ async def test_the_formula_knows_vectors_and_companions(
     whole = exact.weights_bytes + exact.kv_bytes + exact.compute_bytes
     guess = guessed.weights_bytes + guessed.kv_bytes + guessed.compute_bytes
     assert guess == pytest.approx(whole, rel=0.05)
+
+
+def test_the_formula_counts_a_projector_and_what_an_image_takes(tiny: PredictRequest) -> None:
+    projector = read_projector(random_projector(tiny.path.parent))
+    plain, seeing = (
+        by_formula(tiny),
+        by_formula(replace(tiny, options={"projector": "mmproj.gguf"})),
+    )
+    assert seeing.weights_bytes - plain.weights_bytes == projector.weights_bytes > 0
+    assert seeing.compute_bytes - plain.compute_bytes == projector.compute_bytes > 0
 
 
 async def test_an_adapter_that_is_none_is_refused_by_the_formula_too(tiny: PredictRequest) -> None:
