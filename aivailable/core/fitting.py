@@ -109,12 +109,14 @@ def _on_device(
     )
 
 
-def _draft(wanted: Deployment) -> int:
+def _draft(wanted: Deployment) -> str | None:
+    option = wanted.options.get("draft")
     try:
-        return draft_tokens(wanted.options.get("draft"), on_gpu=True)
+        draft_tokens(option, on_gpu=True)
     except ValueError:
         # Its load will refuse the option; until then it is sized without.
-        return 0
+        return "0"
+    return option
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class _Sizes:
     slots: int
     kv_type: str
     ubatch: int
-    draft: int
+    draft: str | None
     shift_bytes: int
     pooling: str
 

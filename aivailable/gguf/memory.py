@@ -56,6 +56,7 @@ STEP_ROWS: Final = 63
 CHUNK_ROWS: Final = 32
 """With guesses, rows of one step at most: so many on a CPU, or on a GPU these beside the slots
 (worker/llama_parameters.py)."""
+DRAFT_AUTO: Final = (None, "auto")
 DRAFT_GPU_TOKENS: Final = 7
 """With the row itself eight: up to so many llama.cpp's CUDA kernels for quantized weights read
 them once for all (ggml-cuda/mmvq.cuh, `MMVQ_MAX_BATCH_SIZE`)."""
@@ -113,7 +114,7 @@ class Need:
 def draft_tokens(option: str | None, on_gpu: bool) -> int:
     """Most guesses beside one row, of the deployment's option `draft`: a number, or `auto` (the
     default): none on a CPU, where a step costs what its rows cost. Raises ValueError."""
-    if option is None or option == "auto":
+    if option is None or option in DRAFT_AUTO:
         return DRAFT_GPU_TOKENS if on_gpu else 0
     if not option.isascii() or not option.isdigit() or int(option[:4]) > DRAFT_MAX_TOKENS:
         raise ValueError(f"draft={option[:40]!r} must be auto or 0 to {DRAFT_MAX_TOKENS}")
@@ -140,15 +141,15 @@ def need(
     kv_type: str = "f16",
     ubatch: int = UBATCH_DEFAULT_TOKENS,
     flash_attention: bool = True,
-    draft: int = 0,
+    draft: str | None = "0",
     pooling: str | None = None,
     adapters_bytes: int = 0,
 ) -> Need:
     """Bytes for `slots` sequences of `context` tokens each.
 
-    `ubatch`: tokens computed at once; `draft`: guesses beside one row. `pooling`: the option of
-    that name; None = as the header says. `adapters_bytes`: tensors of LoRA adapters
-    (gguf.companions). Raises ValueError for sizes below 1 or an unknown KV type.
+    `ubatch`: tokens computed at once. `draft`, `pooling`: the options of these names, the latter
+    None = as the header says. `adapters_bytes`: tensors of LoRA adapters (gguf.companions).
+    Raises ValueError for sizes below 1, an unknown KV type or a wrong `draft`.
     """
     if context < 1 or slots < 1 or ubatch < 1:
         raise ValueError("context, slots and ubatch must be at least 1")
@@ -166,11 +167,14 @@ def need(
         )
     cells = pad(context * slots, CELLS_PAD)
     ubatch_used = min(ubatch, cells)
-    rows = min(slots * (1 + draft), max(STEP_ROWS, slots + CHUNK_ROWS))
+    rows = min(slots * (1 + draft_tokens(draft, on_gpu=True)), max(STEP_ROWS, slots + CHUNK_ROWS))
+    # "auto" guesses on a GPU alone, and what is read of a GPU's rows lies in main memory.
+    read = 0 if draft in DRAFT_AUTO else rows - slots
     return Need(
         weights_bytes=weights,
         kv_bytes=_kv_bytes(shape, cells, slots, kv_type, ubatch),
         compute_bytes=_compute_bytes(shape, cells, slots, ubatch_used, flash_attention, rows)
+        + read * shape.vocab * LOGIT_BYTES
         + _adapter_compute_bytes(shape, ubatch_used, adapters_bytes),
     )
 
@@ -183,7 +187,7 @@ def largest_context(
     ubatch: int = UBATCH_DEFAULT_TOKENS,
     flash_attention: bool = True,
     most: int = 1 << 20,
-    draft: int = 0,
+    draft: str | None = "0",
     pooling: str | None = None,
 ) -> int:
     """The most tokens per slot, in steps of 256 and up to `most`, that fit `budget_bytes`;
@@ -244,9 +248,7 @@ def _compute_bytes(
     attention masks and activations beside the feed-forward's or, without flash attention, beside
     the score matrix of one layer."""
     outputs = min(rows, ubatch) * shape.vocab * LOGIT_BYTES
-    # With guesses the rows are read from a buffer that was not counted above.
-    read = (rows - slots) * shape.vocab * LOGIT_BYTES
-    return max(outputs, _moment_bytes(shape, cells, slots, ubatch, flash)) + read + BESIDE_BYTES
+    return max(outputs, _moment_bytes(shape, cells, slots, ubatch, flash)) + BESIDE_BYTES
 
 
 def _moment_bytes(shape: Shape, cells: int, slots: int, ubatch: int, flash: bool) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from aivailable.errors import GgufError
 from aivailable.gguf import need, read_header
 from aivailable.gguf.companions import companions_bytes
-from aivailable.gguf.memory import UBATCH_DEFAULT_TOKENS, draft_tokens
+from aivailable.gguf.memory import UBATCH_DEFAULT_TOKENS
 from aivailable.peer.ports import Prediction, PredictRequest
 from aivailable.peer.runtimes import Interpreters, Start, Starter
 from aivailable.wire.worker import DeviceClaim
@@ -126,7 +126,7 @@ def by_formula(request: PredictRequest) -> Prediction:
         kv_type=options.get("kv_type", "f16"),
         ubatch=int(options.get("ubatch", UBATCH_DEFAULT_TOKENS)),
         flash_attention=options.get("flash_attention") != "off",
-        draft=draft_tokens(options.get("draft"), on_gpu=True),
+        draft=options.get("draft"),
         pooling=options.get("pooling"),
         adapters_bytes=adapters,
     )

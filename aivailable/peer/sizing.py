@@ -13,7 +13,7 @@ from pathlib import Path
 from aivailable.core.records import Companion, Growth, Model
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.companion_options import LORA, PROJECTOR, lora_items, with_paths
-from aivailable.gguf.memory import CONTEXT_STEP_TOKENS, draft_tokens, need
+from aivailable.gguf.memory import CONTEXT_STEP_TOKENS, need
 from aivailable.peer.companions import Found
 from aivailable.peer.growing import divided_up, most_context, most_slots, steepest
 from aivailable.peer.ports import Ports, Prediction, PredictRequest
@@ -159,7 +159,7 @@ class Sizing:
             context,
             slots,
             options.get("kv_type", "f16"),
-            draft=draft_tokens(options.get("draft"), on_gpu=True),
+            draft=options.get("draft"),
             pooling=options.get("pooling"),
             adapters_bytes=adapters,
         )

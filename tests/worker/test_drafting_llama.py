@@ -94,7 +94,7 @@ def test_options_and_notes(engines: tuple[LlamaEngine, LlamaEngine]) -> None:
 def test_the_rows_of_all_guesses_are_counted() -> None:
     engine = make("8", slots=4)
     facts = read_header(str(smollm2_path())).facts
-    guess = need(facts, 512, 4, ubatch=128, draft=8)
+    guess = need(facts, 512, 4, ubatch=128, draft="8")
     real = engine.footprint
     assert real.compute_bytes <= guess.compute_bytes <= real.compute_bytes + 5 * MIB
     total = real.weights_bytes + real.kv_bytes + real.compute_bytes
