@@ -255,17 +255,22 @@ def _exhaust(engine: LlamaEngine, slots: int) -> None:
     prompt = tokens[: min(engine.step_tokens, engine.context)]
     engine.decode((Part(0, prompt, 0, wants_logits=True),))
     engine.trim(0, 0)
-    row = tokens[: 1 + engine.draft_tokens]
-    rows = min(slots, engine.step_tokens // len(row))
-    engine.decode(
-        [Part(slot, row, 0, wants_logits=True, drafted=len(row) - 1) for slot in range(rows)]
-    )
+    # The last row takes what guesses are left of a step.
+    left, rows = engine.step_tokens, []
+    for slot in range(slots):
+        if left:
+            row = tokens[: min(left, 1 + engine.draft_tokens)]
+            rows.append(Part(slot, row, 0, wants_logits=True, drafted=len(row) - 1))
+            left -= len(row)
+    engine.decode(rows)
     if engine._vision is not None:
         from fixtures.tiny_projectors import png
 
         engine.trim(0, 0)
-        picture = engine._vision.picture(png(300, 300))
-        engine.decode((Part(0, (*picture.ids, tokens[0]), 0, wants_logits=True),))
+        seen = (*engine._vision.picture(png(300, 300)).ids, tokens[0])
+        for start in range(0, len(seen), engine.step_tokens):
+            piece = seen[start : start + engine.step_tokens]
+            engine.decode((Part(0, piece, start, wants_logits=start + len(piece) == len(seen)),))
 
 
 class _Allocations(ctypes.Structure):
