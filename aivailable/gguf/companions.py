@@ -29,6 +29,10 @@ PROJECTOR_NUMBERS: Final = {
 }
 """Keys that every projector has, and the most that is plausible."""
 PROJECTOR_PIXELS_MAX: Final = 1 << 26
+WHOLE_KINDS: Final = frozenset({"gemma3", "gemma4v", "gemma4uv"})
+"""Every row of an image sees the whole image (mtmd_decode_use_non_causal): one decode each."""
+WHOLE_IMAGE_TOKENS: Final = 512
+"""Room in one decode for those: Gemma's images have 256 rows, at most 280 in its fourth version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +67,31 @@ def companion_path(model_path: str | os.PathLike[str], given: str) -> str:
     return os.path.join(os.path.dirname(os.path.abspath(model_path)), path)
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What the options' files add to a model."""
+
+    adapters_bytes: int
+    projector_bytes: int
+    encoding_bytes: int
+    """What encoding an image takes."""
+    ubatch_min: int
+    """Tokens: an image that is decoded in one piece."""
+
+
 def companions_bytes(
     model_path: str | os.PathLike[str], architecture: str, options: Mapping[str, str]
-) -> tuple[int, int, int]:
-    """What the options' files add: tensors of adapters, of the projector, and what encoding an
-    image takes. Raises GgufError."""
-    adapters = projector = encoding = 0
+) -> Beside:
+    """What the options' files add to the model. Raises GgufError."""
+    adapters = projector = encoding = ubatch = 0
     for given, _ in lora_items(options.get(LORA, "")):
         adapters += read_adapter(companion_path(model_path, given), architecture).weights_bytes
     for option, given in files_named(options):
         if option == PROJECTOR:
             found = read_projector(companion_path(model_path, given))
             projector, encoding = found.weights_bytes, found.compute_bytes
-    return adapters, projector, encoding
+            ubatch = WHOLE_IMAGE_TOKENS if found.kind in WHOLE_KINDS else 0
+    return Beside(adapters, projector, encoding, ubatch)
 
 
 def _weights(structure: Structure) -> int:

@@ -115,25 +115,24 @@ def by_formula(request: PredictRequest) -> Prediction:
     options = request.options
     try:
         facts = read_header(request.path).facts
-        companions = companions_bytes(request.path, facts.architecture, options)
+        beside = companions_bytes(request.path, facts.architecture, options)
     except OSError as error:
         raise GgufError(f"{request.path}: {error}") from error
-    adapters, projector, encoding = companions
     sizes = need(
         facts,
         request.context,
         request.slots,
         kv_type=options.get("kv_type", "f16"),
-        ubatch=int(options.get("ubatch", UBATCH_DEFAULT_TOKENS)),
+        ubatch=max(int(options.get("ubatch", UBATCH_DEFAULT_TOKENS)), beside.ubatch_min),
         flash_attention=options.get("flash_attention") != "off",
         draft=options.get("draft"),
         pooling=options.get("pooling"),
-        adapters_bytes=adapters,
+        adapters_bytes=beside.adapters_bytes,
     )
     return Prediction(
-        sizes.weights_bytes + projector,
+        sizes.weights_bytes + beside.projector_bytes,
         sizes.kv_bytes,
-        sizes.compute_bytes + encoding,
+        sizes.compute_bytes + beside.encoding_bytes,
         by="formula",
     )
 

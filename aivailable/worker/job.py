@@ -206,6 +206,9 @@ class Job:
 
     def _choose(self, logits: Logits, tokens: list[int], position: int) -> int:
         sampler, binding = self._sampler, self._binding
+        obvious = sampler.obvious(logits)
+        if obvious is not None and (binding is None or binding.allows(obvious)):
+            return obvious
         row = sampler.changed(logits, self._said(tokens))
         token = sampler.draw(row, position)
         if binding is None or binding.allows(token):

@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aivailable.errors import GgufError
-from aivailable.gguf.companions import Projector, companion_path, read_projector
+from aivailable.gguf.companions import (
+    WHOLE_IMAGE_TOKENS,
+    WHOLE_KINDS,
+    Projector,
+    companion_path,
+    read_projector,
+)
 from aivailable.gguf.memory import Need
 from aivailable.worker.engine import LoadRefused, OptionRefused
 from aivailable.worker.llama_claims import Claimed
 from aivailable.worker.llama_library import MAIN_MEMORY, MIB, Buffers, Log, import_media_library
 from aivailable.worker.llama_parameters import Parameters
 
-WHOLE_KINDS: Final = frozenset({"gemma3", "gemma4v", "gemma4uv"})
-"""Every row of an image sees the whole image (mtmd_decode_use_non_causal): one decode each."""
-WHOLE_IMAGE_TOKENS: Final = 512
-"""Room in one decode for those: Gemma's images have 256 rows, at most 280 in its fourth version."""
 MASKED_KINDS: Final = frozenset({"qwen2.5vl_merger", "qwen2.5o"})
 """Attention in windows: a mask of patches by patches, in single and in half precision."""
 MASK_BYTES: Final = 6

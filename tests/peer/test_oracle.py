@@ -10,10 +10,10 @@ import pytest
 from fixtures.gguf_writer import gguf_bytes
 from fixtures.models import smollm2_path
 from fixtures.tiny_models import random_lora
-from fixtures.tiny_projectors import random_projector
+from fixtures.tiny_projectors import random_gemma_projector, random_projector
 
 from aivailable.errors import GgufError
-from aivailable.gguf.companions import read_projector
+from aivailable.gguf.companions import WHOLE_IMAGE_TOKENS, read_projector
 from aivailable.peer.oracle import Oracle, by_formula
 from aivailable.peer.ports import Prediction, PredictRequest
 from aivailable.peer.runtimes import Interpreters, Starter
@@ -175,6 +175,17 @@ def test_the_formula_counts_a_projector_and_what_an_image_takes(tiny: PredictReq
     )
     assert seeing.weights_bytes - plain.weights_bytes == projector.weights_bytes > 0
     assert seeing.compute_bytes - plain.compute_bytes == projector.compute_bytes > 0
+
+
+def test_the_formula_makes_room_for_an_image_in_one_piece(tiny: PredictRequest) -> None:
+    name = random_gemma_projector(tiny.path.parent, "whole.gguf").name
+    small, large = (
+        by_formula(
+            replace(tiny, context=2048, options={"projector": name, "ubatch": str(ubatch)})
+        ).compute_bytes
+        for ubatch in (WHOLE_IMAGE_TOKENS // 4, WHOLE_IMAGE_TOKENS)
+    )
+    assert small == large
 
 
 async def test_an_adapter_that_is_none_is_refused_by_the_formula_too(tiny: PredictRequest) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -255,3 +256,34 @@ def test_parameters_out_of_range_are_refused(sampling: Sampling) -> None:
 def test_parameters_in_range_are_accepted() -> None:
     check_sampling(Sampling(), 50)
     check_sampling(Sampling(temperature=0, top_k=-1, top_p=2.0, logit_bias={"49": -1e9}), 50)
+
+
+@given(
+    st.lists(st.sampled_from([-2.0, 0.0, 1.0, 1.5, math.inf, math.nan]), min_size=3, max_size=3),
+    st.dictionaries(st.sampled_from("012"), st.sampled_from([-math.inf, -1.0, 0.0, 1.0])),
+    st.sampled_from([0.0, 0.5]),
+    st.sampled_from([0.0, 1.0]),
+)
+def test_what_is_obvious_would_have_been_drawn(
+    logits: list[float], bias: dict[str, float], temperature: float, presence: float
+) -> None:
+    row = np.array(logits, np.float32)
+    made = sampler(Sampling(temperature=temperature, logit_bias=bias, presence_penalty=presence), 3)
+    obvious = made.obvious(row)
+    if obvious is not None:
+        assert obvious == made.draw(made.changed(row, ()), 0)
+    assert row.tobytes() == np.array(logits, np.float32).tobytes()
+
+
+def test_the_largest_logit_is_obvious_only_where_nothing_can_overtake_it() -> None:
+    row = np.array([1.0, 3.0, 2.0], np.float32)
+
+    def obvious(**asked: Any) -> int | None:
+        return sampler(Sampling(**{"temperature": 0.0, **asked}), 3).obvious(row)
+
+    assert obvious() == 1
+    assert obvious(logit_bias={"0": -1.0}) == 1
+    assert obvious(logit_bias={"1": -1.0}) is None
+    assert obvious(logit_bias={"2": 5.0}) is None
+    assert obvious(temperature=1.0) is None
+    assert obvious(repeat_penalty=1.1) is None

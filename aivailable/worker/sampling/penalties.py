@@ -143,6 +143,12 @@ class Bias:
         self._ids = np.fromiter(bias.keys(), dtype=np.int64, count=len(bias))
         self._values = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
         self.active = bool(bias)
+        self.lowers = all(value <= 0.0 for value in bias.values())
+        """Whether no logit grows."""
+        self._tokens = frozenset(bias)
+
+    def __contains__(self, token: int) -> bool:
+        return token in self._tokens
 
     def apply(self, row: Logits) -> None:
         """Change the row."""

@@ -69,7 +69,8 @@ class Sampler:
         self._mirostat = Mirostat(sampling) if adaptive else None
         self._unfiltered = not self._xtc and self._mirostat is None and keeps_all(sampling)
         self._ranked = self._mirostat is None and sampling.top_k > 0 >= sampling.top_n_sigma
-        self._plain = not (self._bias.active or self._penalties.active or self._dry.active)
+        self._remade = self._penalties.active or self._dry.active
+        self._plain = not (self._bias.active or self._remade)
         self._pending: Candidates | None = None
 
     @property
@@ -107,6 +108,14 @@ class Sampler:
         if self._dry.active:
             self._dry.apply(row)
         return row
+
+    def obvious(self, row: Logits) -> int | None:
+        """The token that `draw` would take from the `changed` row, where the unchanged one says it:
+        the largest stays the largest when only others lose. Saves a copy of a large row."""
+        if not self._greedy or self._remade or not self._bias.lowers:
+            return None
+        best = int(row.argmax())
+        return None if best in self._bias or not math.isfinite(row[best]) else best
 
     def draw(self, row: Logits, position: int, *, again: bool = False) -> int:
         """A token from a `changed` (and perhaps masked) row. `position`: how many tokens of the
