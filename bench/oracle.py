@@ -267,7 +267,8 @@ def _exhaust(engine: LlamaEngine, slots: int) -> None:
         from fixtures.tiny_projectors import png
 
         engine.trim(0, 0)
-        seen = (*engine._vision.picture(png(300, 300)).ids, tokens[0])
+        picture = engine._vision.picture(png(300, 300))  # It is known as long as it is held.
+        seen = (*picture.ids, tokens[0])
         for start in range(0, len(seen), engine.step_tokens):
             piece = seen[start : start + engine.step_tokens]
             engine.decode((Part(0, piece, start, wants_logits=start + len(piece) == len(seen)),))
