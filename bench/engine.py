@@ -185,7 +185,7 @@ def play_long(server: Server, dice: random.Random) -> Waves:
     """Four streams alone, then four with a long prompt in their middle."""
     calm = round_of(server, [Ask(_prose(dice, 36), STREAM_TOKENS) for _ in range(STREAMS)])
     asks = [Ask(_prose(dice, 36), STREAM_TOKENS) for _ in range(STREAMS)]
-    asks.append(Ask(_prose(dice, 3100), 1, after_s=LONG_AFTER_S))
+    asks.append(Ask(_prose(dice, 3870), 1, after_s=LONG_AFTER_S))
     return [calm, round_of(server, asks)]
 
 
