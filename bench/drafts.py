@@ -48,7 +48,7 @@ class _Port:
     def receive(self) -> Any:
         return self.inbox.pop(0)
 
-    def receive_within(self, limit_s: float) -> list[Any]:
+    def receive_within(self, _limit_s: float) -> list[Any]:
         return self.receive_ready()
 
     def receive_ready(self) -> list[Any]:
@@ -63,7 +63,7 @@ class _Side:
         claim = DeviceClaim("cpu", "cpu", 0, MEMORY_BYTES)
         options = {"threads": threads, "draft": draft}
         load = Load("bench", "llama", str(smollm2()), CONTEXT, 1, (claim,), options)
-        self._engine = LlamaEngine(load, lambda phase, fraction: None)
+        self._engine = LlamaEngine(load, lambda _phase, _fraction: None)
         self._port = _Port()
         self._session = Session(self._engine, self._port)
         self.drafted = self.accepted = 0

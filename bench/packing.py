@@ -149,7 +149,7 @@ def _ours(fleet: Fleet) -> tuple[Placements, int]:
     numbers = {node: number for number, node in enumerate(sorted(fleet.state.members))}
     free = [list(cards) for cards in fleet.nodes]
     placed: Placements = {}
-    for body in plan(fleet.state, fleet.liveness, 0):
+    for body in plan(fleet.state, fleet.liveness):
         if isinstance(body, Place):
             node = numbers[body.node]
             placed.setdefault(body.deployment, set()).add(node)

@@ -56,7 +56,7 @@ class Place:
     flags: tuple[str, ...] = ("--interfaces", "127.0.0.1", "--bind", "127.0.0.1", "--port", "0")
 
 
-def on_loopback(number: int) -> Place:
+def on_loopback(_number: int) -> Place:
     """Every peer on this machine itself."""
     return Place()
 

@@ -67,7 +67,7 @@ def _fleet(nodes: int) -> Fleet:
 def _settled(fleet: Fleet) -> State:
     replicas: dict[str, Replica] = {}
     numbers: dict[str, int] = {}
-    for body in plan(fleet.state, fleet.liveness, 0):
+    for body in plan(fleet.state, fleet.liveness):
         if isinstance(body, Place):
             one = fleet.state.deployments[body.deployment]
             numbers[one.name] = numbers.get(one.name, 0) + 1
@@ -87,7 +87,7 @@ def _settled(fleet: Fleet) -> State:
 
 def _timed_ms(state: State, fleet: Fleet) -> float:
     before = time.perf_counter()
-    plan(state, fleet.liveness, 0)
+    plan(state, fleet.liveness)
     return (time.perf_counter() - before) * 1000
 
 

@@ -42,7 +42,7 @@ class Counter:
     def __init__(self) -> None:
         self.applied = 0
 
-    def apply(self, payload: bytes) -> None:
+    def apply(self, _payload: bytes) -> None:
         self.applied += 1
 
     def snapshot(self) -> bytes:
@@ -125,8 +125,8 @@ def main() -> None:
     for number in range(rounds):
         with tempfile.TemporaryDirectory(prefix="bench-raft-") as folder:
             kinds: Sequence[tuple[str, Stores]] = (
-                ("free sync", lambda name: MemoryStore()),
-                ("sync of 5 ms", lambda name: MemoryStore(latency_s=SYNC_S)),
+                ("free sync", lambda _name: MemoryStore()),
+                ("sync of 5 ms", lambda _name: MemoryStore(latency_s=SYNC_S)),
                 (
                     "real disk",
                     lambda name, root=Path(folder): FileStore(root / name, DiskThread()),  # type: ignore[misc]

@@ -100,7 +100,7 @@ class _Port(Channel):
 def _step_shares(asked: Wanted) -> Iterator[Figure]:
     claim = DeviceClaim("cpu", "cpu", 0, MEMORY_BYTES)
     load = Load("bench", "llama", str(smollm2()), CONTEXT, SLOTS, (claim,), {"threads": "1"})
-    engine = LlamaEngine(load, lambda phase, fraction: None)
+    engine = LlamaEngine(load, lambda _phase, _fraction: None)
     timed = _Timed(engine._library)
     engine._library = timed
     rounds, steps = (2, 20) if asked.quick else (5, 40)

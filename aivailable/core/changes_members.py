@@ -116,7 +116,7 @@ def admit(state: State, command: Command, body: Admit) -> Change | Reject:
     return Change(after, "joined", member.node, f"{member.name} joined" if known is None else "")
 
 
-def remove(state: State, command: Command, body: Remove) -> Change | Reject:
+def remove(state: State, _command: Command, body: Remove) -> Change | Reject:
     member = state.members.get(body.node)
     if member is None:
         return Reject("not_member", f"{short(body.node)} is no member")
@@ -142,7 +142,7 @@ def _expelled(key: ApiKey, body: Remove) -> bool:
     return body.revoke_keys and key.node == body.node
 
 
-def set_role(state: State, command: Command, body: SetRole) -> Change | Reject:
+def set_role(state: State, _command: Command, body: SetRole) -> Change | Reject:
     member = state.members.get(body.node)
     if member is None:
         return Reject("not_member", f"{short(body.node)} is no member")
@@ -186,7 +186,7 @@ def say_away(state: State, command: Command, body: SayAway) -> Change | Reject:
     return Change(after, "away", body.node, f"{member.name} stops and will be back")
 
 
-def set_window(state: State, command: Command, body: SetWindow) -> Change | Reject:
+def set_window(state: State, _command: Command, body: SetWindow) -> Change | Reject:
     if not 0 <= body.duration_s <= WINDOW_MAX_S:
         return Reject("invalid_duration", f"a window lasts 0 to {WINDOW_MAX_S} seconds")
     window = JoinWindow(state.window.serial + 1, body.duration_s > 0, body.duration_s)
@@ -194,14 +194,14 @@ def set_window(state: State, command: Command, body: SetWindow) -> Change | Reje
     return Change(replace(state, window=window), "window", "", text)
 
 
-def close_window(state: State, command: Command, body: CloseWindow) -> Change | Reject:
+def close_window(state: State, _command: Command, body: CloseWindow) -> Change | Reject:
     if not state.window.open or state.window.serial != body.serial:
         return Change(state)
     after = replace(state, window=replace(state.window, open=False))
     return Change(after, "window", "", "join window closed: its time is over")
 
 
-def mark_down(state: State, command: Command, body: MarkDown) -> Change | Reject:
+def mark_down(state: State, _command: Command, body: MarkDown) -> Change | Reject:
     member = state.members.get(body.node)
     if member is None:
         return Reject("not_member", f"{short(body.node)} is no member")
@@ -214,7 +214,7 @@ def mark_down(state: State, command: Command, body: MarkDown) -> Change | Reject
     return Change(after, "up", body.node, f"{member.name} is back")
 
 
-def set_draining(state: State, command: Command, body: SetDraining) -> Change | Reject:
+def set_draining(state: State, _command: Command, body: SetDraining) -> Change | Reject:
     member = state.members.get(body.node)
     if member is None:
         return Reject("not_member", f"{short(body.node)} is no member")
@@ -239,7 +239,7 @@ def report_inventory(state: State, command: Command, body: ReportInventory) -> C
     return Change(after, "inventory", node, f"{state.members[node].name}: {len(ids)} device(s)")
 
 
-def put_key(state: State, command: Command, body: PutKey) -> Change | Reject:
+def put_key(state: State, _command: Command, body: PutKey) -> Change | Reject:
     keys = _with_keys(state.keys, (body.key,))
     if isinstance(keys, Reject):
         return keys
@@ -247,7 +247,7 @@ def put_key(state: State, command: Command, body: PutKey) -> Change | Reject:
     return Change(after, "key", body.key.key_id, f"key {body.key.key_id} ({body.key.scope.value})")
 
 
-def revoke_key(state: State, command: Command, body: RevokeKey) -> Change | Reject:
+def revoke_key(state: State, _command: Command, body: RevokeKey) -> Change | Reject:
     key = state.keys.get(body.key_id)
     if key is None:
         return Reject("unknown_key", f"no key {body.key_id}; see `aivailable key list`")
@@ -255,7 +255,7 @@ def revoke_key(state: State, command: Command, body: RevokeKey) -> Change | Reje
     return Change(after, "key", key.key_id, f"key {key.key_id} revoked")
 
 
-def put_settings(state: State, command: Command, body: PutSettings) -> Change | Reject:
+def put_settings(state: State, _command: Command, body: PutSettings) -> Change | Reject:
     wrong = problem(body.settings)
     if wrong:
         return Reject("invalid_settings", wrong)
@@ -270,7 +270,9 @@ def put_settings(state: State, command: Command, body: PutSettings) -> Change | 
     return Change(replace(state, settings=body.settings), "settings", "", "; ".join(texts))
 
 
-def raise_feature_level(state: State, command: Command, body: RaiseFeatureLevel) -> Change | Reject:
+def raise_feature_level(
+    state: State, _command: Command, body: RaiseFeatureLevel
+) -> Change | Reject:
     if body.level <= state.feature_level:
         return Change(state)
     if any(member.feature_max < body.level for member in state.members.values()):

@@ -19,7 +19,7 @@ REFUGES_MAX = 16
 REFUGE_ADDRESSES_MAX = 8
 
 
-def adopt(state: State, command: Command, body: Adopt) -> Change | Reject:
+def adopt(state: State, _command: Command, body: Adopt) -> Change | Reject:
     if state.cluster is None or body.cluster_id == state.cluster.cluster_id:
         return Reject("itself", "a cluster cannot adopt itself")
     if not 0 < len(body.cluster_id) <= CLUSTER_ID_MAX_CHARS or len(body.name) > NAME_MAX_CHARS:
@@ -46,7 +46,7 @@ def adopt(state: State, command: Command, body: Adopt) -> Change | Reject:
     return Change(replace(state, tombstones=graves), "adopted", body.cluster_id, text)
 
 
-def dissolve(state: State, command: Command, body: Dissolve) -> Change | Reject:
+def dissolve(state: State, _command: Command, body: Dissolve) -> Change | Reject:
     if state.cluster is None or not 0 < len(body.into) <= CLUSTER_ID_MAX_CHARS:
         return Reject("invalid_cluster", "a cluster ends in another, named by its id")
     problem = may_end_in(state, state.cluster.cluster_id, body.into)

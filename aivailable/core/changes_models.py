@@ -84,7 +84,7 @@ def register_model(state: State, command: Command, body: RegisterModel) -> Chang
     return Change(after, "model", known.name, f"model {known.name} registered")
 
 
-def remove_model(state: State, command: Command, body: RemoveModel) -> Change | Reject:
+def remove_model(state: State, _command: Command, body: RemoveModel) -> Change | Reject:
     if body.digest not in state.models:
         return Reject("unknown_model", "no such model; see `aivailable models`")
     users = [name for name in sorted(state.deployments) if _uses(state, name, body.digest)]
@@ -193,7 +193,7 @@ def _may_stay(state: State, fresh: Deployment, replica: Replica) -> bool:
     return not any(one is not None and device_obstacle(fresh.where, one) for one in devices)
 
 
-def remove_deployment(state: State, command: Command, body: RemoveDeployment) -> Change | Reject:
+def remove_deployment(state: State, _command: Command, body: RemoveDeployment) -> Change | Reject:
     if body.name not in state.deployments:
         return Reject("unknown_deployment", f"{body.name} is not deployed")
     after = replace(
@@ -206,7 +206,7 @@ def remove_deployment(state: State, command: Command, body: RemoveDeployment) ->
     return Change(after, "deployment", body.name, f"{body.name} undeployed")
 
 
-def place(state: State, command: Command, body: Place) -> Change | Reject:
+def place(state: State, _command: Command, body: Place) -> Change | Reject:
     deployment = state.deployments.get(body.deployment)
     if deployment is None or deployment.generation != body.generation:
         return Reject("conflict", f"{body.deployment} has changed meanwhile")
@@ -297,7 +297,7 @@ def _new_replica(deployment: Deployment, body: Place) -> Replica:
     )
 
 
-def drain(state: State, command: Command, body: Drain) -> Change | Reject:
+def drain(state: State, _command: Command, body: Drain) -> Change | Reject:
     replica = state.replicas.get(body.replica)
     if replica is None or replica.drain:
         return Change(state)

@@ -40,9 +40,9 @@ class Forecast:
     """By deployment: why it would not have the replicas that it should."""
 
 
-def forecast(state: State, liveness: Liveness, now_ms: int, *wishes: Body) -> Forecast:
+def forecast(state: State, liveness: Liveness, *wishes: Body) -> Forecast:
     """The end of what committing the wishes would begin, if every load succeeds."""
-    return _Projection(state, liveness, now_ms).run(wishes)
+    return _Projection(state, liveness).run(wishes)
 
 
 def steps(before: State, end: Forecast) -> tuple[PlanStep, ...]:
@@ -81,10 +81,10 @@ def usable(state: State, liveness: Liveness, node: NodeId) -> bool:
     )
 
 
-def stranded(state: State, liveness: Liveness, node: NodeId, now_ms: int) -> tuple[str, ...]:
+def stranded(state: State, liveness: Liveness, node: NodeId) -> tuple[str, ...]:
     """Deployments that run on the node and would have no other place if it were drained: they go
     dark when it is switched off. Sorted."""
-    end = forecast(state, liveness, now_ms, SetDraining(node, True))
+    end = forecast(state, liveness, SetDraining(node, True))
     found = []
     for name in sorted({replica.deployment for replica in state.replicas_on(node)}):
         deployment = end.after.deployments.get(name)
@@ -99,11 +99,10 @@ def stranded(state: State, liveness: Liveness, node: NodeId, now_ms: int) -> tup
 
 
 class _Projection:
-    def __init__(self, state: State, liveness: Liveness, now_ms: int) -> None:
+    def __init__(self, state: State, liveness: Liveness) -> None:
         # Ours is the only hand here, so that the planner's commands are taken.
         self._state = replace(state, control=Control(liveness.here, 1))
         self._liveness = liveness
-        self._now_ms = now_ms
         self._seq = SEQ_BASE
 
     def run(self, wishes: Sequence[Body]) -> Forecast:
@@ -113,7 +112,7 @@ class _Projection:
                 outcome = self._apply(wish, self._liveness.here)
         if outcome.accepted:
             for _ in range(ROUNDS_MAX):
-                bodies = plan(self._state, self._liveness, self._now_ms)
+                bodies = plan(self._state, self._liveness)
                 moved = [self._apply(body, self._liveness.here).accepted for body in bodies]
                 if not self._obey() and not any(moved):
                     break

@@ -64,9 +64,7 @@ def _sized(deployment: Deployment, more: Mapping[tuple[str, ...], int]) -> Deplo
     return replace(deployment, compute_bytes=deployment.compute_bytes + extra)
 
 
-def with_learned(
-    weights_bytes: int, kv_bytes: int, compute_bytes: int, learned: int
-) -> tuple[int, int, int]:
+def with_learned(weights_bytes: int, kv_bytes: int, learned: int) -> tuple[int, int, int]:
     """The three sizes, adding up to what was measured. Compute takes the difference, then the KV
     cache: weights are what the file says."""
     compute = max(0, learned - weights_bytes - kv_bytes)

@@ -33,12 +33,9 @@ _UNSTARTED = frozenset({Status.PLACED, Status.FETCHING})
 """No process yet, so nobody is served."""
 
 
-def plan(
-    state: State, liveness: Liveness, now_ms: int, *, window_expired: bool = False
-) -> tuple[Body, ...]:
+def plan(state: State, liveness: Liveness, *, window_expired: bool = False) -> tuple[Body, ...]:
     """Every change due now. Applying them, liveness unchanged, leaves nothing to do.
 
-    `now_ms` is part of the contract for rules of time; none of today's decisions depends on it.
     `window_expired`: this node's monotonic clock says that the open join window has run out.
     """
     planning = _Planning(state, liveness)

@@ -83,7 +83,6 @@ class Controller:
         bodies = plan(
             self._state(),
             self._liveness(),
-            self._clock.wall_ms(),
             window_expired=self._window_expired(),
         )
         for body in bodies:

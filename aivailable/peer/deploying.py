@@ -91,7 +91,7 @@ class Deploying:
             wishes.append(self._put(wanted, current, thought))
             if current is not None and not request.replace:
                 refusal = f"{wanted.name} is deployed already"
-        end = forecast(before, self._liveness(), self._now_ms(), *wishes)
+        end = forecast(before, self._liveness(), *wishes)
         refusal = refusal or end.outcome.message
         if not refusal:
             try:
@@ -218,9 +218,6 @@ class Deploying:
             return []
         return [RegisterModel(thought.model, self._node)]
 
-    def _now_ms(self) -> int:
-        return self._ports.clock.wall_ms()
-
     async def _real(self, request: DeployRequest, thought: Thought) -> Deployment:
         model = thought.model
         trained = model.facts.context_train
@@ -233,7 +230,8 @@ class Deploying:
             )
         slots = request.slots or SLOTS_DEFAULT
         predicted = await self._sizing.predict(thought, context, slots, request.options)
-        sizes = predicted.weights_bytes, predicted.kv_bytes, predicted.compute_bytes
+        weights, kv = predicted.weights_bytes, predicted.kv_bytes
+        sizes = weights, kv, predicted.compute_bytes
         options = settled(request.options, thought.companions)
         learned = learned_bytes(self._state(), model.digest, context, slots, options)
         return self._shape(
@@ -242,7 +240,7 @@ class Deploying:
             digest=model.digest,
             context=context,
             slots=slots,
-            sizes=sizes if learned is None else with_learned(*sizes, learned),
+            sizes=sizes if learned is None else with_learned(weights, kv, learned),
             by=predicted.by if learned is None else "measured",
             growth=await self._sizing.growth(request, thought, context, slots, predicted),
             companions=thought.companions,

@@ -22,12 +22,11 @@ async def set_draining(
     *,
     state: State,
     liveness: Liveness,
-    now_ms: int,
     proposer: Proposer,
     force: bool,
     actor: str,
 ) -> DrainStatus:
-    """Idempotent. `now_ms`: wall clock, as the planner's.
+    """Idempotent.
 
     Raises RequestError 404 for no member, 409 `last_node` when no other node could take anything
     and `force` is not given; ProposalError.
@@ -35,7 +34,7 @@ async def set_draining(
     member = state.members.get(node)
     if member is None:
         raise RequestError(404, "unknown_node", f"{short(node)} is no member")
-    staying = stranded(state, liveness, node, now_ms) if draining else ()
+    staying = stranded(state, liveness, node) if draining else ()
     others = [other for other in state.members if other != node]
     if (
         draining

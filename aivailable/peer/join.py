@@ -164,7 +164,7 @@ class _Visit(asyncio.Protocol):
         except WireError as error:
             self._say(JoinAnswer("malformed", f"this is not a join request: {error}"))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._door.visits.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()

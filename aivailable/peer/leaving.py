@@ -151,7 +151,7 @@ class Leaving:
         await self._take_vote(arguments.get("node", caller))
         return {}
 
-    async def _hand_over(self, caller: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
+    async def _hand_over(self, _caller: NodeId, _arguments: Mapping[str, str]) -> Mapping[str, str]:
         """Somebody takes this leader out: another leads first, made a voter where there is none."""
         if self._raft.is_leader:
             self._retire_for_good(self._node)

@@ -68,7 +68,7 @@ class Peer:
     """Implements ports.LinkListener, ports.JoinServer and service.Service."""
 
     def __init__(
-        self, config: PeerConfig, ports: Ports, tell: Callable[[str], None] = lambda text: None
+        self, config: PeerConfig, ports: Ports, tell: Callable[[str], None] = lambda _text: None
     ) -> None:
         """`tell` shows a person what happens; it is told secrets (the admin key, once)."""
         self._config = config
@@ -162,6 +162,7 @@ class Peer:
     # --- ports.LinkListener
 
     def link_up(self, node: NodeId, instance_id: str, version: str) -> None:
+        log.info("link to %s up: instance %s, version %s", short(node), instance_id, version)
         if self.membership.advice.startswith(short(node)):
             self.membership.phase, self.membership.advice = "member", ""
         if self.session is not None:
@@ -348,7 +349,6 @@ class Peer:
             draining,
             state=session.state,
             liveness=session.liveness(),
-            now_ms=self._ports.clock.wall_ms(),
             proposer=session.proposer,
             force=force,
             actor=actor,

@@ -39,7 +39,7 @@ class Pause:
         """Whole seconds, rounded up; 0 = this node serves."""
         return max(0, math.ceil(round(self._until_s - self._clock.monotonic(), 3)))
 
-    async def called(self, node: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
+    async def called(self, _node: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
         """Another member passes on what an administrator asked there."""
         text = arguments.get("duration_s", "")
         if not text.isdecimal() or len(text) > len(str(PAUSE_MAX_S)):

@@ -60,7 +60,7 @@ def told(file: ClusterFile, news: Told, node: NodeId) -> ClusterFile:
 def methods(state: Callable[[], State]) -> Mapping[str, Method]:
     """What other members may ask here."""
 
-    async def answer(caller: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
+    async def answer(_caller: NodeId, _arguments: Mapping[str, str]) -> Mapping[str, str]:
         now = state()
         news = pack(Told(now.version, seats_of(now)))
         return {"told": base64.b64encode(news).decode()}

@@ -86,7 +86,7 @@ class Trust:
         return node if node in self._members else None
 
     def _choose(
-        self, session: ssl.SSLObject, name: str | None, outer: ssl.SSLContext
+        self, session: ssl.SSLObject, name: str | None, _outer: ssl.SSLContext
     ) -> ssl.AlertDescription | None:
         if name == SNI_JOIN:
             session.context = self._join_accept

@@ -46,7 +46,7 @@ class Changes:
             return
         codes: list[int] = []
 
-        def answered(result: object, code: int) -> None:
+        def answered(_result: object, code: int) -> None:
             codes.append(code)
             self._proposals.poke()
 
@@ -72,7 +72,7 @@ class Changes:
             if clock() - asked_at_s >= again_s:
                 codes: list[int] = []
                 with library.acting(self._ambient):
-                    consensus.transferLeadership(None, lambda result, code: codes.append(code))
+                    consensus.transferLeadership(None, lambda _result, code: codes.append(code))
                 if codes == [library.SUCCESS]:
                     asked_at_s = clock()  # Denied means: not caught up yet, ask again.
             return False

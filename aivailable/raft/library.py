@@ -184,7 +184,7 @@ class _NoPickle:
         raise RuntimeError(f"pickle is disabled in aivailable.raft: {name}")
 
 
-def _refuse(*args: object, **kwargs: object) -> NoReturn:
+def _refuse(*_args: object, **_kwargs: object) -> NoReturn:
     raise RuntimeError("pickle is disabled in aivailable.raft")
 
 
@@ -213,9 +213,9 @@ def check_library(version: str = pysyncobj.syncobj.VERSION, module: ModuleType =
 def _disarm() -> None:
     syncobj.monotonicTime = now_s
     syncobj.random = _Dice
-    syncobj.createPoller = lambda kind: _NoPoller()
-    syncobj.createJournal = lambda path: _actor().journal
-    syncobj.Serializer = lambda *args: _actor().serializer
+    syncobj.createPoller = lambda _kind: _NoPoller()
+    syncobj.createJournal = lambda _path: _actor().journal
+    syncobj.Serializer = lambda *_args: _actor().serializer
     syncobj.PIPE_NOTIFIER_ENABLED = False
     for module in (pysyncobj.pickle, pysyncobj.journal):
         for name in ("loads", "dumps", "load", "dump"):

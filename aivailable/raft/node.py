@@ -92,7 +92,7 @@ class RaftNode:
             node_id,
             clock=clock,
             retry_s=self._settings.retry_s,
-            authorize=authorize or (lambda node, payload: True),
+            authorize=authorize or (lambda _node, _payload: True),
             wake=self._wanted.set,
         )
         self._seen_applied = 0

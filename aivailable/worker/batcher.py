@@ -271,7 +271,7 @@ class Batcher:
             # A continuation that is alone repeats the first time to the last bit: also the order
             # of its cells, in which attention is summed up. The opening's are always the lowest.
             prompt = prompt[: self._sequences.opening_tokens]
-        leader, length = self._leader(job, prompt)
+        leader, length = self._leader(prompt)
         if leader is not None:
             self._following.append(Follower(job, leader, length))
             return
@@ -282,7 +282,7 @@ class Batcher:
         self._classify(job)
         begun.append(job)
 
-    def _leader(self, job: Job, prompt: list[int]) -> tuple[Job | None, int]:
+    def _leader(self, prompt: list[int]) -> tuple[Job | None, int]:
         """The job whose prefill would save this one the most, if it saves enough."""
         best: Job | None = None
         longest = 0

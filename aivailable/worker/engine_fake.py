@@ -152,7 +152,7 @@ class FakeEngine:
         """There are no control tokens."""
         return self.piece(token)
 
-    def is_end(self, token: int) -> bool:
+    def is_end(self, _token: int) -> bool:
         """Never: the answer ends by max_tokens, a stop string or the context."""
         return False
 

@@ -47,7 +47,7 @@ def try_device(
     write_model(path, shape)
     claim = DeviceClaim(f"{backend}{index}", backend, index, UNLIMITED_BYTES)
     load = Load("trial", "llama", str(path), CONTEXT, 1, (claim,))
-    engine = LlamaEngine(load, lambda phase, fraction: None)
+    engine = LlamaEngine(load, lambda _phase, _fraction: None)
     answer: dict[str, Any] = {"version": engine.version}
     if seconds > 0:
         answer["prefill_tokens_per_s"] = _prefill(engine, seconds / 2)
@@ -60,7 +60,7 @@ def _prefill(engine: LlamaEngine, seconds: float) -> float:
     count = min(engine.chunk_tokens, CONTEXT // 2)
     tokens = tuple(number % VOCABULARY for number in range(count))
 
-    def step(number: int) -> None:
+    def step(_number: int) -> None:
         engine.trim(0, 0)
         engine.decode((Part(0, tokens, 0, wants_logits=True),))
 

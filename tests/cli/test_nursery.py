@@ -70,7 +70,7 @@ async def test_a_stubborn_peer_is_killed(tmp_path: Path, monkeypatch: pytest.Mon
     assert peer.process.returncode == -signal.SIGKILL
 
 
-async def test_a_peer_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> None:
+async def test_a_peer_that_ends_is_reported_with_its_last_words() -> None:
     program = (sys.executable, "-c", "raise SystemExit('port 8420 is in use')")
     async with Nursery(1, program) as peers:
         with pytest.raises(AivailableError, match=r"ended \(exit code 1\): port 8420 is in use"):

@@ -299,4 +299,4 @@ def test_an_unrelated_node_added_or_removed_moves_nothing(
             members={key: entry for key, entry in state.members.items() if key != idle},
             inventories={key: entry for key, entry in state.inventories.items() if key != idle},
         )
-        assert plan(removed, liveness(set(nodes) - {idle}), 0) == ()
+        assert plan(removed, liveness(set(nodes) - {idle})) == ()

@@ -55,10 +55,10 @@ def told(free_bytes: int, tight_ms: int = 0) -> Liveness:
 
 def test_growth_shrinks_what_is_planned_and_touches_nothing_that_runs() -> None:
     state = deployed(card(), deployment("new", 1))
-    assert any(isinstance(body, Place) for body in plan(state, told(2 * GIB), 0))
-    assert plan(state, told(GIB), 0) == ()
+    assert any(isinstance(body, Place) for body in plan(state, told(2 * GIB)))
+    assert plan(state, told(GIB)) == ()
     assert "needs 1.0 GiB" in explanations(state, told(GIB))["new"]
-    assert plan(card(), told(0), 0) == ()
+    assert plan(card(), told(0)) == ()
 
 
 @pytest.mark.parametrize(("tight_ms", "pin"), [(TIGHT_MS - 1, False), (TIGHT_MS, True)])
@@ -67,13 +67,13 @@ def test_a_peak_passes_and_the_pinned_stay(tight_ms: int, pin: bool) -> None:
     if pin:
         state = replace(state, replicas={"less#1.1": state.replicas["less#1.1"]})
         state = replace(state, deployments={"less": state.deployments["less"]})
-    assert plan(state, told(0, tight_ms), 0) == ()
+    assert plan(state, told(0, tight_ms)) == ()
 
 
 def test_about_to_run_out_the_least_valuable_leaves_one_at_a_time() -> None:
     state, bodies = settle(card(), told(0, TIGHT_MS))
     assert bodies == (Drain("less#1.1"),)
-    assert plan(state, told(0, 10 * TIGHT_MS), 0) == (), "the first one is still going"
+    assert plan(state, told(0, 10 * TIGHT_MS)) == (), "the first one is still going"
     state = report(state, "less#1.1", Status.GONE)
     state, bodies = settle(state, told(3 * GIB))
     assert bodies == (), "it left at a quarter of the margin, and would need all of it"
@@ -110,12 +110,12 @@ def test_a_paused_node_is_emptied_and_takes_nothing() -> None:
     _, bodies = settle(state, paused(heard, "a"))
     assert [type(body).__name__ for body in bodies] == ["Drain", "Place"]
     alone = deployed(cluster({"a": (device(),)}), deployment())
-    assert plan(alone, paused(liveness("a"), "a"), 0) == ()
+    assert plan(alone, paused(liveness("a"), "a")) == ()
     assert (
         "paused by its owner for another 1 min"
         in explanations(alone, paused(liveness("a"), "a"))["chat"]
     )
-    assert len(plan(alone, liveness("a"), 0)) == 1
+    assert len(plan(alone, liveness("a"))) == 1
 
 
 @settings(max_examples=100, deadline=None)

@@ -170,13 +170,13 @@ def test_who_is_off_or_does_not_vote_counts_with_its_last_word(newer: None) -> N
         cluster.must(update(node, NEXT), by=node)
     off = replace(cluster.state.members["n3"], away=True, down=True)
     cluster.state = replace(cluster.state, members={**cluster.state.members, "n3": off})
-    assert RaiseFeatureLevel(NEXT) not in plan(cluster.state, alone, 0)
+    assert RaiseFeatureLevel(NEXT) not in plan(cluster.state, alone)
     refused = cluster.propose(RaiseFeatureLevel(NEXT))
     assert refused.code == "too_old"
     assert "host-n3 (unknown version, off)" in refused.message
     assert [one.node for one in waited_for(cluster.state.members)] == ["n3"]
     cluster.must(Remove("n3"))
-    assert RaiseFeatureLevel(NEXT) in plan(cluster.state, alone, 0)
+    assert RaiseFeatureLevel(NEXT) in plan(cluster.state, alone)
     assert waited_for(cluster.state.members) == ()
 
 

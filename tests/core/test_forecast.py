@@ -36,7 +36,7 @@ def pair(left_gib: float = 8.0, right_gib: float = 8.0) -> State:
 
 
 def actions(state: State, wish: object) -> list[tuple[str, str, str]]:
-    end = forecast(state, liveness("ab"), 0, wish)  # type: ignore[arg-type]
+    end = forecast(state, liveness("ab"), wish)  # type: ignore[arg-type]
     assert end.outcome.accepted, end.outcome
     return [(step.action, step.deployment, step.node) for step in steps(state, end)]
 
@@ -55,7 +55,7 @@ def test_a_new_deployment_shows_what_stays_and_what_comes() -> None:
 
 def test_what_would_not_fit_is_said_with_its_bytes() -> None:
     state = pair()
-    end = forecast(state, liveness("ab"), 0, PutDeployment(deployment("huge", 20)))
+    end = forecast(state, liveness("ab"), PutDeployment(deployment("huge", 20)))
     (last,) = [step for step in steps(state, end) if step.action == "lack"]
     assert last.deployment == "huge"
     assert "needs 20.0 GiB, 8.0 GiB free" in last.reason
@@ -81,24 +81,24 @@ def test_live_bytes_follow_on_a_real_gpu() -> None:
     state = deployed(replace(cluster({"a": (gpu,)}), last_generation=1), deployment())
     state = running(state, replica("chat#1.1", "a", used_bytes={"gpu0": 4 * GIB}))
     heard = liveness("a", devices={"a": (DeviceLoad("gpu0", 2 * GIB, 2 * GIB),)})
-    fits = forecast(state, heard, 0, PutDeployment(deployment(gib=5.5), 1))
+    fits = forecast(state, heard, PutDeployment(deployment(gib=5.5), 1))
     assert [r.claims[0].claim_bytes for r in fits.after.replicas.values()] == [int(5.5 * GIB)]
-    more = forecast(state, heard, 0, PutDeployment(deployment(gib=6), 1))
+    more = forecast(state, heard, PutDeployment(deployment(gib=6), 1))
     assert "chat" in more.notes
 
 
 def test_a_refused_wish_changes_nothing_and_says_why() -> None:
     state = pair()
-    end = forecast(state, liveness("ab"), 0, PutDeployment(deployment(), 0))
+    end = forecast(state, liveness("ab"), PutDeployment(deployment(), 0))
     assert not end.outcome.accepted
     assert end.after.deployments == state.deployments
 
 
 def test_who_is_stranded_by_a_drain() -> None:
-    assert stranded(pair(), liveness("ab"), "a", 0) == ()
-    assert stranded(pair(right_gib=3), liveness("ab"), "a", 0) == ("chat",)
-    assert stranded(pair(right_gib=3), liveness("ab"), "b", 0) == ()
-    assert stranded(pair(), liveness("a"), "a", 0) == ("chat",), "nobody hears b"
+    assert stranded(pair(), liveness("ab"), "a") == ()
+    assert stranded(pair(right_gib=3), liveness("ab"), "a") == ("chat",)
+    assert stranded(pair(right_gib=3), liveness("ab"), "b") == ()
+    assert stranded(pair(), liveness("a"), "a") == ("chat",), "nobody hears b"
 
 
 def test_who_is_usable() -> None:
@@ -124,11 +124,11 @@ def test_a_forecast_ends_sound_and_settled(
     state = cluster({node: (device(gib=room),) for node, room in zip(nodes, rooms, strict=True)})
     state = replace(state, copies={DIGEST: tuple(nodes)})
     for number, size in enumerate(sizes):
-        end = forecast(state, liveness(nodes), 0, PutDeployment(deployment(f"m{number}", size)))
+        end = forecast(state, liveness(nodes), PutDeployment(deployment(f"m{number}", size)))
         state = end.after
         assert violations(state) == ()
-        assert plan(state, end.liveness, 0) == ()
+        assert plan(state, end.liveness) == ()
     wish = SetDraining(nodes[drained % len(nodes)], True)
-    end = forecast(state, liveness(nodes), 0, wish)
+    end = forecast(state, liveness(nodes), wish)
     assert violations(end.after) == ()
-    assert plan(end.after, end.liveness, 0) == ()
+    assert plan(end.after, end.liveness) == ()

@@ -104,7 +104,7 @@ def test_slots_that_were_not_left_to_the_place_are_refused() -> None:
         (deployment("fixed", 1, slots=2), 0, 3),
     ):
         state = put(cluster({"a": (device(),)}), wanted)
-        (body,) = plan(state, liveness("a"), 0)
+        (body,) = plan(state, liveness("a"))
         assert isinstance(body, Place)
         wrong = replace(body, context=context, slots=slots)
         _, outcome = apply(state, Command(CommandId("a", 99), wrong, "t", control=state.control))
@@ -141,7 +141,7 @@ def test_only_what_nobody_else_needs_and_never_again_once_placed() -> None:
         deployments={k: d for k, d in state.deployments.items() if k != "other"},
     )
     assert other.replica not in alone.replicas
-    assert plan(alone, liveness("a"), 0) == ()
+    assert plan(alone, liveness("a")) == ()
 
 
 def test_a_context_that_was_not_left_to_the_place_is_refused() -> None:
@@ -149,7 +149,7 @@ def test_a_context_that_was_not_left_to_the_place_is_refused() -> None:
     for name, context in (("chat", 8193), ("chat", 4095), ("fixed", 4097)):
         (body,) = (
             entry
-            for entry in plan(state, liveness("a"), 0)
+            for entry in plan(state, liveness("a"))
             if isinstance(entry, Place) and entry.deployment == name
         )
         wrong = Command(

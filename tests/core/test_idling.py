@@ -58,7 +58,7 @@ def kinds(bodies: tuple[Body, ...]) -> list[str]:
 
 def test_nothing_is_loaded_before_it_is_asked_for() -> None:
     state = one_node(on_demand())
-    assert plan(state, heard(), 0) == ()
+    assert plan(state, heard()) == ()
     assert explanations(state, heard()) == {}
     state, bodies = settle(state, heard(demand=asking("chat")))
     assert kinds(bodies) == ["Place"]
@@ -77,7 +77,7 @@ def test_who_is_not_heard_asks_for_nothing() -> None:
     state = deployed(cluster(dict.fromkeys("ab", (device(),))), on_demand())
     told = liveness("ab", demand={"b": (Demand("chat", 1),)})
     old = {**told.heard, "b": replace(told.heard["b"], at_s=900.0)}
-    bodies = plan(state, replace(told, heard=old), 0)
+    bodies = plan(state, replace(told, heard=old))
     assert bodies == (MarkDown("b", True),)
 
 
@@ -117,7 +117,7 @@ def test_a_deployments_own_ttl_wins_and_pinned_ones_stay() -> None:
         _, bodies = settle(state, idle)
         assert kinds(bodies) == ["Drain"] * drains, changes
     state = running(one_node(on_demand(idle_ttl_s=0)), replica("chat#1.1", "a"))
-    assert plan(state, heard(load("chat#1.1", idle_ms=IDLE_TTL_MIN_MS - 1000)), 0) == ()
+    assert plan(state, heard(load("chat#1.1", idle_ms=IDLE_TTL_MIN_MS - 1000))) == ()
 
 
 def test_above_its_minimum_a_deployment_shrinks_to_it() -> None:
@@ -205,9 +205,9 @@ def test_a_new_controller_unloads_nothing_that_was_just_used() -> None:
     state = running(state, replica("chat#1.1", "b"))
     told = liveness("ab", loads={"b": (load("chat#1.1", idle_ms=TTL_MS - 10_000),)})
     for controller in "ab":
-        assert plan(state, replace(told, here=controller), 0) == ()
+        assert plan(state, replace(told, here=controller)) == ()
     deaf = replace(told, heard={"a": told.heard["a"]}, now_s=told.now_s, started_s=told.now_s)
-    assert plan(state, deaf, 0) == ()
+    assert plan(state, deaf) == ()
 
 
 def test_the_sum_of_all_who_ask() -> None:
@@ -294,7 +294,7 @@ def test_claims_are_never_above_the_device() -> None:
     state, _ = settle(state, heard(demand=asking("old", "new")))
     assert len(state.replicas) == 1
     state = report(state, next(iter(state.replicas)), *TO_READY)
-    assert len(plan(state, heard(demand=asking("new", "old")), 0)) == 0
+    assert len(plan(state, heard(demand=asking("new", "old")))) == 0
 
 
 def test_the_history_says_why_something_goes() -> None:

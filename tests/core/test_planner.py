@@ -58,8 +58,8 @@ def kinds(bodies: tuple[object, ...]) -> list[str]:
 
 
 def test_an_unfounded_or_idle_cluster_needs_nothing() -> None:
-    assert plan(State(), liveness("a"), 0, window_expired=True) == ()
-    assert plan(three_nodes(), liveness("abc"), 0) == ()
+    assert plan(State(), liveness("a"), window_expired=True) == ()
+    assert plan(three_nodes(), liveness("abc")) == ()
 
 
 def test_places_what_is_missing_by_priority_then_size_then_name() -> None:
@@ -98,7 +98,7 @@ def test_a_down_node_that_nobody_hears_stays_down_through_our_grace() -> None:
     state = three_nodes()
     lost = replace(state.members["c"], down=True)
     state = replace(state, members={**state.members, "c": lost})
-    assert plan(state, replace(liveness("ab"), started_s=999.0), 0) == ()
+    assert plan(state, replace(liveness("ab"), started_s=999.0)) == ()
 
 
 def test_removed_deployments_drain() -> None:
@@ -185,13 +185,13 @@ def test_superfluous_replicas_go_those_that_serve_last() -> None:
 
 def test_an_expired_window_closes_and_the_feature_level_rises() -> None:
     state = run(three_nodes(), SetWindow(60))
-    closed = plan(state, liveness("abc"), 0, window_expired=True)
+    closed = plan(state, liveness("abc"), window_expired=True)
     assert closed == (CloseWindow(state.window.serial),)
-    assert plan(state, liveness("abc"), 0) == ()
+    assert plan(state, liveness("abc")) == ()
     newer = {key: replace(entry, feature_max=3) for key, entry in state.members.items()}
-    assert plan(replace(state, members=newer), liveness("abc"), 0) == (RaiseFeatureLevel(3),)
+    assert plan(replace(state, members=newer), liveness("abc")) == (RaiseFeatureLevel(3),)
     newer["b"] = member("b")
-    assert plan(replace(state, members=newer), liveness("abc"), 0) == ()
+    assert plan(replace(state, members=newer), liveness("abc")) == ()
 
 
 def test_too_few_nodes_are_explained() -> None:
@@ -227,9 +227,9 @@ def test_a_companion_is_copied_to_where_its_model_is() -> None:
 def test_nothing_is_placed_where_a_companion_cannot_come() -> None:
     state = deployed(three_nodes(), deployment(**STYLED))
     state = replace(state, copies={DIGEST: ("a", "b"), LORA: ("b",)})
-    placed = plan(state, liveness("abc"), 0)
+    placed = plan(state, liveness("abc"))
     assert [body.node for body in placed if isinstance(body, Place)] == ["b"]
-    assert not any(isinstance(body, Place) for body in plan(state, liveness("ac"), 0))
+    assert not any(isinstance(body, Place) for body in plan(state, liveness("ac")))
     text = explanations(state, liveness("ac"))["chat"]
     assert "lacks the file of lora=style.gguf, and no live node has it (held by: host-b)" in text
 

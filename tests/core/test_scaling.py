@@ -78,7 +78,7 @@ def test_one_at_a_time_up_to_the_maximum() -> None:
     starting = spread()
     told = liveness("abc", loads={"a": (load("chat#1.1", **full),)})
     starting, _ = settle(starting, told)
-    assert plan(starting, told, 0) == (), "the second one may be enough"
+    assert plan(starting, told) == (), "the second one may be enough"
 
 
 def test_one_replica_with_a_free_slot_is_enough() -> None:
@@ -87,7 +87,7 @@ def test_one_replica_with_a_free_slot_is_enough() -> None:
         "a": (load("chat#1.1", queued_ms=QUEUED_MS, slots_busy=4),),
         "b": (load("chat#1.2", slots_busy=1),),
     }
-    assert plan(state, liveness("abc", loads=loads), 0) == ()
+    assert plan(state, liveness("abc", loads=loads)) == ()
 
 
 def test_growing_moves_and_evicts_nothing() -> None:
@@ -105,7 +105,7 @@ def test_growing_moves_and_evicts_nothing() -> None:
         "a": (load("chat#1.1", queued_ms=QUEUED_MS, busy=1.0),),
         "b": (load("other#1.1", idle_ms=TTL_MS // 2),),
     }
-    assert plan(state, liveness("ab", loads=loads), 0) == ()
+    assert plan(state, liveness("ab", loads=loads)) == ()
 
 
 @pytest.mark.parametrize("priority", [-1, 0, 1])

@@ -241,7 +241,7 @@ class Nemesis:
             for one, other in ways:
                 self._hosts.unmute(one, other)
 
-    async def _kill_all(self, number: int) -> None:
+    async def _kill_all(self, _number: int) -> None:
         """As if the whole house had lost its power."""
         for peer in self._peers.peers:
             peer.kill()

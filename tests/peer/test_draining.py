@@ -41,7 +41,6 @@ async def drain(
         draining,
         state=proposing.cluster.state,
         liveness=heard(*(f"n{n}" for n in range(1, alive + 1))),
-        now_ms=0,
         proposer=proposing,  # type: ignore[arg-type]
         force=force,
         actor="operator:k",

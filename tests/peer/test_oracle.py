@@ -119,7 +119,7 @@ async def test_a_file_that_llama_cpp_refuses_is_an_error(
         await predict(tiny, executable(tmp_path, f"echo '{said}'; exit 1"))
 
 
-async def test_the_dry_run_itself_refuses_a_wrong_option(tmp_path: Path) -> None:
+async def test_the_dry_run_itself_refuses_a_wrong_option() -> None:
     pytest.importorskip("llama_cpp", reason="no inference engine is installed")
     request = PredictRequest(smollm2_path(), context=256, slots=1, options={"numa": "yes"})
     with pytest.raises(ValueError, match="numa='yes' must be one of off, distribute, isolate"):

@@ -157,7 +157,7 @@ async def test_a_large_log_is_set_aside_and_names_are_safe(tmp_path: Path) -> No
     assert log.with_suffix(".log.1").exists()
 
 
-async def test_no_worker_outlives_its_peer(tmp_path: Path) -> None:
+async def test_no_worker_outlives_its_peer() -> None:
     """The peer is killed with SIGKILL: it can tell nobody anything."""
     script = (
         "import asyncio, sys\n"

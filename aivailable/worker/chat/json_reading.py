@@ -187,7 +187,7 @@ def loads_text(raw: str) -> str | None:
 
 
 def read_call(
-    r: Reading, keys: CallKeys, accepts: Callable[[str], bool] = lambda name: True
+    r: Reading, keys: CallKeys, accepts: Callable[[str], bool] = lambda _name: True
 ) -> Reader[CallRead]:
     """One call's object. `accepts` says whether a name is a function's.
 

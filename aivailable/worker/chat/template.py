@@ -224,7 +224,7 @@ def _bounded() -> Iterator[None]:
     lines = 0
     end_s = time.monotonic() + RENDER_MAX_SECONDS
 
-    def trace(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
+    def trace(_frame: FrameType, _event: str, _argument: Any) -> Callable[..., Any]:
         nonlocal lines
         lines += 1
         if lines > RENDER_MAX_LINES or (

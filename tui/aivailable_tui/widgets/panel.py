@@ -59,7 +59,7 @@ class Panel(VerticalScroll):
         lines = self.lines(self._status, width)
         self.query_one(".lines", Static).update(Content("\n").join(lines))
 
-    def tally(self, status: ClusterStatus) -> str:
+    def tally(self, _status: ClusterStatus) -> str:
         """A word beside the title."""
         return ""
 

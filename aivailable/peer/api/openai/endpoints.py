@@ -76,7 +76,7 @@ class OpenAi:
         asked = completion_request(body, call_of(request).request_id)
         return await self._answer(request, asked, chat=False)
 
-    async def models(self, request: web.Request) -> web.Response:
+    async def models(self, _request: web.Request) -> web.Response:
         return web.json_response(model_list(self._service.status()))
 
     async def model(self, request: web.Request) -> web.Response:
