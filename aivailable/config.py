@@ -1,9 +1,8 @@
 """The settings of one node: where they come from, what they may be, and which win.
 
-Owns the grammar of sizes, durations, devices, seeds, and the precedence
-defaults < config.toml in home < AIVAILABLE_* < flags. Reads the environment it is handed and one
-file; must not create, write or connect anything. Called by `cli` (and by tests); `peer.app`
-receives the finished `Config`.
+Owns the grammar of sizes, durations, devices, seeds, and the precedence defaults < config.toml in
+home < AIVAILABLE_* < flags. Reads the environment it is handed and one file; must not create, write
+or connect anything. `peer.app` receives the finished `Config`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ LINK_PORT_DEFAULT = 8421
 JOIN_WINDOW_DEFAULT_S = 900
 DURATION_MAX_S = 30 * 24 * 3600
 DEVICES_MAX = 64
-SEEDS_MAX = 64
 LIST_ITEMS_MAX = 64
 CONFIG_FILE_MAX_BYTES = 64 * 1024
 KEY_BITS_MIN = 100

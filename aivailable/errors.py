@@ -12,7 +12,6 @@ AivailableError
  ├─ LinkError              a connection between two nodes failed or was refused
  │   ├─ LinkLost           the connection died; what was under way is unknown
  │   └─ StreamReset        the other side ended this stream, with a code
- ├─ JoinRefused            a cluster does not admit this node (reason, remedy)
  ├─ ProposalError          a command did not get into the log
  │   ├─ ProposalUnknown    deadline passed: applied or not, nobody knows; same id again
  │   └─ ProposalRejected   applied and refused, with a reason
@@ -70,14 +69,6 @@ class StreamReset(LinkError):
         super().__init__(f"{code}: {message}" if message else code)
         self.code = code
         self.message = message
-
-
-class JoinRefused(AivailableError):
-    """A cluster does not admit this node. `code` is one of wire.join.REFUSALS."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class ProposalError(AivailableError):

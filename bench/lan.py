@@ -1,8 +1,8 @@
 """Peers on hosts of their own: network namespaces on a bridge, whose cables can be cut.
 
 Owns nothing but the way from a bench to the tests' LAN (tests/fixtures/netns.py): it is one thing,
-and it is theirs. Needs root and `ip`; `missing` says what is not there. Used by the benches that
-need a real cut: no socket closes, only silence tells.
+and it is theirs. Needs root and `ip`; `missing` says what is not there. For the benches that need a
+real cut: no socket closes, only silence tells.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What every bench prints: machine, versions, rounds, median and spread, and one line of JSON.
 
-Owns the frame of DESIGN §10; must not measure anything. Called by every `bench.NAME`.
+Owns the frame that all benches have in common; must not measure anything.
 """
 
 from __future__ import annotations

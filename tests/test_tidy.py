@@ -1,4 +1,4 @@
-"""A rule exists when a test enforces it: the house rules of DESIGN §3 and STYLE, over the sources.
+"""A rule exists when a test enforces it: the house rules, over the sources.
 
 Each rule is also shown a source that breaks it, so that a rule that stopped working is noticed.
 """

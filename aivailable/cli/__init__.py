@@ -1,9 +1,9 @@
 """The `aivailable` command: names and groups of its subcommands, errors and exit codes.
 
 Owns what a terminal user types and reads. Must not decide anything about the cluster: it asks a
-node through `client`, and `up` hands a `Config` to `peer.app`. Everything heavy is imported
-inside the command that needs it, so that `--help` stays fast (a test watches this).
-Called by the `aivailable` script and `python -m aivailable`.
+node through `client`, and `up` hands a `Config` to `peer.app`. Everything heavy is imported inside
+the command that needs it, so that `--help` stays fast (a test watches this). The `aivailable`
+script and `python -m aivailable` begin here.
 """
 
 from __future__ import annotations

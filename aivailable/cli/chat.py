@@ -58,6 +58,7 @@ async def answer(
     part. Raises ClientError."""
     parts: list[str] = []
     thinking = False
+    ended, used = "", None
     stream = client.chat(model, messages, **params)
     async for delta in stream:
         if delta.reasoning:
@@ -69,7 +70,13 @@ async def answer(
             thinking = False
         parts.append(delta.text)
         typer.echo(delta.text, nl=False)
+        ended, used = delta.finish_reason or ended, delta.usage or used
     typer.echo()
+    if ended == "length" and used is not None:
+        render.note(
+            f"cut off: the limit is {used.completion_tokens} tokens, or the context, where"
+            f" {used.prompt_tokens} stand before them; --max-tokens N sets another limit"
+        )
     return "".join(parts), stream
 
 

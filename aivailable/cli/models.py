@@ -117,17 +117,24 @@ def _show_plan(where: target.Target, model: str, wanted: dict[str, Any]) -> None
 
 
 def _deploy(where: target.Target, model: str, wanted: dict[str, Any], wait: bool) -> None:
-    async def work(client: Client) -> str:
+    async def work(client: Client) -> tuple[str, bool]:
         with render.waiting(f"deploying {model}"):
             made = await client.deploy(absolute(model), **wanted)
         deployed = made.name
         if wait:
-            await wait_ready(client, deployed)
-        return made.name
+            known = (await wait_ready(client, deployed)).models
+            chats = all(one.has_chat_template for one in known if one.digest == made.digest)
+            return deployed, chats
+        return deployed, True
 
-    deployed = target.run(where, work)
-    if wait:
+    deployed, chats = target.run(where, work)
+    if wait and chats:
         render.say(f"{deployed} is ready: aivailable chat {deployed} Hello")
+    elif wait:
+        render.say(
+            f"{deployed} is ready. Its file has no chat template, so it does not chat: it answers"
+            " /v1/completions, and other endpoints if it was made for them"
+        )
     else:
         render.say(f"{deployed} is deployed; `aivailable status` shows when it is ready")
 

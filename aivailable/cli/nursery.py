@@ -1,7 +1,6 @@
 """The demo's peers: processes of this machine in a temporary folder, gone when the demo is.
 
 Owns starting, watching and stopping them, and their folder. Must not know what the demo shows.
-Called by `cli.demo` and by tests that need a real cluster on one machine.
 """
 
 from __future__ import annotations

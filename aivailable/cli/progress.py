@@ -1,7 +1,6 @@
 """The bars that show a deployment come up, one per replica.
 
 Draws on stderr; on something that is no terminal it prints a line at each change instead.
-Called by `cli.models` and `cli.demo`.
 """
 
 from __future__ import annotations

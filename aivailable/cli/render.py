@@ -1,7 +1,7 @@
 """What commands print: tables, lines, progress, complaints.
 
-Results go to stdout, everything else to stderr, so that pipes carry results only.
-Must not ask or decide anything. Called by every module of `cli`.
+Results go to stdout, everything else to stderr, so that pipes carry results only. Must not ask or
+decide anything.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def status_page(status: ClusterStatus, *, long: bool = False) -> Iterator[Render
     if status.advice:
         yield Text(f"→ {status.advice}", style="yellow")
     if status.nodes:
-        yield Padding(nodes_table(status), (1, 0, 0, 0), expand=False)
+        yield Padding(nodes_table(status, long=long), (1, 0, 0, 0), expand=False)
     yield from level_lines(status)
     for node in status.nodes:
         for problem in wording.problems(node):
@@ -139,12 +139,14 @@ def waiting_lines(status: ClusterStatus) -> Iterator[Text]:
         )
 
 
-def nodes_table(status: ClusterStatus) -> Table:
-    """Nodes with their devices, one line each."""
+def nodes_table(status: ClusterStatus, *, long: bool = False) -> Table:
+    """Nodes with their devices, one line each; `long`: with what each device does now."""
     table = empty_table(
         "NODE", "STATE", "ROLE", "DEVICE", "CLAIMED", "FREE", "TOTAL",
         right=("CLAIMED", "FREE", "TOTAL"),
     )  # fmt: skip
+    if long:
+        table.add_column("NOW", style="dim")
     for node in status.nodes:
         first: list[RenderableType] = [
             Text(node.name, style="bold"),
@@ -159,6 +161,7 @@ def nodes_table(status: ClusterStatus) -> Table:
                 wording.size(device.claimed_bytes),
                 wording.size(free),
                 wording.size(device.total_bytes),
+                *((wording.activity(device),) if long else ()),
             )
             first = ["", "", ""]
         if not node.devices:

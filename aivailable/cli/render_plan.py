@@ -1,6 +1,6 @@
 """How `fit` and `deploy --dry-run` answer: bytes by device, and a plan as a diff.
 
-Must not ask or decide anything. Called by `cli.models`.
+Must not ask or decide anything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which node a command talks to, with which key, and what to say when nobody answers there.
 
 Owns the common options --url, --api-key and --home. Reads two small files of the home that a
-running peer wrote (`api.json`, `admin.key`). Called by every command that uses the client.
+running peer wrote (`api.json`, `admin.key`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ class NobodyListens(AivailableError):
 class Target:
     url: str
     api_key: str | None
-    home: Path
     chosen: bool
     """The user named the address; it was not guessed from the home."""
 
@@ -76,7 +75,7 @@ def find(url: str | None, api_key: str | None, home: Path | None) -> Target:
     address = (url or found).rstrip("/")
     if not address.startswith(("http://", "https://")):
         address = f"http://{address}"
-    return Target(address, api_key, home, url is not None)
+    return Target(address, api_key, url is not None)
 
 
 def open_client(urls: list[str], api_key: str | None) -> Client:

@@ -1,7 +1,7 @@
 """What the API answers, as values: records, pieces of a chat, errors.
 
 Owns the decoding of bodies and of server-sent events, and the API's refusals as exceptions; opens
-no connection. Called by `client.Client` and its streams.
+no connection.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What one node does so that its workers match what is placed on it.
 
-Owns the decision of each step; starts, fetches and kills nothing. Level-triggered: called by
-`peer.agent` after every change of the state or of a worker, with the whole picture, and asks for
-the same action again until the picture has changed. The shell must therefore treat a transfer
-that is under way, and a report that is under way, as asked for already.
+Owns the decision of each step; starts, fetches and kills nothing. Level-triggered: it is given the
+whole picture after every change of the state or of a worker, and asks for the same action again
+until the picture has changed. The shell must therefore treat a transfer that is under way, and a
+report that is under way, as asked for already.
 """
 
 from __future__ import annotations
@@ -52,11 +52,10 @@ class LocalWorker:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """A file of a replica placed here; `sources` hold it, likeliest first."""
+    """A file of a replica placed here. Who is asked for it, the transfer decides."""
 
     replica: ReplicaId
     digest: Digest
-    sources: tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,6 @@ class FetchCopy:
     """One more safe copy; of lower urgency than Fetch."""
 
     digest: Digest
-    sources: tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +159,10 @@ def _start(
         return (Launch(replica.replica),)
     fetches = []
     for digest in lacking:
-        sources = _sources(node, state, digest)
-        if not sources:
+        if not _held_elsewhere(node, state, digest):
             what = file_words(state.deployments.get(replica.deployment), digest)
             return (_report(replica, Status.FAILED, f"no other node holds {what}"),)
-        fetches.append(Fetch(replica.replica, digest, sources))
+        fetches.append(Fetch(replica.replica, digest))
     return tuple(fetches)
 
 
@@ -229,16 +226,14 @@ def _copies(node: NodeId, state: State, held: Collection[Digest]) -> list[Action
         if known != have:
             actions.append(Report(ReportCopy(node, digest, have)))
     for where, digest in copies_wanted(state):
-        sources = _sources(node, state, digest)
-        if where == node and digest not in held and sources:
-            actions.append(FetchCopy(digest, sources))
+        if where == node and digest not in held and _held_elsewhere(node, state, digest):
+            actions.append(FetchCopy(digest))
     return actions
 
 
-def _sources(node: NodeId, state: State, digest: Digest) -> tuple[NodeId, ...]:
-    """Other members that hold the file, those not known to be down first."""
-    holders = [key for key in state.holders(digest) if key != node and key in state.members]
-    return tuple(sorted(holders, key=lambda key: (state.members[key].down, key)))
+def _held_elsewhere(node: NodeId, state: State, digest: Digest) -> bool:
+    """Whether another member holds the file, also one that is down: it may come back."""
+    return any(key != node and key in state.members for key in state.holders(digest))
 
 
 def _report(

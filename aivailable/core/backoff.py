@@ -1,6 +1,6 @@
 """How long to wait before the next try.
 
-Owns one formula; draws no randomness itself. Called by the agent, the links and the join loop.
+Owns one formula; draws no randomness itself.
 """
 
 from __future__ import annotations

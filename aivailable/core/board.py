@@ -1,8 +1,8 @@
 """The rooms of all devices while one decision is made: what is free, and the best place in it.
 
-Owns the bookkeeping of free bytes by device, the filter of nodes and the choice of devices; a
-board is thrown away after the decision. Must not decide what is placed, moved or drained, and
-words nothing (`core.placement`). Called by `core.placement` and `core.planner`.
+Owns the bookkeeping of free bytes by device, the filter of nodes and the choice of devices; a board
+is thrown away after the decision. Must not decide what is placed, moved or drained, and words
+nothing (`core.placement`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Placed:
 
 @dataclass(slots=True)
 class Bay:
-    """One device. `free_bytes` = min(total, live free + own use) - claims - margin (DESIGN §6);
+    """One device. `free_bytes` = min(total, live free + own use) - claims - margin;
     negative when others grew, or when it is promised to a replica that waits."""
 
     device: Device

@@ -1,8 +1,6 @@
 """Which nodes, devices and neighbours a deployment allows, and how a refusal words it.
 
-Owns the meaning of `Where`. Knows nothing of bytes and changes nothing. Called by `core.board` and
-`core.placement` for each choice, by `core.changes_models` when a deployment changes, and by
-`peer.deploying`.
+Owns the meaning of `Where`. Knows nothing of bytes and changes nothing.
 
 The words are those of the field: GPUStack selects workers and GPUs, Kubernetes has node affinity,
 pod affinity and anti-affinity; as there, anti-affinity holds both ways, and nothing that runs is

@@ -1,7 +1,7 @@
 """Whether one more replica would fit, device by device, and what would make it fit.
 
 Owns the verdicts and the advice of `fit`. Which bytes are free and which node is out of the
-question is placement's word. Changes nothing. Called by `peer.deploying`.
+question is placement's word. Changes nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What the planner would come to if something were changed: nothing is proposed or kept.
 
 Owns the projection: the wish through the real `apply`, then plan after plan with every agent doing
-as told, until nothing is left to do. Decides nothing of its own. Called by `peer.deploying` and
-`peer.draining`.
+as told, until nothing is left to do. Decides nothing of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Found a cluster, join one, or wait: what a node without a cluster does next.
 
-Owns the rules of DESIGN §5. Safety never rests on them: two nodes that both found are found out
-by `cluster_id`, and `gives_up` brings pristine ones together. Called by `peer.join` whenever the
-sightings change or a wait is over. Resuming one's own cluster is decided before this.
+Owns the rules of founding without configuration. Safety never rests on them: two nodes that both
+found are found out by `cluster_id`, and `gives_up` brings pristine ones together. Resuming one's
+own cluster is decided before this.
 """
 
 from __future__ import annotations

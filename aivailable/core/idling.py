@@ -3,7 +3,7 @@
 Owns when a deployment of `replicas 0..N` should run, and when a running replica has been idle for
 long enough to go. Ages come from the nodes themselves (heartbeats, each by its own monotonic
 clock), so that a new controller knows as much as the old one. Unknown is never idle: who is not
-heard keeps what it runs. Called by `core.planner`, `core.preemption` and `core.view`.
+heard keeps what it runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aivailable.wire.peer import ReplicaLoad
 ASKED_MAX_MS = 300_000
 """A load whose last client went away goes on for so long: then nobody seems to want it."""
 EVICT_IDLE_MS = 5_000
-"""Idle for less is between two requests: it is not evicted for another (DESIGN §6)."""
+"""Idle for less is between two requests: it is not evicted for another."""
 IDLE_TTL_MIN_MS = 5_000
 """The least idle TTL that is acted on: news of use is a heartbeat old."""
 

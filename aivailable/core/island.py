@@ -1,4 +1,4 @@
-"""Island replicas: what a node loads by itself while the log cannot change (DESIGN §4).
+"""Island replicas: what a node loads by itself while the log cannot change.
 
 Owns which islands this node runs, when they drain, and which of them it offers to the log. They
 live in the node's own ledger, never in the replicated state: `peer.agent` adds them to what is

@@ -1,11 +1,10 @@
-"""Feature levels: how versions of the code share one log (DESIGN §4).
+"""Feature levels: how versions of the code share one log.
 
 Owns the level of this code, what a command needs, and who holds the cluster back. `LEVEL` grows by
 one with each release that changes what the log or the state can hold, or how `apply` decides. Each
 member states the level of the code it runs in its own record, so that one that is off counts with
 its last word. The cluster works at the lowest, raised by the planner, and never lowered. How to add
-a command is in DESIGN.md of the package. Pure. Called by codec, machine, state, handlers, view,
-and by peer for what it states and proposes.
+a command: aivailable/DESIGN.md, "Versions in one cluster". Pure.
 """
 
 from __future__ import annotations

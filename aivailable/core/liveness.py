@@ -93,7 +93,8 @@ def device_load(
 def missing_members(
     liveness: Liveness, members: Sequence[NodeId], down_after_ms: int
 ) -> frozenset[NodeId]:
-    """Each of `members` that more than half of the live members other than itself miss (DESIGN §4).
+    """Each of `members` that more than half of the live members other than itself miss: it
+    takes a majority to call a node down.
 
     Witnesses are we ourselves and every other member with a fresh heartbeat. We miss a node that
     was silent for `down_after_ms`; another misses it when its heartbeat does not name it in

@@ -1,7 +1,8 @@
 """`apply`: how one command changes the state. Total, deterministic, idempotent by command id.
 
 Refusing is a return value: an exception inside a replicated method would be retried for ever on
-every node (RAFT.md, D10). The handlers, one per command kind, are in `core.changes`.
+every node (defect D10 in raft/DESIGN.md). The handlers, one per command kind, are in
+`core.changes`.
 
 Versions that share a log decide alike: what needs a higher feature level than the state has is
 refused by its envelope, unread. What the state allows and this code cannot do has the outcome

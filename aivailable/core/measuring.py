@@ -1,8 +1,8 @@
 """What loads were measured to need, and what that means for the next one.
 
-Owns the key of a measurement (DESIGN §6: model digest, device kind, backend, context, slots, KV
-type, and the other engine options, which may need memory too) and how a deployment's size follows
-from it. `apply` writes the measurements (`changes_models`); the planner and `deploy` read them.
+Owns the key of a measurement (model digest, device kind, backend, context, slots, KV type, and the
+other engine options, which may need memory too) and how a deployment's size follows from it.
+`apply` writes the measurements (`changes_models`); the planner and `deploy` read them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When clusters end in others: which of two does, who finds the way, and founding from a copy.
 
 Owns the rules around merging and tombstones, and what stays of a state when its majority is gone
-for good. Called by core.changes_* (what is allowed when applied), peer.merging, peer.recovery.
+for good.
 
 Two clusters of one name that meet. The winner commits `Adopt`, which lists the other's members;
 only then the loser commits `Dissolve` through its own quorum, and its members go. Of the two at

@@ -1,7 +1,7 @@
 """Room for one more by moving what has only been planned: a bounded local search.
 
 Owns the placements of one plan until it is proposed. Moves nothing that is in the state already:
-those replicas run, and a better packing is not worth their restart. Called by `core.planner`.
+those replicas run, and a better packing is not worth their restart.
 
 The greedy order (largest first, tightest fit) is best-fit decreasing; the repair is the ejection
 chain of bin packing, two steps deep, then an exchange of a smaller for a larger replica.

@@ -2,7 +2,6 @@
 
 Owns the answer for one replica on a given state, and the words for a refusal; the choice itself is
 `core.board`'s. Changes nothing; what it answers is checked again by `apply` and by the agent.
-Called by the planner, by an island and by `fit` (the dry run).
 """
 
 from __future__ import annotations
@@ -11,13 +10,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from aivailable.core.board import (
-    BUDGETED,
     Bay,
     Board,
     Placed,
     failures,
     is_current,
-    own_use_bytes,
 )
 from aivailable.core.constraints import (
     company_obstacle,
@@ -28,12 +25,11 @@ from aivailable.core.constraints import (
 from aivailable.core.ids import Digest, NodeId, ReplicaId
 from aivailable.core.liveness import (
     Liveness,
-    device_load,
     fresh_heartbeat,
     is_alive,
     silent_ms,
 )
-from aivailable.core.records import Deployment, Device, Member, Replica
+from aivailable.core.records import Deployment, Member, Replica
 from aivailable.core.state import State, failure_key
 
 __all__ = [
@@ -42,7 +38,6 @@ __all__ = [
     "Refused",
     "explain",
     "format_bytes",
-    "free_bytes",
     "is_current",
     "place",
     "refusal",
@@ -85,37 +80,6 @@ def format_bytes(count: int) -> str:
     if 0 < count < 1 << 10:
         return f"{count} bytes"
     return f"{count / (1 << 10):.0f} KiB"
-
-
-def free_bytes(
-    state: State,
-    liveness: Liveness,
-    node: NodeId,
-    device: Device,
-    leaving: Collection[ReplicaId] = (),
-) -> int:
-    """Bytes a new claim may take: min(total, live free + own use) − claims − margin (DESIGN §6).
-
-    Own use is what our loaded replicas hold there: measured bytes, else their claims. While a
-    replica loads its own use counts as nothing yet, which errs towards refusing.
-    `leaving` are replicas whose claims count as given back. May be negative.
-    """
-    there = [replica for replica in state.replicas.values() if replica.node == node]
-    claimed = sum(
-        claim.claim_bytes
-        for replica in there
-        if replica.replica not in leaving
-        for claim in replica.claims
-        if claim.device_id == device.device_id
-    )
-    load = device_load(liveness, node, device.device_id, state.settings.down_after_ms)
-    if device.backend in BUDGETED:
-        others = load.used_by_others_bytes if load is not None else 0
-        return device.total_bytes - claimed - others
-    usable = device.total_bytes
-    if load is not None:
-        usable = min(usable, load.free_bytes + own_use_bytes(there, device.device_id))
-    return usable - claimed - state.settings.margin_bytes
 
 
 def place(

@@ -1,8 +1,7 @@
 """What the controller proposes next: a fixpoint of state and liveness.
 
 Owns the decision which members are down, which replicas go and where new ones come, and the
-explanation of what cannot be done. Proposes only: `apply` checks everything again. Called by
-`peer.controller` after every change, and by `core.view` for explanations.
+explanation of what cannot be done. Proposes only: `apply` checks everything again.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Owns the choice of the fewest, least valuable ones on one node; drains nothing. In this order give
 way: extra replicas, which only fill spare room (`core.scaling`), idle ones before busy ones; idle
-ones that are loaded on demand (`core.idling`); those of a lower priority. Called by `core.planner`
-when a replica fits nowhere and nothing that leaves makes room for it.
+ones that are loaded on demand (`core.idling`); those of a lower priority. It is asked when a
+replica fits nowhere and nothing that leaves makes room for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Which replica answers a request, with the reason for every one that does not.
 
-Owns the choice; reserves, sends and retries nothing. Called by `peer.router` at the ingress for
-each attempt of a request.
+Owns the choice; reserves, sends and retries nothing. It is asked for each attempt of a request.
 """
 
 from __future__ import annotations
@@ -224,6 +223,20 @@ def _nothing(deployment: Deployment, rejected: list[NotChosen], full: bool) -> W
     text = "; ".join(f"{entry.replica} {entry.reason}" for entry in rejected)
     reason = f"no replica of {deployment.name!r} is ready: {text}"
     return Wait(deployment.name, reason, RETRY_SOON_S, reasons)
+
+
+def unfit(state: State, deployment_name: str, *, chats: bool) -> Refuse | None:
+    """Why no replica could ever answer: refused at once, before a model is loaded for it. None =
+    one could, as far as the catalogue tells."""
+    deployment = state.find_deployment(deployment_name)
+    model = state.models.get(deployment.digest) if deployment is not None else None
+    if model is None or not chats or model.facts.has_chat_template:
+        return None
+    return Refuse(
+        400,
+        "template_error",
+        "this model's file has no chat template: use /v1/completions, or a model made for chat",
+    )
 
 
 def _unknown(name: str, state: State) -> Refuse:

@@ -2,7 +2,7 @@
 
 Owns when one more is worth its memory. Extra replicas only ever take room that is free; they are
 the first to give way (`core.preemption`), and go when they have been idle for their TTL
-(`core.idling`). Called by `core.planner`, last, when everything demanded has its place.
+(`core.idling`). It comes last in a plan, when everything demanded has its place.
 """
 
 from __future__ import annotations

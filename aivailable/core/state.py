@@ -182,7 +182,7 @@ class State:
 
     @property
     def pristine(self) -> bool:
-        """One member, nothing deployed, no operator's hand: it may give itself up (DESIGN §5)."""
+        """One member, nothing deployed, no operator's hand: core.founding may give it up."""
         return len(self.members) <= 1 and not self.deployments and not self.operator_touched
 
     def voters(self) -> tuple[NodeId, ...]:

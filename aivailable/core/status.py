@@ -28,6 +28,12 @@ class DeviceStatus:
     used_by_others_bytes: int = 0
     utilization: float = 0.0
     temperature_c: float | None = None
+    power_w: float | None = None
+    """What it draws now; None = it does not say."""
+    decode_tokens_per_s: float = 0.0
+    prefill_tokens_per_s: float = 0.0
+    """Of the ten-second benchmark, with the same small model on every card; 0 = not measured."""
+    driver: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class NodeStatus:
     """Its owner wants it for so long."""
     devices: tuple[DeviceStatus, ...] = ()
     problems: tuple[str, ...] = ()
+    applied: int | None = None
+    """How far its copy of the state is, as `ClusterStatus.version`; None = not heard lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,8 @@ class ReplicaStatus:
     reason: str = ""
     progress: float = 0.0
     """0–1 while fetching or loading."""
+    phase: str = ""
+    """What a worker that is not ready does: loading | checking | warming."""
     context: int = 0
     """Tokens per slot of this one."""
     slots: int = 0
@@ -78,6 +88,11 @@ class ReplicaStatus:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    """Computed; `cached_tokens` of the prompts need not be, thanks to a shared beginning."""
+    cached_tokens: int = 0
+    steps: int = 0
     """The worker's counters since its start, a heartbeat old."""
     notes: tuple[str, ...] = ()
     """What the engine runs with, given or chosen, as "threads=7"; empty until it is ready."""
@@ -118,6 +133,10 @@ class ModelStatus:
     context_train: int
     quantization: str
     holders: tuple[NodeId, ...] = ()
+    parameters: int = 0
+    layers: int = 0
+    has_chat_template: bool = True
+    """False: it completes texts, and chats with it are refused. An older node does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,5 +289,8 @@ class ClusterStatus:
     waiting: tuple[WaitingStatus, ...] = ()
     events: tuple[EventStatus, ...] = ()
     """The last few."""
+    founded_by: NodeId = ""
+    founded_at_ms: int = 0
+    """UTC, by the founder's clock."""
     held_back_by: tuple[NodeId, ...] = ()
     """Members with older code than the newest: the feature level waits for them."""

@@ -1,13 +1,12 @@
 """The picture that routing and people see: replicated state joined with soft state.
 
-Owns the join and the status document; decides nothing. Called by the router, by `service` and
-the API of every node.
+Owns the join and the status document; decides nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aivailable.core.ids import NodeId, ReplicaId, short
 from aivailable.core.levels import waited_for
@@ -156,6 +155,8 @@ def status_of(
             )
             for event in state.events[-EVENTS_SHOWN:]
         ),
+        founded_by=state.cluster.founded_by if state.cluster is not None else "",
+        founded_at_ms=state.cluster.founded_at_ms if state.cluster is not None else 0,
         held_back_by=tuple(member.node for member in waited_for(state.members)),
     )
 
@@ -166,6 +167,8 @@ def _node(
     node, liveness = member.node, view.liveness
     inventory = view.state.inventories.get(node)
     heard = node == liveness.here or node in liveness.heard
+    heartbeat = fresh_heartbeat(liveness, node, view.state.settings.down_after_ms)
+    applied = heartbeat.applied if heartbeat is not None else None
     return NodeStatus(
         node=node,
         short=short(node),
@@ -179,18 +182,14 @@ def _node(
         api_port=member.api_port,
         feature_max=member.feature_max,
         draining=member.draining,
-        paused_left_s=_paused_left_s(view, node),
+        paused_left_s=heartbeat.paused_left_s if heartbeat is not None else 0,
         devices=tuple(
             _device(view, node, device, here_load)
             for device in (inventory.devices if inventory is not None else ())
         ),
         problems=inventory.problems if inventory is not None else (),
+        applied=view.state.version if node == liveness.here else applied,
     )
-
-
-def _paused_left_s(view: View, node: NodeId) -> int:
-    heartbeat = fresh_heartbeat(view.liveness, node, view.state.settings.down_after_ms)
-    return heartbeat.paused_left_s if heartbeat is not None else 0
 
 
 def _node_state(view: View, member: Member) -> str:
@@ -211,16 +210,25 @@ def _device(
     if load is None:
         after_ms = view.state.settings.down_after_ms
         load = device_load(view.liveness, node, device.device_id, after_ms)
-    claimed = view.state.claimed_bytes(node, device.device_id)
-    common = (device.device_id, device.name, device.backend.value, device.total_bytes, claimed)
+    known = DeviceStatus(
+        device_id=device.device_id,
+        name=device.name,
+        backend=device.backend.value,
+        total_bytes=device.total_bytes,
+        claimed_bytes=view.state.claimed_bytes(node, device.device_id),
+        decode_tokens_per_s=device.speed,
+        prefill_tokens_per_s=device.prefill_speed,
+        driver=device.driver,
+    )
     if load is None:
-        return DeviceStatus(*common)
-    return DeviceStatus(
-        *common,
+        return known
+    return replace(
+        known,
         free_bytes=load.free_bytes,
         used_by_others_bytes=load.used_by_others_bytes,
         utilization=load.utilization,
         temperature_c=load.temperature_c,
+        power_w=load.power_w,
     )
 
 
@@ -234,6 +242,9 @@ def _models(state: State) -> tuple[ModelStatus, ...]:
             context_train=model.facts.context_train,
             quantization=model.facts.quantization,
             holders=state.holders(model.digest),
+            parameters=model.facts.parameters,
+            layers=model.facts.layers,
+            has_chat_template=model.facts.has_chat_template,
         )
         for model in sorted(state.models.values(), key=lambda model: (model.name, model.digest))
     )
@@ -312,6 +323,7 @@ def _replicas(view: View) -> tuple[ReplicaStatus, ...]:
             status=load.status,
             reason="island: runs outside the plan until the quorum is back",
             progress=load.progress,
+            phase=load.phase,
             slots=load.slots,
             slots_busy=load.slots_busy,
             waiting=load.waiting,
@@ -335,6 +347,7 @@ def _replica(state: State, replica: Replica, load: ReplicaLoad | None) -> Replic
         status=status,
         reason=replica.reason or (load.reason if load is not None else ""),
         progress=load.progress if load is not None else 0.0,
+        phase=load.phase if load is not None else "",
         context=replica.context,
         slots=replica.slots,
         slots_busy=load.slots_busy if load is not None else 0,
@@ -348,6 +361,10 @@ def _replica(state: State, replica: Replica, load: ReplicaLoad | None) -> Replic
         generated_tokens=load.generated_tokens if load is not None else 0,
         drafted_tokens=load.drafted_tokens if load is not None else 0,
         accepted_tokens=load.accepted_tokens if load is not None else 0,
+        requests=load.requests if load is not None else 0,
+        prompt_tokens=load.prompt_tokens if load is not None else 0,
+        cached_tokens=load.cached_tokens if load is not None else 0,
+        steps=load.steps if load is not None else 0,
         notes=load.notes if load is not None else (),
     )
 

@@ -1,8 +1,8 @@
 """Who should vote: one small step at a time.
 
 Owns the target and the order of changes to the Raft membership. Changes nothing itself; the
-membership is changed by `raft.membership` one server at a time, and recorded by `SetRole`. Called
-by `peer.controller` on the leader after each applied change and each heartbeat.
+membership is changed by `raft.membership` one server at a time, and recorded by `SetRole`. The
+leader asks after each applied change and each heartbeat.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ class Demote:
 
 @dataclass(frozen=True, slots=True)
 class TransferFirst:
-    """The leader itself has to go: let `to` lead first (None = whoever wins)."""
-
-    to: NodeId | None
+    """The leader itself has to go: another one leads first, whoever has caught up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ Step = Promote | Demote | TransferFirst | RecordRole
 
 
 def target_voters(members: int) -> int:
-    """How many of so many members should vote (DESIGN §5)."""
+    """How many of so many members should vote: by members, not by who is awake."""
     if members < 3:
         return 1
     return 3 if members < 5 else 5
@@ -82,7 +80,7 @@ def next_step(
     voters = [node for node in sorted(raft_voters) if node in state.members]
     strangers = [node for node in sorted(raft_voters) if node not in state.members]
     if strangers:
-        return _expel(state, liveness, strangers, voters, here)
+        return _expel(strangers, here)
     target = target_voters(len(state.members))
     if len(voters) > target:
         leaving = _least_wanted(state, liveness, voters, here)
@@ -106,20 +104,12 @@ def _seat_is_lost(state: State, node: NodeId, down_s: Mapping[NodeId, float]) ->
     return member.down and down_s.get(node, 0.0) >= kept_s
 
 
-def _expel(
-    state: State,
-    liveness: Liveness,
-    strangers: Sequence[NodeId],
-    voters: Sequence[NodeId],
-    here: NodeId,
-) -> Step:
+def _expel(strangers: Sequence[NodeId], here: NodeId) -> Step:
     """Voters that are members no more; the leader among them last, after handing over."""
     for node in strangers:
         if node != here:
             return Demote(node)
-    after_ms = state.settings.down_after_ms
-    heirs = [node for node in voters if is_alive(liveness, node, after_ms)]
-    return TransferFirst(heirs[0] if heirs else None)
+    return TransferFirst()
 
 
 def _candidates(

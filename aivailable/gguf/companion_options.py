@@ -1,8 +1,7 @@
 """How a deployment's options name the files that go with its model.
 
 Owns the form of `lora=PATH[:SCALE][,…]` and `projector=PATH`: which paths they name, and the same
-options with other words in their place. Pure: it opens no file (gguf.companions does). Called by
-the worker before a load, by the core for what a deployment needs, and by the peer.
+options with other words in their place. Pure: it opens no file (gguf.companions does).
 """
 
 from __future__ import annotations

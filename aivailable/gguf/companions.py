@@ -1,8 +1,7 @@
 """Files that go with a model: LoRA adapters and projectors for images.
 
 Owns: where they lie, and what their headers say, checked before llama.cpp sees the file. It must
-not load them. Called by the worker before a load and by its dry run, and by the peer for a new
-deployment and where the formula stands in for the dry run.
+not load them.
 """
 
 from __future__ import annotations

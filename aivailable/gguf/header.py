@@ -1,8 +1,7 @@
 """What a GGUF header says about a model: the facts that placement, router and worker need.
 
 Owns: the meaning of the header's keys and the limits beyond which llama.cpp aborts the process
-instead of failing. It must not load weights. Called by the peer's model store (facts for the
-catalogue) and by the worker (before every load).
+instead of failing. It must not load weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The memory a model needs on its device, from its facts alone.
 
-Owns: the formula that is used where the dry run (worker/oracle) is not at hand. Pure; called by
-core's placement and fit, and by the worker's tests.
+Owns: the formula that is used where the dry run (worker/oracle) is not at hand. Pure.
 
 Measured against llama.cpp 0.3.36's dry run with two models: weights and KV exact, compute never
 too small and at most 5 MiB or a quarter too large, because a claim that is too small makes the

@@ -71,12 +71,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A header as it lies in the file; the weights begin at `data_offset`."""
+    """A header as it lies in the file."""
 
     version: int
     values: dict[str, Value]
     tensors: dict[str, Tensor]
-    data_offset: int
     expected_bytes: int
     """Where the last tensor ends: a shorter file is truncated."""
 
@@ -135,7 +134,7 @@ class Reader:
         # The last tensor's own padding may be missing.
         last = next(reversed(described.values()), None)
         size = 0 if last is None else last.offset + last.size_bytes
-        return Structure(version, values, described, data_offset, data_offset + size)
+        return Structure(version, values, described, data_offset + size)
 
     def wrong(self, problem: str) -> GgufError:
         """An error that names the file and how far it was read."""

@@ -1,4 +1,4 @@
-"""Sizes and names of the number formats a GGUF file may hold. Data only; used by the header.
+"""Sizes and names of the number formats a GGUF file may hold. Data only.
 
 Source: ggml.h `enum ggml_type`, ggml-common.h block structures, llama.h `enum llama_ftype`.
 """

@@ -1,8 +1,7 @@
 """The files that go with a model, from the words of a request to records of the deployment.
 
 Owns finding, checking and hashing them on this node: LoRA adapters and projectors, as the engine
-options name them. A relative path is beside the model's file. Proposes nothing. Called by
-`peer.deploying`.
+options name them. A relative path is beside the model's file. Proposes nothing.
 """
 
 from __future__ import annotations

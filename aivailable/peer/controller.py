@@ -26,7 +26,6 @@ log = logging.getLogger("aivailable.controller")
 
 PERIOD_S = 0.5
 CONTROL_DEADLINE_S = 2.0
-VOTER_STEP_DEADLINE_S = 10.0
 
 
 class Controller:

@@ -1,7 +1,6 @@
 """Maintenance of a node: it takes nothing new and what runs there moves, or it serves again.
 
 Owns the check before a drain: whether anything could take over. Who moves where is the planner's.
-Called by `peer.node` for the API.
 """
 
 from __future__ import annotations

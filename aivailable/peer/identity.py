@@ -1,8 +1,7 @@
 """This node's key and certificate, and what can be read from anybody's certificate.
 
-Owns identity.pem in home: a P-256 key and its self-signed certificate, made once, valid from
-2000 to 9999 because old boards have dead clocks. It must not know who is a member.
-Called by peer.app, trust, links and join.
+Owns identity.pem in home: a P-256 key and its self-signed certificate, made once, valid from 2000
+to 9999 because old boards have dead clocks. It must not know who is a member.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The join key: its text as people carry it, and what proves to the other side that we hold it.
 
-Owns the format of `aivailable invite` and the proofs of both directions; must not see a socket
-or decide who is admitted. Called by peer.app (make, read) and peer.join (prove, check).
+Owns the format of `aivailable invite` and the proofs of both directions; must not see a socket or
+decide who is admitted.
 
 Why a proof may be shown to anybody, also to a fake server: it is HMAC-SHA256 under a key of at
 least 100 random bits over two fresh nonces. It tells nothing that helps to guess the key (2^100

@@ -1,7 +1,6 @@
 """Who knocked lately and was not let in: told once in the log, shown as long as it is news.
 
-Owns the memory of refused strangers, bounded; must not decide who is refused. Called by
-peer.membership, which answers the knocks.
+Owns the memory of refused strangers, bounded; must not decide who is refused.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ class Membership:
     # --- giving up
 
     async def _consider_giving_up(self, session: Session) -> None:
-        """A pristine cluster of one dissolves into another of its name (DESIGN §5)."""
+        """A pristine cluster of one dissolves into another of its name."""
         if not self._may_give_up(session):
             return
         for sighting in await self._heard():

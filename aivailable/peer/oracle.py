@@ -1,7 +1,7 @@
 """How many bytes a configuration needs: by the engine's dry run, else by the formula.
 
 Owns the child process that runs `aivailable.worker.oracle`, its time limit and the fallback. Must
-not import an engine. Called by the deploying side of the peer through `ports.Ports.predict`.
+not import an engine.
 """
 
 from __future__ import annotations

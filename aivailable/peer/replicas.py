@@ -28,6 +28,7 @@ from aivailable.wire.peer import ReplicaLoad
 from aivailable.wire.prefixes import PREFIX_DIGESTS_MAX
 from aivailable.wire.worker import (
     Counters,
+    Hello,
     Load,
     LoadFailed,
     Pause,
@@ -138,6 +139,10 @@ class LocalReplica:
             generated_tokens=self.counters.generated_tokens,
             drafted_tokens=self.counters.drafted_tokens,
             accepted_tokens=self.counters.accepted_tokens,
+            requests=self.counters.requests,
+            prompt_tokens=self.counters.prompt_tokens,
+            cached_tokens=self.counters.cached_tokens,
+            steps=self.counters.steps,
             prefixes=self._prefixes,
             idle_ms=self._idle_ms(),
             queued_ms=self._queued_ms(),
@@ -185,6 +190,9 @@ class LocalReplica:
                 match message:
                     case Progress(phase=phase, fraction=fraction):
                         self.phase, self.progress = phase, fraction
+                    case Hello(pid=pid, engine=engine, version=version):
+                        about = (self.record.replica, pid, engine, version)
+                        log.info("%s: worker %d, engine %s %s", *about)
                     case Ready():
                         self._ready(message)
                     case LoadFailed(code=code, message=text):
@@ -215,6 +223,7 @@ class LocalReplica:
             self._worker.kill()
 
     def _ready(self, ready: Ready) -> None:
+        log.info("%s is ready after %.1f s", self.record.replica, ready.load_ms / 1000)
         self.progress, self.phase = 1.0, ""
         self.notes = tuple(note[:NOTE_MAX_CHARS] for note in ready.notes[:NOTES_MAX])
         self._used_s = self._clock.monotonic()

@@ -28,7 +28,7 @@ class ReplicatedState:
         self._changed = asyncio.Event()
 
     def apply(self, payload: bytes) -> None:
-        """Apply one committed entry. Raises nothing (RAFT.md, D10) but CodeTooOld."""
+        """Apply one committed entry. Raises CodeTooOld and nothing else: D10 in raft/DESIGN.md."""
         before = self.state
         after, outcome = apply_bytes(before, payload)
         if outcome.code == CODE_TOO_OLD:

@@ -13,11 +13,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from aivailable.core.backoff import delay_s
-from aivailable.core.ids import NodeId, ReplicaId
+from aivailable.core.ids import NodeId, ReplicaId, short
 from aivailable.core.liveness import Liveness
 from aivailable.core.planner import explanations
 from aivailable.core.records import Status
-from aivailable.core.router import Forward, Local, Refuse, Wait, choose
+from aivailable.core.router import Forward, Local, Refuse, Wait, choose, unfit
 from aivailable.core.state import State
 from aivailable.core.view import View
 from aivailable.errors import LinkError, RequestError, StreamReset
@@ -142,6 +142,9 @@ class Router:
         begun_s = loop.time()
         ends_s = begun_s + request.deadline_s
         progress = _Progress(request)
+        never = unfit(self._state(), request.deployment, chats=request.messages is not None)
+        if never is not None:
+            raise RequestError(never.status, never.code, never.message)
         while True:
             choice = await self._choose(progress, routing, ends_s)
             left_s = _left_s(ends_s)
@@ -209,6 +212,14 @@ class Router:
                     self._reserved,
                     wanted,
                 )
+                for other in choice.not_chosen:
+                    log.debug(
+                        "%s: not %s on %s: %s",
+                        progress.request.request_id,
+                        other.replica,
+                        short(other.node),
+                        other.reason,
+                    )
                 match choice:
                     case Local():
                         return choice

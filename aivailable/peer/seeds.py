@@ -1,6 +1,6 @@
 """Who is around: what mDNS brings, and the configured seeds asked as if it had brought them.
 
-Decides nothing. Called by peer.membership.
+Decides nothing.
 """
 
 from __future__ import annotations

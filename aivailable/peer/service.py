@@ -63,7 +63,7 @@ class Routing:
     attempts: int = 0
     queue_ms: int = 0
     wait_s: float = 60.0
-    """How long to wait for a model that is deployed but not ready (DESIGN §7)."""
+    """How long to wait for a model that is deployed but not ready."""
 
 
 class Service(Protocol):

@@ -442,9 +442,6 @@ class Session:
             replicas=self.agent.loads(),
             devices=self.agent.device_loads(),
             paused_left_s=self.pause.left_s(),
-            is_leader=self.raft.is_leader,
-            term=self.raft.term,
-            raft_role=self.raft.role.value,
             window_left_s=self.window.left_s(self.state.window),
             demand=self.router.demands.sample(),
         )

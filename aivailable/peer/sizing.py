@@ -1,7 +1,7 @@
 """How many bytes a deployment would need: now, for each token more and for each slot more.
 
 Owns the questions to the oracle and to the formula, and what a question is about (`Thought`). Must
-not decide whether that fits. Called by `peer.deploying`.
+not decide whether that fits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Background tasks of one owner: named, ended together, never dying in silence.
 
-Used by everything in the peer that runs loops. Order of start is order of cancellation reversed,
-so that a run on virtual time is reproducible.
+Order of start is order of cancellation reversed, so that a run on virtual time is reproducible.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Who may speak to us: the TLS contexts made from the member list.
 
-Owns every `ssl` context of the process. Links and weights need a certificate of the current
-list; the join channel (SNI `join`) needs none. It must not open sockets. Called by peer.app,
-links and join.
+Owns every `ssl` context of the process. Links and weights need a certificate of the current list;
+the join channel (SNI `join`) needs none. It must not open sockets.
 
 The verify mode of a TLS session is the outer context's, whichever context SNI picks (OpenSSL's
 SSL_set_SSL_CTX changes certificate and trust anchors, not the mode: measured). So the outer

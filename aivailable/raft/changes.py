@@ -1,7 +1,7 @@
 """Changes of who votes and who leads, each until it is in effect or known not to be.
 
 Owns: the steps and waiting of adding, removing, handing over, and of learning what the leader has
-committed. It must not send or persist. Built and called by node.
+committed. It must not send or persist. Built by node.
 """
 
 from __future__ import annotations

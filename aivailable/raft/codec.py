@@ -2,8 +2,8 @@
 
 Owns: the envelope `[sender's term, incarnation, kind, fields]` in msgpack and the closed table of
 message kinds with the shape of every field. The term in the envelope is what lets stale
-acknowledgements be dropped (D2), the incarnation what lets those of a node that forgot its log.
-It must not send or decide. Called by transport.
+acknowledgements be dropped (D2), the incarnation what lets those of a node that forgot its log. It
+must not send or decide.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 Owns: every touch of the library's private names but for the message boundary (transport): what is
 applied and how (D10), how many membership changes are under way (D4), that the leader counts its
 own copy of an entry only when it is on disk, and that the configuration is the fold of the log. It
-must not send, sleep or know about links. Every call happens inside `library.acting`. Called by
-node, transport and election.
+must not send, sleep or know about links. Every call happens inside `library.acting`.
 """
 
 from __future__ import annotations
@@ -26,12 +25,11 @@ from aivailable.raft.settings import RaftSettings
 log = logging.getLogger(__name__)
 
 QUEUE_MAX_COMMANDS = 4_096
-NEVER = float("inf")
 AT_ONCE = float("-inf")
 
 
 def library_conf(settings: RaftSettings) -> Any:
-    """The library's configuration; RAFT.md says why each."""
+    """The library's configuration: raft/DESIGN.md, "The settings of the library, and why"."""
     return library.SyncObjConf(
         autoTick=False,
         useFork=False,
@@ -293,9 +291,6 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
     def forget_observer(self, node: NodeId) -> None:
         """It votes now: keep its indices, drop only the label."""
         self._SyncObj__readonlyNodes.discard(StableNode(node))
-
-    def is_reachable(self, node: NodeId) -> bool:
-        return StableNode(node) in self._SyncObj__connectedNodes
 
     def compact(self) -> None:
         """Take a snapshot and cut the log at the next tick."""

@@ -3,8 +3,7 @@
 Owns: the gate in front of the library's election timer. No term is spent unless a majority of the
 voters says that it would vote and has not heard from a leader for the shortest election time
 (Ongaro, dissertation §9.6 and §4.2.3); so a cut-off or removed node cannot drive terms up, and two
-that ask at once do not split the vote. It must not touch the log or a link. Called by transport
-(messages) and node (ticks).
+that ask at once do not split the vote. It must not touch the log or a link.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Decisions that close defects of pysyncobj 0.3.17 at its message boundary (RAFT.md, D1–D19).
+"""Decisions that close defects of pysyncobj 0.3.17 at its messages (D1–D19 in raft/DESIGN.md).
 
 Owns: the switches, and pure functions from a message and a log to what the library may see of it.
-It must not send, keep state or touch the library. Called by transport. All switches are on; tests
-and the simulation turn one off to show the defect that it closes.
+It must not send, keep state or touch the library. All switches are on; tests and the simulation
+turn one off to show the defect that it closes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def keep_matching(
 ) -> tuple[Message, Ack | None]:
     """What the library may see of an AppendEntries, and the answer that we give ourselves.
 
-    Stock syncobj.py 991-1004 truncates everything after prevLogIdx even where it matches, applied
+    The library itself truncates everything after prevLogIdx even where it matches, applied
     or not (D3), and goes back one entry per round after a divergence (D19). Here the matching
     prefix is stripped, so that what is left conflicts or is new. A batch behind a gap gets the
     answer of the one before it that did not fit: stock asks for what follows the log's end, which

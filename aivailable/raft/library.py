@@ -6,7 +6,7 @@ ask the ambient of the node that is acting right now: every call into the librar
 `acting(ambient)`. Nothing of it opens a socket, a pipe, a file, or reaches pickle any more.
 
 Importing this module fails, and says what to do, when the installed version or one of the private
-names that we rely on differs. Called by consensus, transport and node; by nobody outside raft.
+names that we rely on differs. Nobody outside raft may call it.
 """
 
 from __future__ import annotations

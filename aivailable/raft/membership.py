@@ -3,7 +3,7 @@
 Owns: the encoding of a membership change and the fold that turns a base configuration and the log
 after it into the configuration in force. In Raft a change is in force from the moment it is in the
 log (Ongaro, dissertation §4.1), so the fold runs over all entries, committed or not. It must not
-touch the library. Called by consensus and node.
+touch the library.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: who waits for what, sending a command to the leader again until it is applied, and the
 leader's side of that. A command is bytes that carry their own identity, so that offering it twice
-is harmless. It must not decide who leads. Called by node and, for forwarded commands, by transport.
+is harmless. It must not decide who leads.
 """
 
 from __future__ import annotations

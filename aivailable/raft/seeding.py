@@ -1,7 +1,7 @@
 """A log that begins with a given state: how a cluster is founded anew from a survivor's copy.
 
 Owns which bytes a store must hold so that the first voter starts from the state, and so that every
-later member receives it as a snapshot. Called by peer.recovery with a store that nothing uses yet.
+later member receives it as a snapshot. The store is one that nothing uses yet.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Owns: the order and atomicity of what reaches the disk. A store takes operations without blocking
 and performs all of them, in order, at the next `sync`, which returns once they are durable: so one
-fdatasync serves everything that waits (group commit). It must not know what the bytes mean.
-Called by journal and snapshot through `Durability`; given to RaftNode by peer.
+fdatasync serves everything that waits (group commit). It must not know what the bytes mean. Given
+to RaftNode by peer.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: which linked member is a voter, an observer or nobody; the guards on what goes out and comes
 in; and that a message leaves only when what it promises is on disk. It must not open connections
-(that is the Link's) nor keep Raft state. Built by node; called by the library, node and proposals.
+(that is the Link's) nor keep Raft state. Built by node.
 """
 
 from __future__ import annotations

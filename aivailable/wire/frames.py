@@ -1,7 +1,7 @@
 """Frames: how messages share one connection between two nodes.
 
-Owns the header layout, the frame kinds and the reassembly of messages from fragments, all
-without I/O. It must not know what a message means. Called by peer.links and peer.join.
+Owns the header layout, the frame kinds and the reassembly of messages from fragments, all without
+I/O. It must not know what a message means.
 
 Header, 9 bytes, big endian: payload length u24 | kind u8 | stream u32 | flags u8.
 """

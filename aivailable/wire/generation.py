@@ -1,7 +1,7 @@
 """A generation request and its answer, as it travels ingress → host → worker and back.
 
 The host relays these messages unchanged between link and worker, so they are defined once.
-Tokens carry ids beside their text: the ingress keeps them to continue elsewhere (DESIGN §7).
+Tokens carry ids beside their text: the ingress keeps them to continue elsewhere.
 """
 
 from __future__ import annotations

@@ -15,20 +15,6 @@ from aivailable.wire.envelope import Registry
 
 NONCE_BYTES: Final = 32
 
-REFUSALS = (
-    "window_closed",
-    "removed",
-    "merged_into",
-    "other_cluster",
-    "bad_proof",
-    "no_key",
-    "version",
-    "cloned_identity",
-    "seeking",
-    "busy",
-    "malformed",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class JoinOffer:
@@ -102,7 +88,9 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class JoinAnswer:
-    """`code` "" = admitted; else one of REFUSALS with a message for the operator.
+    """`code` "" = admitted; else why not, with a message for the operator: window_closed, removed,
+    merged_into, other_cluster, bad_proof, no_key, version, cloned_identity, seeking, busy,
+    malformed.
 
     The seats fit one frame for about ten members; more are learnt from the log.
     """

@@ -68,8 +68,6 @@ class Prepared:
     grammar: Grammar | None = None
     visible: frozenset[int] = frozenset()
     """Control tokens whose text the parser must see (markers of tool calls, of channels)."""
-    stop: tuple[str, ...] = ()
-    """Stop strings of the format, beside the request's own."""
     media: tuple[object, ...] = ()
     """What ids beyond the vocabulary stand for; the job keeps it for as long as it may be decoded.
     Empty: every id of the prompt is a token."""

@@ -1,7 +1,6 @@
 """Who is decoded in the next step: slots, the waiting line, rows and prefill chunks.
 
 Owns: scheduling only. Pure: no clock, no I/O; what a cache can do it asks of `sequences.Caches`.
-Used by session and tested by itself.
 
 Laws: at most `slots` jobs run, each in a sequence of its own; decode rows go first, one token
 each and perhaps guesses after it (drafting); prefill goes beside them in what is left of a step.

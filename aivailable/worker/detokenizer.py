@@ -1,8 +1,8 @@
 """Tokens' bytes to text, one token at a time, and stopping at stop strings.
 
-Owns: incremental UTF-8 and the hold-back of what may become a stop string. Pure; used by job.
-What has been emitted is a function of the pieces alone, so a continuation on another worker that
-replays the same pieces holds back exactly the same characters.
+Owns: incremental UTF-8 and the hold-back of what may become a stop string. Pure. What has been
+emitted is a function of the pieces alone, so a continuation on another worker that replays the same
+pieces holds back exactly the same characters.
 """
 
 from __future__ import annotations

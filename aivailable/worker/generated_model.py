@@ -2,7 +2,7 @@
 
 Owns: the two shapes and the bytes of such a GGUF file. Nothing is downloaded, and the same shape
 has the same bytes everywhere, so that figures of different machines can be compared. It says
-nothing sensible and is never served. Called by `trial`.
+nothing sensible and is never served.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 _U32, _F32, _STRING = 4, 6, 8
-"""gguf.md `gguf_metadata_value_type`."""
+"""`gguf_metadata_value_type` of the GGUF format."""
 _TENSOR_F32, _TENSOR_Q4_0 = 0, 2
 """ggml.h `enum ggml_type`."""
 _Q4_0_VALUES, _Q4_0_BYTES = 32, 18

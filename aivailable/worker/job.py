@@ -93,7 +93,7 @@ class Job:
         self._binding = None if grammar is None else language.bind(grammar, prepared.visible)
         self._text = Utf8Stream()
         self._parser = prepared.parser()
-        self._stops = StopStrings((*request.stop, *prepared.stop))
+        self._stops = StopStrings(request.stop)
         self._observed = len(prompt)
         """Tokens before it have been taken by a sampler that needs every row."""
         self._replay()

@@ -1,7 +1,7 @@
 """LoRA adapters of a deployment: the option `lora=PATH[:SCALE][,…]`, loaded and applied.
 
-Owns: the check of the files, every llama_adapter_* call. Used by engine_llama
-and, for the bytes, by oracle. Adapters act on every request of the deployment alike.
+Owns: the check of the files, every llama_adapter_* call. Adapters act on every request of the
+deployment alike.
 """
 
 from __future__ import annotations

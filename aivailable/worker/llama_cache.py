@@ -1,7 +1,7 @@
 """The sequences in llama.cpp's memory: cut, shared, saved and restored.
 
 Owns: every llama_memory_* and llama_state_seq_* call. It must not know who uses a sequence
-(sequences does). Used by engine_llama and llama_vision; implements sequences.Caches.
+(sequences does). Implements sequences.Caches.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The claimed devices against what llama.cpp really uses: no silent CPU, nothing over a claim.
 
-Owns: choosing ggml devices for the claims, and the accounting after a load. Used by engine_llama
-and oracle.
+Owns: choosing ggml devices for the claims, and the accounting after a load.
 
 llama.cpp loads and decodes on the CPU without a warning when it cannot offload. So a claim on a
 GPU is honoured only if every layer and every KV buffer lies on the claimed GPUs. Devices of

@@ -1,9 +1,8 @@
 """The dry run: llama.cpp lays out model and context without allocating, and says the sizes.
 
-Owns: that one call. Used by engine_llama (before every load) and oracle (for the planner).
-KV and compute bytes were equal to a real load in every configuration tried; 0.1 to 2 s. In a dry
-run the model and KV buffers have size 0: weights come from the header's tensor sizes and KV from
-the line that says the cache's computed size.
+Owns: that one call. KV and compute bytes were equal to a real load in every configuration tried;
+0.1 to 2 s. In a dry run the model and KV buffers have size 0: weights come from the header's tensor
+sizes and KV from the line that says the cache's computed size.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Images as mtmd lays them out: decoded files, chunks of a text with marks, lines and columns.
 
-Owns: the mtmd calls that compute no rows. It must not know sequences or requests. Used by
-llama_vision.
+Owns: the mtmd calls that compute no rows. It must not know sequences or requests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """llama.cpp's library inside this process: its log, its buffers, its devices.
 
-Owns: everything that is read from log lines and the few ctypes declarations that the package
-lacks. Used by engine_llama and oracle; the only place that imports llama_cpp.
+Owns: everything that is read from log lines and the few ctypes declarations that the package lacks.
+The only place that imports llama_cpp.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a Load to the sizes that llama.cpp is given, for the engine and the dry run alike.
 
 Owns: the rule how context, slots, options and kind of device become n_ctx, n_batch and the rest,
-and which options are refused. Pure. ENGINE notes say why each default differs from llama.cpp's.
+and which options are refused. Pure. worker/DESIGN.md, "Where the defaults differ from llama.cpp's".
 """
 
 from __future__ import annotations

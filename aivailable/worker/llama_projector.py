@@ -1,8 +1,7 @@
 """The projector of a deployment, option `projector=FILE`: found, predicted, loaded, counted.
 
 Owns: the check of the file, what its load may take, mtmd's context, and which projectors are
-refused because their images cannot be served right. Used by engine_llama, its dry run in oracle,
-and llama_vision, which asks it to encode.
+refused because their images cannot be served right.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Images beside text in one context: laid out, encoded once, decoded as rows of numbers.
 
 Owns: the ids that stand for the rows of an image, the encoded rows, and the steps that hold some.
-It must not lay images out (llama_layout) nor schedule: a row is an id beyond the vocabulary, in
-the job's tokens like any other, so that prefix reuse, trims and budgets count it without knowing.
-Used by engine_llama.
+It must not lay images out (llama_layout) nor schedule: a row is an id beyond the vocabulary, in the
+job's tokens like any other, so that prefix reuse, trims and budgets count it without knowing.
 
 An image is encoded when its first row is decoded, not when its request arrives: a long line of
 requests must not stall the running ones. Ids are given once and never again, the same to the same

@@ -1,7 +1,7 @@
 """The beginning of a replica's life on the channel: hello, one load, ready or refused.
 
-Owns: which sizes may be loaded at all, and what the peer is told about the load. It must not
-serve: session and embedding go on with what was loaded. Called by __main__, sizes also by oracle.
+Owns: which sizes may be loaded at all, and what the peer is told about the load. It must not serve:
+session and embedding go on with what was loaded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What nearly every prompt of a model begins with: its chat template's first words.
 
 Owns: finding them and computing them once, before the first request. A short prompt is often half
-of it (SmolLM2's default system prompt: 30 of 68 tokens). Called by session, before anything else
-is in the cache (see sequences).
+of it (SmolLM2's default system prompt: 30 of 68 tokens). It is computed before anything else is in
+the cache (see sequences).
 """
 
 from __future__ import annotations

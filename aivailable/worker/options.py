@@ -1,7 +1,7 @@
 """A deployment's engine options, text to checked values.
 
-Owns: which options exist and what they may be. Pure. Used by the engines; a wrong or unknown
-option is refused before anything is loaded, naming what would be right.
+Owns: which options exist and what they may be. Pure. A wrong or unknown option is refused before
+anything is loaded, naming what would be right.
 """
 
 from __future__ import annotations

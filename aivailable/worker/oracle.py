@@ -4,7 +4,7 @@
 [--device INDEX …] [--option kv_type=q8_0 …]` prints one line of JSON: {"weights_bytes", "kv_bytes",
 "compute_bytes"}, or {"error": {"code", "message"}} and exit status 1.
 
-Owns: the dry run (no_alloc) and nothing else; the caller falls back to gguf.need. It takes
+Owns: the dry run (no_alloc) and nothing else; the caller falls back to gguf.memory. It takes
 0.1–2 s and under 100 MiB. For a GPU backend the devices must be there; what lies in main memory
 by design is not counted, and sums are over all devices.
 """

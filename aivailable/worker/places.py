@@ -1,8 +1,7 @@
 """The positions of a sequence whose images take fewer of them than they have rows (M-RoPE).
 
 Owns: the arithmetic between a row's number in its sequence, which is what everything else counts
-in, and its position, by which llama.cpp's memory is cut and shared. Pure; used by llama_cache and
-llama_vision.
+in, and its position, by which llama.cpp's memory is cut and shared. Pure.
 
 Source: Wang et al., Qwen2-VL (2024), section 2.1; mtmd.cpp `mtmd_image_tokens_get_decoder_pos` and
 `mtmd_image_tokens_get_n_pos`. All rows of an image stand at one time, the position of its first;

@@ -1,7 +1,7 @@
 """Whether a load turns texts into vectors, and how a text's token vectors become one.
 
-Owns: the option `pooling` and what the header says about it; adding up a text that was computed
-in several chunks. Pure. Used by llama_parameters (sizes) and embedding (results).
+Owns: the option `pooling` and what the header says about it; adding up a text that was computed in
+several chunks. Pure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Framed messages over the socket pair between a peer and this worker.
 
 Owns: the framing of wire/worker.py (u32 big-endian length, then the envelope), a thread for each
-direction, inbox and outbox. It must not interpret messages. Called by the worker's session.
+direction, inbox and outbox. It must not interpret messages.
 
 A step's frame is encoded and written while llama.cpp computes the next step (it lets go of the
 interpreter): between two steps a GPU, or the CPU's cores, would wait for it. Few frames are queued;

@@ -1,7 +1,6 @@
 """Which sequence holds which tokens: a radix tree over the caches of all sequences.
 
-Owns: token prefixes and who shares them; it must not know slots, jobs or an engine. Pure; used by
-sequences and tested by itself.
+Owns: token prefixes and who shares them; it must not know slots, jobs or an engine. Pure.
 
 Every edge is a run of tokens (Morrison's PATRICIA, 1968, over token ids). A sequence lies along
 one path from the root and ends at a node's end, so a look-up costs the length of the prompt,

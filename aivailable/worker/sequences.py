@@ -1,7 +1,7 @@
 """The sequences of one KV cache: busy ones, warm ones, empty ones, and who may start from whom.
 
 Owns: which sequence number holds which tokens, what is evicted when, and the digests by which the
-outside knows what is warm. It must not schedule. Called by batcher.
+outside knows what is warm. It must not schedule.
 
 There may be more sequences than slots: what is over keeps the prompts of earlier requests warm.
 Busy ones are guaranteed their cells; the warm ones live in what is left and give way first.

@@ -1,6 +1,6 @@
 """What this worker has counted since its start, cheap to add to in every step.
 
-Owns: the numbers of wire.worker.Counters while they change. Used by session.
+Owns: the numbers of wire.worker.Counters while they change.
 """
 
 from __future__ import annotations

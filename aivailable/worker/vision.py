@@ -1,7 +1,7 @@
 """Images in messages: found, measured before anything decodes them, or refused with what to do.
 
-Owns: the texts of these refusals, the limits of one image, and the marks that stand for images in
-a chat template. Pure. Used by engine_llama before a chat is rendered, and by llama_vision.
+Owns: the texts of these refusals, the limits of one image, and the marks that stand for images in a
+chat template. Pure.
 """
 
 from __future__ import annotations

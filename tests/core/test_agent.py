@@ -63,7 +63,7 @@ def said(status: Status, reason: str = "") -> Report:
 
 def test_fetches_then_launches() -> None:
     state = placed(copies="a")
-    assert steps(state, held=()) == (Fetch(NAME, DIGEST, ("a",)),)
+    assert steps(state, held=()) == (Fetch(NAME, DIGEST),)
     fetching = LocalWorker(NAME, Status.FETCHING)
     assert steps(state, fetching, held=()) == (said(Status.FETCHING),)
     assert Launch(NAME) in steps(state, fetching)
@@ -81,15 +81,15 @@ def test_fails_when_nobody_has_the_file() -> None:
 
 def test_fetches_what_is_not_here_of_model_and_companions() -> None:
     state = placed(copies="a", styled=True)
-    both = (Fetch(NAME, DIGEST, ("a",)), Fetch(NAME, LORA, ("a",)))
+    both = (Fetch(NAME, DIGEST), Fetch(NAME, LORA))
     assert steps(state, held=()) == both
     here = replace(state, copies={DIGEST: ("a", "b"), LORA: ("a",)})
-    assert steps(here) == (Fetch(NAME, LORA, ("a",)),)
+    assert steps(here) == (Fetch(NAME, LORA),)
     fetching = LocalWorker(NAME, Status.FETCHING)
     assert steps(here, fetching) == (said(Status.FETCHING),)
     assert Launch(NAME) in steps(here, fetching, held=(DIGEST, LORA))
     failed = LocalWorker(NAME, Status.FAILED, attempts=1, next_try_ms=5)
-    assert Fetch(NAME, LORA, ("a",)) in steps(here, failed, now_ms=5)
+    assert Fetch(NAME, LORA) in steps(here, failed, now_ms=5)
 
 
 def test_a_companion_that_nobody_has_is_named() -> None:
@@ -103,7 +103,7 @@ def test_a_companion_that_nobody_has_is_named() -> None:
 
 def test_a_companion_is_told_and_copied_like_a_model() -> None:
     state = replace(placed(styled=True), copies={DIGEST: ("a", "b"), LORA: ("a",)}, replicas={})
-    assert steps(state) == (FetchCopy(LORA, ("a",)),)
+    assert steps(state) == (FetchCopy(LORA),)
     assert Report(ReportCopy("b", LORA, True)) in steps(state, held=(DIGEST, LORA))
 
 
@@ -179,7 +179,7 @@ def test_a_worker_that_served_long_starts_its_count_anew() -> None:
 
 def test_reports_and_fetches_copies() -> None:
     state = replace(placed(copies="a"), replicas={})
-    assert steps(state, held=()) == (FetchCopy(DIGEST, ("a",)),)
+    assert steps(state, held=()) == (FetchCopy(DIGEST),)
     assert steps(state) == (Report(ReportCopy("b", DIGEST, True)),)
     lost = replace(placed(copies="ab"), replicas={})
     assert steps(lost, held=()) == (Report(ReportCopy("b", DIGEST, False)),)
@@ -216,7 +216,7 @@ class Shell:
                 action.replica, Status.LOADING, attempts=attempts
             )
         elif isinstance(action, Fetch):
-            assert action.sources
+            assert "a" in self.state.holders(action.digest), "nobody else has it"
             self.workers[action.replica] = LocalWorker(action.replica, Status.FETCHING)
         elif isinstance(action, StopAccepting):
             known = self.workers[action.replica]

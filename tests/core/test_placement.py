@@ -19,12 +19,13 @@ from fixtures.cluster_state import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aivailable.core.board import Board
+from aivailable.core.liveness import Liveness
 from aivailable.core.placement import (
     Placed,
     Refused,
     explain,
     format_bytes,
-    free_bytes,
     place,
 )
 from aivailable.core.records import Backend, Claim, Device, Failure, Status
@@ -32,6 +33,11 @@ from aivailable.core.state import State
 from aivailable.wire.peer import DeviceLoad
 
 CUDA = Backend.CUDA
+
+
+def free_on_a(state: State, heard: Liveness) -> int:
+    """What a plan may still put on the first device of node a."""
+    return Board(state, heard).sites["a"].bays[0].free_bytes
 
 
 def placed_on(answer: Placed | Refused) -> tuple[str, tuple[str, ...]]:
@@ -117,13 +123,13 @@ def test_real_gpus_keep_a_margin_and_yield_to_other_programs() -> None:
     gpu = device(gib=8, backend=CUDA)
     state = cluster({"a": (gpu,)})
     margin = state.settings.margin_bytes
-    assert free_bytes(state, liveness("a"), "a", gpu) == 8 * GIB - margin
+    assert free_on_a(state, liveness("a")) == 8 * GIB - margin
     busy = liveness("a", devices={"a": (DeviceLoad("gpu0", 3 * GIB),)})
-    assert free_bytes(state, busy, "a", gpu) == 3 * GIB - margin
+    assert free_on_a(state, busy) == 3 * GIB - margin
     ours = running(state, replica("chat#1.1", "a", claim_gib=2.0))
-    assert free_bytes(ours, busy, "a", gpu) == 3 * GIB - margin
+    assert free_on_a(ours, busy) == 3 * GIB - margin
     starting = running(state, replica("chat#1.1", "a", Status.LOADING, claim_gib=2.0))
-    assert free_bytes(starting, busy, "a", gpu) == 1 * GIB - margin
+    assert free_on_a(starting, busy) == 1 * GIB - margin
 
 
 def test_eight_gib_with_five_of_ours_and_two_of_others_has_less_than_one_left() -> None:
@@ -132,7 +138,7 @@ def test_eight_gib_with_five_of_ours_and_two_of_others_has_less_than_one_left() 
     state = running(cluster({"a": (gpu,)}), replica("chat#1.1", "a", claim_gib=5.0))
     live = liveness("a", devices={"a": (DeviceLoad("gpu0", 1 * GIB),)})
     left = 1 * GIB - state.settings.margin_bytes
-    assert free_bytes(state, live, "a", gpu) == left
+    assert free_on_a(state, live) == left
     assert isinstance(place(state, live, deployment("small", 0.75)), Placed)
     said = refusal(place(state, live, deployment("other", 0.76)))
     assert "needs 778 MiB, 768 MiB free" in said
@@ -141,7 +147,7 @@ def test_eight_gib_with_five_of_ours_and_two_of_others_has_less_than_one_left() 
 def test_a_simulated_device_is_worth_what_was_granted() -> None:
     state = cluster({"a": (device(gib=8),)})
     busy = liveness("a", devices={"a": (DeviceLoad("gpu0", 3 * GIB),)})
-    assert free_bytes(state, busy, "a", device(gib=8)) == 8 * GIB
+    assert free_on_a(state, busy) == 8 * GIB
 
 
 @pytest.mark.parametrize(("down", "words"), [(True, "host-b: down"), (False, "host-b: draining")])
@@ -273,5 +279,5 @@ def test_what_others_are_known_to_use_of_a_budget_counts() -> None:
     for others, fits in ((0, True), (left, True), (left + 1, False)):
         load = DeviceLoad("sim0", 0, used_by_others_bytes=others)
         seen = liveness("a", devices={"a": (load,)})
-        assert free_bytes(state, seen, "a", sim) == sim.total_bytes - others
+        assert free_on_a(state, seen) == sim.total_bytes - others
         assert isinstance(place(state, seen, wanted), Placed) is fits

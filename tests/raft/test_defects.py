@@ -1,4 +1,7 @@
-"""Each measured defect of pysyncobj 0.3.17: shown with its guard off, gone with it on (RAFT.md)."""
+"""Each measured defect of pysyncobj 0.3.17: shown with its guard off, gone with it on.
+
+The numbers are those of raft/DESIGN.md, "The defects of PySyncObj 0.3.17".
+"""
 
 from __future__ import annotations
 

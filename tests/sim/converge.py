@@ -1,6 +1,6 @@
 """What a healed cluster must come to, judged by the records and by the simulated machines.
 
-Owns the questions; asks no code under test but the replicated state. Used by sim.run.
+Owns the questions; asks no code under test but the replicated state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def unconverged(world: World, deployments: Callable[[World], str] | None = None)
 
 
 def voters_wanted(members: int) -> int:
-    """DESIGN §5: 1 below three, 3 for three or four, 5 from five on."""
+    """As core.voters says it: 1 below three, 3 for three or four, 5 from five on."""
     return 1 if members < 3 else 3 if members < 5 else 5
 
 

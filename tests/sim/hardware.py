@@ -17,7 +17,7 @@ from aivailable.raft.store import MemoryStore
 GIB = 1 << 30
 DEVICE_SIZES_GIB = (4, 6, 8, 11)
 SYNC_MAX_S = 0.003
-"""Measured fdatasync: p50 3 ms on a busy disk (DESIGN §4)."""
+"""Measured fdatasync: p50 3 ms on a busy disk."""
 LINK_PORT = 8421
 SNAPSHOT_FLIP_SHARE = 0.4
 

@@ -1,8 +1,8 @@
 """The virtual loop with processes: every task and callback belongs to a node's process.
 
-Owns the bookkeeping that makes `kill -9` possible in one thread: which tasks run on whose behalf.
-A dead process gets no new tasks, and what its cancelled tasks still complain about is nobody's
-failure. Used by sim.world.
+Owns the bookkeeping that makes `kill -9` possible in one thread: which tasks run on whose behalf. A
+dead process gets no new tasks, and what its cancelled tasks still complain about is nobody's
+failure.
 """
 
 from __future__ import annotations

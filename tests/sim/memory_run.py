@@ -2,7 +2,7 @@
 
 Owns the story: what is deployed and removed, what breaks, and what a calm cluster must have come to
 (`lacking`, judged by the records and the cards alone). sim.memory_cards judges each launch and
-allocation. Called by the tests, by `sim.memory_soak`, and as a program that prints one verdict:
+allocation. As a program it prints one verdict:
 
     python -m sim.memory_run SEED [--trace FILE]                   (with tests/ on PYTHONPATH)
 """

@@ -1,6 +1,6 @@
 """Breaking the product on purpose: the simulation must notice, or it proves nothing.
 
-Owns the switches; each is a context manager that is off outside of it. Used by sim.run.
+Owns the switches; each is a context manager that is off outside of it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def no_claim_check() -> Iterator[None]:
 
 
 def without(guards: Guards) -> Callable[[], AbstractContextManager[None]]:
-    """A defect of RAFT.md stays open on every node."""
+    """A defect of PySyncObj (raft/DESIGN.md) stays open on every node."""
 
     @contextmanager
     def opened() -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 Owns delivery: what is sent arrives later, in order, or the connection breaks. A cut direction holds
 packets back, as TCP would, until the silence has lasted LINK_DEAD_S. It knows no peer: sim.links
-and sim.join build the ports on it. Called by them, by sim.world for deaths.
+and sim.join build the ports on it.
 """
 
 from __future__ import annotations

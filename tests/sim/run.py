@@ -1,7 +1,6 @@
 """One seed from start to verdict: form, break, heal, converge, ask everyone.
 
-Owns the phases and their time limits. Called by the tests of this folder, by soak.py, and as a
-program that prints the verdict of one seed:
+Owns the phases and their time limits. As a program it prints the verdict of one seed:
 
     python -m sim.run SEED [--trace FILE] [--mutation NAME]        (with tests/ on PYTHONPATH)
 """

@@ -67,11 +67,11 @@ def test_ignored_end_tokens_do_not_come() -> None:
 
 
 def test_a_stop_string_over_token_borders() -> None:
-    one = job(request(stop=("END",)), Prepared(PROMPT, stop=("\n\n",)))
+    one = job(request(stop=("END", "\n\n")))
     rows = [wants(token) for token in TOKENS.spell("a EN, b END c")]
     assert text_of(one, rows) + one.held().text == "a EN, b "
     assert one.reason == "stop"
-    other = job(request(stop=("END",)), Prepared(PROMPT, stop=("\n\n",)))
+    other = job(request(stop=("END", "\n\n")))
     assert text_of(other, [wants(258), wants(261), wants(258)]) == "yes"
 
 

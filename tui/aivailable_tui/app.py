@@ -2,7 +2,6 @@
 
 Owns the screen and one task that follows the cluster through the client; the client goes over to
 another node when the one it asks dies. Must not change anything in the cluster.
-Called by `aivailable.cli.cluster.top`.
 """
 
 from __future__ import annotations

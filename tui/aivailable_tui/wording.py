@@ -1,8 +1,8 @@
 """How states, sizes and times are written for people, the same in monitor and command line.
 
-Pure text: no Textual, no Rich, so that the command line can use it without loading either.
-A state always has a symbol beside its tone, because colour alone tells nothing to some eyes and
-some terminals. Called by the widgets here and by `aivailable.cli.render`.
+Pure text: no Textual, no Rich, so that the command line can use it without loading either. A state
+always has a symbol beside its tone, because colour alone tells nothing to some eyes and some
+terminals.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from aivailable.core.status import ClusterStatus, DeploymentStatus, DeviceStatus
 
 GIB = 2**30
 MIB = 2**20
-
-TONES = ("good", "busy", "warn", "bad", "quiet")
-"""What a state means to the reader; each surface maps them to its own colours."""
 
 _STATES = {
     "here": ("◉", "good"),
@@ -40,7 +37,8 @@ def symbol(state: str) -> str:
 
 
 def tone(state: str) -> str:
-    """One of TONES for a state."""
+    """What a state means to the reader: good, busy, warn, bad or quiet. Each surface has its own
+    colours for them."""
     return _STATES.get(state, ("?", "warn"))[1]
 
 
@@ -139,6 +137,16 @@ def device_label(device: DeviceStatus) -> str:
     if device.backend.lower() in device.name.lower():
         return device.name
     return f"{device.name} {device.backend}"
+
+
+def activity(device: DeviceStatus) -> str:
+    """How busy, hot and hungry it is now, as far as it says."""
+    parts = [f"{device.utilization:.0%}"]
+    if device.temperature_c is not None:
+        parts.append(f"{device.temperature_c:.0f} °C")
+    if device.power_w is not None:
+        parts.append(f"{device.power_w:.0f} W")
+    return ", ".join(parts)
 
 
 def problems(node: NodeStatus) -> tuple[str, ...]:

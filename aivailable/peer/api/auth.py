@@ -1,10 +1,9 @@
 """Who asks: API keys, what loopback may do without one, and web pages that must not ask at all.
 
-Owns the decision for one request; it must not answer it. Called by the middleware in `server`.
-Keys are compared by looking up their SHA-256 (`Service.find_key`), so that no timing tells how
-much of a guess was right.
+Owns the decision for one request; it must not answer it. Keys are compared by looking up their
+SHA-256 (`Service.find_key`), so that no timing tells how much of a guess was right.
 
-Rules (DESIGN §8):
+Rules:
   * a key that is wrong or revoked is 401, from loopback too: it is never quietly downgraded;
   * without a key, loopback is `user`; anywhere else is 401; `require_auth=False` makes everyone
     admin and a key only a label (clients that cannot send none may then send any);

@@ -1,7 +1,7 @@
 """`/cluster/v1/*`: the cluster as it is, and the few ways to change it over HTTP.
 
 Owns parsing and rendering; every change is a command that `Service.propose` (or its richer
-siblings) commits. Changes need an admin key. Used by `client`, and so by CLI and monitor.
+siblings) commits. Changes need an admin key.
 """
 
 from __future__ import annotations

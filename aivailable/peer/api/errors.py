@@ -1,7 +1,6 @@
 """What a client reads when something is wrong: one shape, one mapping from our error tree.
 
-Owns the JSON error body and the choice of HTTP status; it must not log or count. Called by the
-middleware in `server` for errors before the first byte and by the dialects for later ones.
+Owns the JSON error body and the choice of HTTP status; it must not log or count.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class ParameterError(RequestError):
 
 
 def error_body(error: RequestError, request_id: str) -> dict[str, Any]:
-    """OpenAI's error shape, with our request id (DESIGN §8)."""
+    """OpenAI's error shape, with our request id."""
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
     return {
         "error": {

@@ -20,7 +20,7 @@ from aivailable.peer.service import Routing, Service
 from aivailable.wire.generation import Failed, Finished, Generate, GenerationEvent, Started, Tokens
 
 WAIT_S = 60.0
-"""How long a client that does not stream waits for a model to be loaded (DESIGN §7)."""
+"""How long a client that does not stream waits for a model to be loaded."""
 EVENTS_WAITING_MAX = 16
 """Read ahead for a client that is slow for a moment; then the service waits too."""
 

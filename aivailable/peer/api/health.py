@@ -1,6 +1,6 @@
 """Liveness, readiness, metrics, the API's own description, and a word for who opens `/`.
 
-Called by load balancers, Prometheus and people; it must not change anything.
+For load balancers, Prometheus and people. It must not change anything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Reading a client's JSON strictly: every value has a type and a range, every refusal a name.
 
-Owns body decoding and typed access to a JSON object; it must not know any endpoint. Called by
-the dialects. null means "not given", as OpenAI's clients send it.
+Owns body decoding and typed access to a JSON object; it must not know any endpoint.
 """
 
 from __future__ import annotations

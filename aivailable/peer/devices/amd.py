@@ -4,7 +4,7 @@ Owns the calls of `amdsmi`, imported when first used. The package comes with ROC
 version of libamd_smi.so: without the library it prints and raises KeyError, with an older one
 AttributeError, at the import; both mean that there is nothing to ask. A field that a card lacks
 costs that field, a card that stops answering is lost until it answers again. Must not decide
-whether a card can be used. Called by `system`, which falls back to `sysfs`.
+whether a card can be used. Where it fails, `sysfs` stands in.
 """
 
 from __future__ import annotations

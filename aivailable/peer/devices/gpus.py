@@ -1,7 +1,7 @@
 """One GPU, whoever saw it: driver, kernel and llama.cpp joined by PCI id, with a verdict.
 
 Owns the join, which backend serves a GPU, why none does, and what would. Pure: reads nothing.
-Called by `system`; doctor shows its values.
+Doctor shows its values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What trials and benchmarks found, kept in home until device, driver or runtime change.
 
 Owns one small file: verdicts and speeds by key, the newest last, at most ENTRIES_MAX of each. A
-file that is damaged is as good as none: everything is tried anew. Used by `system` and `doctor`.
+file that is damaged is as good as none: everything is tried anew.
 """
 
 from __future__ import annotations

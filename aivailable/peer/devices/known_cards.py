@@ -2,7 +2,7 @@
 
 Owns a table by PCI vendor and device id (from the PCI ID database and Linux's amdgpu_drv.c and
 i915/xe pciids). A card that is not in it is used all the same: it costs a nice name, and the AMD
-target when KFD does not tell it. Called by `sysfs`.
+target when KFD does not tell it.
 """
 
 from __future__ import annotations

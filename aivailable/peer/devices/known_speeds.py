@@ -1,7 +1,7 @@
 """How fast a card is that exists only by name: `sim` devices, from the makers' figures.
 
 Owns a table of memory bandwidth and 4-bit throughput, and the rule that makes tokens/s of the
-generated model of them. A real card is measured instead. Pure. Called by `system`.
+generated model of them. A real card is measured instead. Pure.
 
 Sources: the makers' data sheets (GB/s, and TFLOP/s in half precision or, where a card is slow in
 it, four times single precision by dp4a).

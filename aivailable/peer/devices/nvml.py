@@ -3,8 +3,7 @@
 Owns the calls of `pynvml`, imported when first used. A library or driver that is missing is a
 sentence for the operator, a field that an old card or driver lacks costs that field only, a card
 that stops answering is lost until it answers again. Of a card cut by MIG the first slice is told:
-CUDA shows a process no more than one. Must not decide whether a card can be used. Called by
-`system`.
+CUDA shows a process no more than one. Must not decide whether a card can be used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Which GPUs each llama-cpp-python build here can use, asked in throw-away processes.
 
 Owns one question, the reading of its answer, and one answer from several runtimes. The library is
-never imported here: loading it maps drivers, and a broken one takes its process along. Called by
-`system` and `doctor`.
+never imported here: loading it maps drivers, and a broken one takes its process along.
 """
 
 from __future__ import annotations

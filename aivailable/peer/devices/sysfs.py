@@ -2,8 +2,8 @@
 
 Owns the reading of /sys (bus/pci/devices, hwmon, the KFD topology). Needs no library and no right.
 Only memory on the card counts: GTT is main memory, and an integrated GPU has nothing else, so no
-byte is counted twice. Each file that is missing costs its field. Must not decide whether a card
-can be used. Called by `system`.
+byte is counted twice. Each file that is missing costs its field. Must not decide whether a card can
+be used.
 """
 
 from __future__ import annotations

@@ -237,6 +237,7 @@ class SystemDevices:
             used_by_others_bytes=max(0, device.total_bytes - free_bytes - held_bytes),
             utilization=reading.utilization,
             temperature_c=reading.temperature_c,
+            power_w=reading.power_w,
         )
 
     def _reading(self, gpu: Gpu) -> Reading | None:

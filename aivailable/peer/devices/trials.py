@@ -1,8 +1,8 @@
 """Trying a backend on a device, and measuring it: one throw-away process for each.
 
 Owns the children that run `aivailable.worker.trial` with nothing but that device to be seen, their
-time limits, and the reading of how they ended: a driver that crashes or hangs takes its child
-along and nobody else. Called by `system`.
+time limits, and the reading of how they ended: a driver that crashes or hangs takes its child along
+and nobody else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The examination: probes everything at once within its limits, then judges in packet order.
 
-Owns which nodes are tried and how many. Called by `cli.doctor`, which also says where our own
-running node can be asked.
+Owns which nodes are tried and how many. It is told where our own running node can be asked.
 """
 
 from __future__ import annotations

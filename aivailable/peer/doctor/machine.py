@@ -1,6 +1,6 @@
 """Looks at this machine: home, ports, engine, devices, and what home says of our cluster.
 
-Reads only: makes no file, no home, no identity. Must not judge. Called by `examine`.
+Reads only: makes no file, no home, no identity. Must not judge.
 """
 
 from __future__ import annotations

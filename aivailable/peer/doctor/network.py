@@ -1,7 +1,7 @@
 """Probes the network: interfaces, the mDNS group on each, who is heard, and the way to a node.
 
 Owns sockets and time limits; must not judge, announce anything, or ask to be admitted. Reads at
-most one join frame from a stranger, as `join` does. Called by `examine`.
+most one join frame from a stranger, as `join` does.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ MDNS_GROUP_V6: Final = "ff02::fb"
 _TYPE_PTR: Final = 12
 _TYPE_TXT: Final = 16
 _CLASS_IN: Final = 1
-_UNREACHABLE: Final = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 _CARRIER_FOLDER: Final = Path("/sys/class/net")
 
 

@@ -1,7 +1,7 @@
 """Judges this machine, its interfaces and multicast: findings in, checks with advice out.
 
 Pure: the same findings give the same words. Must not probe anything. Nodes and membership are
-judged in `verdicts_nodes`. Called by `examine`.
+judged in `verdicts_nodes`.
 """
 
 from __future__ import annotations

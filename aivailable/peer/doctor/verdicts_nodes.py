@@ -1,7 +1,7 @@
 """Judges the way to other nodes, and this node's place in its cluster: findings in, checks out.
 
 Pure, like `verdicts`. The legs of one node in the order a packet takes: connection, TLS, answer,
-cluster, protocol, window; behind a failed leg the others are skipped. Called by `examine`.
+cluster, protocol, window; behind a failed leg the others are skipped.
 """
 
 from __future__ import annotations

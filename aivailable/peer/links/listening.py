@@ -1,6 +1,6 @@
 """The one TCP port of a node: its sockets for IPv4 and IPv6 on the same number.
 
-Owns binding and its error messages. Called by links.mesh.
+Owns binding and its error messages.
 """
 
 from __future__ import annotations

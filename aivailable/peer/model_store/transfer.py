@@ -1,8 +1,7 @@
 """A model file on its way between two nodes: FileChunks out, FileChunks in.
 
-Owns reading, writing and hashing in pieces off the event loop, the pace, and what is left on
-disk when a transfer ends early. It must not know which files there are. Called by
-model_store.store.
+Owns reading, writing and hashing in pieces off the event loop, the pace, and what is left on disk
+when a transfer ends early. It must not know which files there are.
 """
 
 from __future__ import annotations

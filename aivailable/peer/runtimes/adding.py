@@ -1,6 +1,6 @@
 """`runtime add` as a whole: the cards of this machine, the recipe for them, the making.
 
-Owns the order of these. The only module of this room that looks at devices. Called by the command.
+Owns the order of these. The only module of this room that looks at devices.
 """
 
 from __future__ import annotations

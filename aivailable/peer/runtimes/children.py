@@ -1,6 +1,6 @@
 """A child of a build: its output into a log, its progress to the operator, its end in one sentence.
 
-Owns the process group, its time limit, and what compilers' last words mean. Called by `making`.
+Owns the process group, its time limit, and what compilers' last words mean.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns the folder's layout and its record (`runtime.json`, written last: a runtime without it is half
 made and never used). A runtime has llama-cpp-python and what a worker needs beside it, but no copy
 of this program: its site-packages hold a link to ours, so that peer and worker are always of one
-version. Must not make or judge a runtime. Called by workers, oracle, devices and the commands.
+version. Must not make or judge a runtime.
 """
 
 from __future__ import annotations

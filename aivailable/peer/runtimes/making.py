@@ -1,9 +1,9 @@
 """Makes a runtime, step by step: venv, what a worker needs, llama-cpp-python, a trial, the record.
 
 Owns the folder `runtimes/<backend>.draft` while it is half made, the list of the steps that are
-done in it, and the children that do them. A step that was broken off is done again, those before
-it are not, unless the recipe has changed. Only what has passed its trial gets the runtime's name,
-by one rename; one that was there before serves until then. Called by the command `runtime add`.
+done in it, and the children that do them. A step that was broken off is done again, those before it
+are not, unless the recipe has changed. Only what has passed its trial gets the runtime's name, by
+one rename; one that was there before serves until then.
 """
 
 from __future__ import annotations

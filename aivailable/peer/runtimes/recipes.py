@@ -2,7 +2,6 @@
 
 Owns the options by backend and card, the sentence for each missing system package with the command
 that installs it, and which CUDA toolkit fits which cards. Pure: what is there is told by `tools`.
-Called by `making`.
 
 Sources: ggml's CMakeLists (GGML_*), the release notes of CUDA 11.0, 11.8, 12.0, 12.8 and 13.0
 (which compute capabilities come and go), Debian's and Fedora's package lists.
@@ -65,7 +64,6 @@ class Tools:
 
     compiler: str = ""
     """A C++ compiler."""
-    cmake: str = ""
     toolkits: tuple[Toolkit, ...] = ()
     hipcc: str = ""
     rocm: Path | None = None
@@ -95,7 +93,6 @@ class Recipe:
 
 _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
     "a C++ compiler": ("g++", "gcc-c++"),
-    "cmake": ("cmake", "cmake"),
     "Python's venv and pip": ("python3-venv", "python3-pip"),
     "glslc, the shader compiler": ("glslc", "glslc"),
     "Vulkan's headers": ("libvulkan-dev", "vulkan-headers vulkan-loader-devel"),

@@ -2,8 +2,7 @@
 
 Owns the variables by which CUDA, ROCm and Vulkan are told which GPUs a process may see. A process
 sees its own devices and no other, of no backend: a card that hangs takes one replica along, and
-CUDA and Vulkan work side by side in one node. Pure but for the lookup of interpreters. Called by
-workers, oracle and trials.
+CUDA and Vulkan work side by side in one node. Pure but for the lookup of interpreters.
 
 Sources: CUDA C++ Programming Guide (CUDA_VISIBLE_DEVICES, order and renumbering), HIP's
 environment variables, ggml-vulkan.cpp `ggml_vk_instance_init`.
@@ -33,7 +32,7 @@ NOTHING: Final[Mapping[str, str]] = {
 }
 """The value that hides all. An empty CUDA list would do, too, but some shells drop it."""
 WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {
-    # OpenMP threads that spin on busy cores make decoding 30–60 × slower (ENGINE.md).
+    # OpenMP threads that spin on busy cores make decoding 30–60 × slower (measured: 1–2 s a token).
     "GOMP_SPINCOUNT": "0",
     "OMP_WAIT_POLICY": "passive",
     # Device indexes are in NVML's order; CUDA's own default is fastest first.

@@ -1,4 +1,4 @@
-"""What this machine has to build with. Looks; installs and decides nothing. Called by `making`."""
+"""What this machine has to build with. Looks; installs and decides nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,6 @@ def look_around(
     rocm = next((Path(one) for one in rocm_folders if (Path(one) / "bin" / "hipcc").exists()), None)
     return Tools(
         compiler=found("c++", "g++", "clang++"),
-        cmake=found("cmake"),
         toolkits=tuple(_toolkits(found("nvcc"), cuda_folders)),
         hipcc=str(rocm / "bin" / "hipcc") if rocm else found("hipcc"),
         rocm=rocm,

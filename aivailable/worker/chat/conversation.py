@@ -2,7 +2,7 @@
 
 Owns: the order of things: which template, which format, what the template cannot show, where
 reasoning stands, and which grammar binds the answer from where on. It must not know a family
-(formats) or tokens (the engine gives the functions for them). Called by engine_llama.
+(formats) or tokens (the engine gives the functions for them).
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _tool(definition: Mapping[str, Any]) -> Tool:
     # Arguments are an object, whatever the schema says or leaves out.
     schema = {**parameters, "type": "object"}
     whole = {"name": name, "description": description, "parameters": schema, **function}
-    return Tool(name, description, schema, {"type": "function", "function": whole})
+    return Tool(name, schema, {"type": "function", "function": whole})
 
 
 def _render(

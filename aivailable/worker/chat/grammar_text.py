@@ -1,8 +1,8 @@
 """Grammars written for an answer: GBNF text from the pieces that the formats need.
 
 Owns: quoting, text up to a marker, the placing of schemas and of the caller's own grammar under
-names that cannot meet. It must not know any format. Used by formats and by conversation. The
-notation is llama.cpp's (grammars/README.md).
+names that cannot meet. It must not know any format. The notation is llama.cpp's
+(grammars/README.md).
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Owns: where a JSON value ends, what its strings say, and the object {"name": …, "arguments": {…}}
 that most formats write a call as. Arguments are passed on as the model wrote them, character by
-character. Used by formats; RFC 8259 says what JSON is, and text that is not JSON is said to be so,
-never repaired.
+character. RFC 8259 says what JSON is, and text that is not JSON is said to be so, never repaired.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A conversation in one shape, whatever its client and whatever the template can express.
 
 Owns: checking OpenAI's messages and tools, and rewriting what a template cannot show (tool calls,
-tool results, system messages) into what it can. It must not render. Used by conversation.
+tool results, system messages) into what it can. It must not render.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One answer being read: the text that has come, and what of it is content, reasoning and calls.
 
 Owns: the primitives that the formats' readers are written in, and the parser that drives such a
-reader. It must not know any format. Used by formats and by conversation.
+reader. It must not know any format.
 
 A reader is a generator: it yields when it needs more text than there is. The law that it must keep
 is that what it has given out is a function of the text so far, not of the cuts between its pieces:

@@ -1,8 +1,8 @@
 """The model's own chat template, rendered in a sandbox.
 
 Owns: messages to prompt text, with bounds on what a template may do. It must not fall back to
-another template: a model without one fails with template_error, so that nobody talks to a model
-in a format that it was not trained on. Called by engine_llama.
+another template: a model without one fails with template_error, so that nobody talks to a model in
+a format that it was not trained on.
 
 A template is code that came with a file. Jinja's immutable sandbox keeps it from Python; counting
 executed lines bounds its time, a limit on the process's data segment bounds its memory, and the

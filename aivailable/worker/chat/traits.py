@@ -1,8 +1,8 @@
 """What a template can show, found out by rendering small conversations with it.
 
 Owns: the trials. Reading a template's source would have to guess what its code does; the trial sees
-it (HF's and llama.cpp's templates differ in all of these, and nothing declares them). Used by
-conversation, once for each template.
+it (HF's and llama.cpp's templates differ in all of these, and nothing declares them). Found out
+once for each template.
 """
 
 from __future__ import annotations

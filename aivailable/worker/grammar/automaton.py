@@ -2,7 +2,7 @@
 
 Owns: the pushdown automaton, made deterministic lazily. A state is the set of all places where the
 text so far may be in the grammar; a row of its table says where each byte leads. Shared by all
-answers that are bound by the same grammar; used by vocabulary and binding. Pure.
+answers that are bound by the same grammar. Pure.
 
 Work is bounded: an ambiguous grammar runs into a limit and raises, it does not run on.
 """

@@ -1,7 +1,7 @@
 """GBNF, llama.cpp's notation of grammars, read into rules.
 
-Owns: the parser (llama.cpp `grammars/README.md`; token references `<…>` are refused). Pure; used by
-language. It reads a text from anyone: everything is bounded, and errors name line and column.
+Owns: the parser (llama.cpp `grammars/README.md`; token references `<…>` are refused). Pure. It
+reads a text from anyone: everything is bounded, and errors name line and column.
 """
 
 from __future__ import annotations

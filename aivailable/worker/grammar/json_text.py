@@ -1,8 +1,7 @@
 """JSON as rules: values of any kind, strings of given characters, numbers between bounds.
 
 Owns: how JSON is spelled in an answer. White space is bounded, because a small model that may write
-it for ever does; a character that must be escaped has one spelling in patterns and keys. Pure;
-used by schema and pattern.
+it for ever does; a character that must be escaped has one spelling in patterns and keys. Pure.
 """
 
 from __future__ import annotations

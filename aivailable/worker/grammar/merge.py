@@ -1,7 +1,7 @@
 """Schemas that hold at once (allOf, keywords beside anyOf), and schemas that exclude each other.
 
 Owns: both questions, answered carefully: what cannot be merged is refused with its path, and
-`disjoint` is true only where it is proved. Pure; used by schema.
+`disjoint` is true only where it is proved. Pure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A grammar as a network of byte edges and calls: what the automaton walks.
 
 Owns: the translation of rules. Characters become UTF-8 byte ranges, so that a token may end inside
-of one. Pure; used by automaton.
+of one. Pure.
 """
 
 from __future__ import annotations

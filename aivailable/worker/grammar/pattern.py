@@ -1,8 +1,7 @@
 """Regular expressions of JSON schema (`pattern`, `format`) as rules.
 
 Owns: the subset of ECMA-262 that a grammar can keep: classes, groups, alternatives, repetition,
-anchors at both ends. Look-around, back references and word borders are refused. Pure; used by
-schema.
+anchors at both ends. Look-around, back references and word borders are refused. Pure.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """JSON schema (draft 2020-12, the part that can be generated) into rules.
 
 Owns: which keywords are understood, and the refusal, with its path, of every other keyword that
-constrains. What is generated is always valid; not everything valid is generated: properties come
-in the order of the schema, none beyond them unless `additionalProperties` says so, and strings of
-a `format` in one common form. Pure; used by language.
+constrains. What is generated is always valid; not everything valid is generated: properties come in
+the order of the schema, none beyond them unless `additionalProperties` says so, and strings of a
+`format` in one common form. Pure.
 """
 
 from __future__ import annotations

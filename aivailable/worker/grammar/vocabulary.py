@@ -1,7 +1,7 @@
 """Which tokens fit: the automaton walked by all tokens at once.
 
 Owns: the tokens' bytes as arrays, and masks by state. Pure numpy; one Vocabulary for each engine,
-one Masks for each grammar in use. Used by language and binding.
+one Masks for each grammar in use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The tokens that are still in the race: found without sorting the vocabulary.
 
 Owns: selection (the k largest, all above a floor, the nucleus) and the filters of llama.cpp's
-chain. Pure; used by sampler. A set of candidates is two arrays, token ids and logits, the largest
-logit first and equal ones by id, so that no answer depends on a sort's whim.
+chain. Pure. A set of candidates is two arrays, token ids and logits, the largest logit first and
+equal ones by id, so that no answer depends on a sort's whim.
 """
 
 from __future__ import annotations

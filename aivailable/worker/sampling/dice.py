@@ -1,6 +1,6 @@
 """Random numbers that are functions of (seed, position): a continuation rolls the same ones.
 
-Owns: the key. Pure; used by sampler.
+Owns: the key. Pure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Log probabilities of the drawn token and of the best alternatives.
 
 Owns: log-softmax over the model's raw logits, before bias, penalties and temperature (what OpenAI's
-`logprobs` report). Computed only when asked for. Pure; used by job.
+`logprobs` report). Computed only when asked for. Pure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Mirostat 1 and 2 (arXiv 2007.14966): keep the surprise of the text near tau.
 
-Owns: mu, and how it cuts the candidates. Pure; used by sampler. mu is a function of the logits and
-tokens so far, which is why a continuation replays such a request token by token.
+Owns: mu, and how it cuts the candidates. Pure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which sampling parameters are accepted.
 
-Owns: their ranges. Pure; used by session before a request gets anywhere.
+Owns: their ranges. Pure. It is asked before a request gets anywhere.
 """
 
 from __future__ import annotations

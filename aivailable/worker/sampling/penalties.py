@@ -1,7 +1,7 @@
 """What has been said already weighs on the logits: repeat, presence, frequency, DRY; logit bias.
 
-Owns: these changes, as (ids, new values) on a copy of the row. Used by sampler; state is a
-function of the tokens taken so far, so that a continuation has the same.
+Owns: these changes, as (ids, new values) on a copy of the row. State is a function of the tokens
+taken so far, so that a continuation has the same.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns the HTTP side of an answer: when headers go out, keep-alives, the order of chunks, what an
 error after the first byte looks like. Choices of one request interleave in one stream, told apart
-by their index. Called by `endpoints`.
+by their index.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One choice of an answer as it grows: its delta for a stream, its whole for a single document.
 
-Owns what becomes of text, reasoning, tool calls and log probabilities in OpenAI's two shapes;
-pure. Two methods, used one or the other way: `delta` forgets what it gave out, `add` and `whole`
-keep it. Called by `answers`.
+Owns what becomes of text, reasoning, tool calls and log probabilities in OpenAI's two shapes; pure.
+Two methods, used one or the other way: `delta` forgets what it gave out, `add` and `whole` keep it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an answer's text must match: response_format, JSON schemas, GBNF grammars.
 
 Owns the forms in which clients ask for it, and their bounds; pure. Whether a schema or a grammar
-can be followed is the worker's word. Called by `requests`.
+can be followed is the worker's word.
 """
 
 from __future__ import annotations

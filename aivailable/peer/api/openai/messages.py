@@ -1,8 +1,8 @@
 """Chat messages as clients send them, in the one shape that workers render.
 
-Owns roles, content parts, images and earlier tool calls; pure. Content of text parts only is
-joined to one text; with an image it stays a list of parts. Nothing is ever fetched: an image comes
-in the request itself. Called by `requests`.
+Owns roles, content parts, images and earlier tool calls; pure. Content of text parts only is joined
+to one text; with an image it stays a list of parts. Nothing is ever fetched: an image comes in the
+request itself.
 """
 
 from __future__ import annotations

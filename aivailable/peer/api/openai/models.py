@@ -1,6 +1,6 @@
 """Which deployment a client means by the name of a model.
 
-Owns the lookup and its refusal; it must not route. Called by the handlers of this dialect.
+Owns the lookup and its refusal; it must not route.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Nothing is silently replaced: a value out of range, and every parameter whose being ignored would
 give a wrong answer, is refused by name; what else is unknown is ignored and said to be
-(`unsupported`). Called by `endpoints`.
+(`unsupported`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns names, defaults and ranges; pure. What is not given takes OpenAI's documented default where
 there is one (temperature 1, top_p 1) and `wire.generation.Sampling`'s otherwise. Two names of one
-thing may both be sent only when they agree. Called by `requests`.
+thing may both be sent only when they agree.
 """
 
 from __future__ import annotations

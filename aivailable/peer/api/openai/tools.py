@@ -1,7 +1,6 @@
 """The functions that a model may call, and whether it must.
 
 Owns their shape and bounds; pure. How a model is told of them is its chat format's business.
-Called by `requests`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns the table of those that must be refused, because the answer would not be what was asked for,
 and the list of those that are ignored and said to be: in the response header
-`X-AIvailable-Ignored`, and once per name in the log. Called by `requests` and `endpoints`.
+`X-AIvailable-Ignored`, and once per name in the log.
 """
 
 from __future__ import annotations

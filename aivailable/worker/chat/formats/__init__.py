@@ -1,7 +1,7 @@
 """The chat formats of the model families, and which one a template belongs to.
 
 Owns: the choice. A template is known by the markers in its source, the most telling first, since
-some families took over others' words. Used by conversation.
+some families took over others' words.
 """
 
 from __future__ import annotations

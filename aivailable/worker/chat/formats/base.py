@@ -20,7 +20,6 @@ class Tool:
     """One function that may be called; `parameters` is its arguments' JSON schema."""
 
     name: str
-    description: str
     parameters: Mapping[str, Any]
     definition: Mapping[str, Any]
     """As the client sent it: {"type": "function", "function": {…}}."""
