@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from aivailable import __version__
 from aivailable.cli import app
 from aivailable.client import ChatDelta, ClientError
+from aivailable.client.answers import Usage
 
 HEAVY = ("aiohttp", "textual", "zeroconf", "pysyncobj", "numpy", "cryptography", "aivailable.peer")
 
@@ -66,8 +67,19 @@ def test_status_shows_options_and_with_long_what_the_engines_run_with(client: An
     )
     short = run("status").stdout
     assert "kv_type=q8_0 threads=7" in short
+    assert "NOW" not in short
     assert "flash_attention=on" not in short
     assert "threads=7 of 8, flash_attention=on" in run("status", "--long").stdout
+
+
+def test_status_long_shows_what_the_devices_do_now(client: Any) -> None:
+    lab = client.statuses[0]
+    hot = dataclasses.replace(
+        lab.nodes[0].devices[0], utilization=0.5, temperature_c=71.0, power_w=120.4
+    )
+    node = dataclasses.replace(lab.nodes[0], devices=(hot, *lab.nodes[0].devices[1:]))
+    client.statuses[0] = dataclasses.replace(lab, nodes=(node, *lab.nodes[1:]))
+    assert "50%, 71 °C, 120 W" in run("status", "--long").stdout
 
 
 def test_status_as_json_is_the_whole_status(client: Any) -> None:
@@ -217,6 +229,17 @@ def test_a_chats_reasoning_is_not_in_the_answer(client: Any) -> None:
     client.answer = (ChatDelta(reasoning="h"), ChatDelta(reasoning="m"), ChatDelta("Hi"))
     result = run("chat", "qwen", "Say hello")
     assert (result.stdout, result.stderr) == ("Hi\n", "hm\n")
+
+
+def test_a_chat_that_was_cut_off_says_so(client: Any) -> None:
+    ends = ChatDelta(finish_reason="length"), ChatDelta(usage=Usage(12, 5))
+    client.answer = (ChatDelta("Hel"), *ends)
+    result = run("chat", "qwen", "Say hello")
+    assert result.stdout == "Hel\n"
+    assert "the limit is 5 tokens" in result.stderr
+    assert "--max-tokens" in result.stderr
+    client.answer = (ChatDelta("Hi"), ChatDelta(finish_reason="stop"), ends[1])
+    assert run("chat", "qwen", "Say hello").stderr == ""
 
 
 def test_chat_reads_a_pipe(client: Any) -> None:

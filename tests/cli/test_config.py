@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aivailable import config
-from aivailable.config import Config, DeviceSpec
+from aivailable.config import LIST_ITEMS_MAX, Config, DeviceSpec
 from aivailable.errors import ConfigError
 
 GIB = 2**30
@@ -141,6 +141,13 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     assert "--devices: '4GB': unknown unit 'GB'" in problems
     assert "--key: a join key needs at least 100 random bits; this one has at most 25" in problems
     assert "--tls-key: no file /nowhere" in problems
+
+
+def test_seeds_are_limited(tmp_path: Path) -> None:
+    most = [f"10.0.0.{number}" for number in range(LIST_ITEMS_MAX)]
+    assert len(load(tmp_path, {}, seeds=most).seeds) == LIST_ITEMS_MAX
+    with pytest.raises(ConfigError, match=f"{LIST_ITEMS_MAX + 1} items; at most {LIST_ITEMS_MAX}"):
+        load(tmp_path, {}, seeds=[*most, "10.0.1.1"])
 
 
 def test_a_join_key_needs_a_hundred_bits(tmp_path: Path) -> None:

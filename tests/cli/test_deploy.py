@@ -79,6 +79,15 @@ def test_progress_until_ready(client: Any) -> None:
         assert text in result.stderr
 
 
+def test_a_model_that_cannot_chat_is_not_offered_for_it(client: Any) -> None:
+    ready = at("ready", ready=1, status="ready")
+    mute = tuple(dataclasses.replace(one, has_chat_template=False) for one in ready.models)
+    client.statuses = [lab(), dataclasses.replace(ready, models=mute)]
+    result = run("deploy", NAME)
+    assert "its file has no chat template" in result.stdout.lower()
+    assert "aivailable chat" not in result.stdout
+
+
 def test_what_can_never_be_placed_ends_with_the_reason() -> None:
     with LoadProgress() as progress:
         watch = models.ReadyWatch(NAME, progress)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from aivailable.core.liveness import is_alive
 from aivailable.core.records import Status
-from aivailable.core.router import Choice, Forward, Local, Refuse, Wait, choose
+from aivailable.core.router import Choice, Forward, Local, Refuse, Wait, choose, unfit
 from aivailable.core.state import State
 from aivailable.core.view import View
 from aivailable.wire.peer import ReplicaLoad
@@ -51,6 +51,19 @@ def test_an_unknown_name_is_refused_with_what_there_is() -> None:
     empty = choose("llama", View(cluster({"a": ()}), liveness("a")))
     assert isinstance(empty, Refuse)
     assert "nothing is deployed yet" in empty.message
+
+
+def test_a_chat_without_a_template_is_refused_before_anything_is_loaded() -> None:
+    state = state_with()
+    refused = unfit(state, "gpt-4o", chats=True)
+    assert refused is not None
+    assert (refused.status, refused.code) == (400, "template_error")
+    assert unfit(state, "chat", chats=False) is None
+    assert unfit(state, "nobody", chats=True) is None, "that is told elsewhere"
+    (model,) = state.models.values()
+    chats = replace(model, facts=replace(model.facts, has_chat_template=True))
+    assert unfit(replace(state, models={model.digest: chats}), "chat", chats=True) is None
+    assert unfit(replace(state, models={}), "chat", chats=True) is None, "an engine without a file"
 
 
 def test_names_and_aliases_reach_the_same_replica() -> None:

@@ -71,6 +71,38 @@ def test_shows_claims_and_live_bytes_of_each_device() -> None:
     assert (silent.total_bytes, silent.free_bytes) == (8 * GIB, None)
 
 
+def test_shows_what_a_device_draws_and_how_fast_it_was_measured() -> None:
+    card = replace(device(), speed=20.0, prefill_speed=300.0, driver="570.86")
+    state = cluster({"a": (device(),), "b": (card,)})
+    draws = DeviceLoad("gpu0", GIB, power_w=120.0)
+    here, there = (node.devices[0] for node in status(
+        state, liveness("ab", devices={"b": (draws,)})
+    ).nodes)  # fmt: skip
+    assert (there.decode_tokens_per_s, there.prefill_tokens_per_s) == (20.0, 300.0)
+    assert (there.driver, there.power_w, here.power_w) == ("570.86", 120.0, None)
+
+
+def test_shows_how_far_each_node_is_and_who_founded() -> None:
+    state = replace(cluster(dict.fromkeys("abc", ())), version=7)
+    shown = status(state, liveness("ab"))
+    assert [node.applied for node in shown.nodes] == [7, 9, None]
+    assert (shown.founded_by, shown.founded_at_ms) == ("a", 0)
+
+
+def test_shows_what_a_worker_does_and_has_counted() -> None:
+    told = load(
+        "chat#1.1", phase="warming", requests=5, prompt_tokens=90, cached_tokens=30, steps=12
+    )
+    shown = status(serving(), liveness("ab", loads={"b": (told,)})).replicas[0]
+    assert (shown.phase, shown.requests, shown.steps) == ("warming", 5, 12)
+    assert (shown.prompt_tokens, shown.cached_tokens) == (90, 30)
+
+
+def test_shows_what_a_models_file_says() -> None:
+    (model,) = status(serving(), liveness("a")).models
+    assert (model.layers, model.parameters, model.has_chat_template) == (2, 0, False)
+
+
 def test_why_a_replica_still_loads_is_told_by_its_host() -> None:
     """The log says `loading` from the first attempt to the last; the heartbeat says why."""
     state = running(serving(), replica("chat#1.1", "b", Status.LOADING))

@@ -79,6 +79,9 @@ class FakeNvml:
     def nvmlDeviceGetUtilizationRates(self, card: dict[str, Any]) -> Any:
         return SimpleNamespace(gpu=self._field(card, "utilization"))
 
+    def nvmlDeviceGetPowerUsage(self, card: dict[str, Any]) -> Any:
+        return self._field(card, "power_mw")
+
     def nvmlDeviceGetTemperature(self, card: dict[str, Any], sensor: int) -> int:
         assert sensor == 0
         return int(self._field(card, "temperature"))
@@ -91,6 +94,7 @@ GTX = {
     "pci": b"00000000:0A:00.0",
     "capability": (6, 1),
     "utilization": 25,
+    "power_mw": 180_000,
     "temperature": 61,
 }
 LEGACY = {"name": b"Tesla K80", "total": 12 * GIB, "free": 12 * GIB}
@@ -122,7 +126,7 @@ async def test_a_card_is_a_device_with_its_pci_id_and_live_bytes() -> None:
     assert card.total_bytes == 11 * GIB
     (load,) = devices.load()
     assert (load.free_bytes, load.used_by_others_bytes) == (10 * GIB, GIB // 2)
-    assert (load.utilization, load.temperature_c) == (0.25, 61.0)
+    assert (load.utilization, load.temperature_c, load.power_w) == (0.25, 61.0, 180.0)
 
 
 async def test_a_field_that_an_old_card_lacks_costs_that_field_only() -> None:
@@ -132,6 +136,7 @@ async def test_a_field_that_an_old_card_lacks_costs_that_field_only() -> None:
     assert card.driver == ""
     (load,) = devices.load()
     assert (load.free_bytes, load.utilization, load.temperature_c) == (12 * GIB, 0.0, None)
+    assert load.power_w is None
 
 
 async def test_a_function_that_an_old_library_lacks_costs_that_field_only() -> None:

@@ -220,6 +220,22 @@ def test_unknown_models_and_full_queues_are_refused_at_once() -> None:
     run(scenario())
 
 
+def test_a_chat_with_a_model_that_has_no_template_is_refused_at_once() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        chat = replace(REQUEST, prompt=None, messages=({"role": "user", "content": "Hi"},))
+        models = {
+            digest: replace(model, facts=replace(model.facts, has_chat_template=False))
+            for digest, model in stage.state.models.items()
+        }
+        stage.state = replace(stage.state, models=models)
+        with pytest.raises(RequestError, match="/v1/completions") as caught:
+            await stage.ask(chat)
+        assert (caught.value.status, caught.value.code, stage.asked) == (400, "template_error", [])
+
+    run(scenario())
+
+
 def test_a_model_on_its_way_is_waited_for_so_long_and_no_longer() -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
