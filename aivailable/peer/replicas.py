@@ -16,6 +16,7 @@ from aivailable.core.admission import FairQueue
 from aivailable.core.agent import LocalWorker
 from aivailable.core.records import Replica, Status
 from aivailable.errors import RequestError, WorkerError
+from aivailable.peer.histogram import WAIT_BOUNDS_S, Histogram
 from aivailable.peer.ports import Clock, Worker, WorkerLauncher
 from aivailable.wire.generation import (
     Cancel,
@@ -61,8 +62,10 @@ TOKENS_UNKNOWN = 256
 class _Run:
     """One request in this replica: its events on their way to the reader."""
 
-    def __init__(self, request: Generate) -> None:
+    def __init__(self, request: Generate, since_s: float) -> None:
         self.request = request
+        self.since_s = since_s
+        """When it came to this replica."""
         self.events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
         self.paused = False
 
@@ -82,6 +85,8 @@ class LocalReplica:
         self.progress = 0.0
         self.phase = ""
         self.counters = Counters()
+        self.queue_waits = Histogram(WAIT_BOUNDS_S)
+        """Seconds that requests waited here before the worker got them."""
         self.notes: tuple[str, ...] = ()
         """What the engine chose where the deployment left it open."""
         self._clock = clock
@@ -138,6 +143,10 @@ class LocalReplica:
             generated_tokens=self.counters.generated_tokens,
             drafted_tokens=self.counters.drafted_tokens,
             accepted_tokens=self.counters.accepted_tokens,
+            requests=self.counters.requests,
+            prompt_tokens=self.counters.prompt_tokens,
+            cached_tokens=self.counters.cached_tokens,
+            steps=self.counters.steps,
             prefixes=self._prefixes,
             idle_ms=self._idle_ms(),
             queued_ms=self._queued_ms(),
@@ -247,7 +256,7 @@ class LocalReplica:
         if request.request_id in self._runs or request.request_id in self._in_worker:
             # In the worker: cancelled a moment ago; its end must not be taken for the new one's.
             raise RequestError(409, "duplicate_request", "this request runs already")
-        run = _Run(request)
+        run = _Run(request, self._clock.monotonic())
         cost_tokens = request.max_tokens or TOKENS_UNKNOWN
         if self._queue.push(request.request_id, request.account, cost_tokens) is None:
             raise RequestError(
@@ -290,6 +299,7 @@ class LocalReplica:
                 self._deliver(Failed(request_id, "invalid_request", str(error), 413))
                 continue
             self._in_worker[request_id] = None
+            self.queue_waits.observe(self._clock.monotonic() - run.since_s)
 
     def _forget(self, run: _Run) -> None:
         request_id = run.request.request_id

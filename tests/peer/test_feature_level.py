@@ -182,7 +182,7 @@ async def test_an_unknown_kind_ends_the_node_where_it_is(patch: pytest.MonkeyPat
         # What was committed before is all that a snapshot of it would hold.
         stage.session.raft.compact()
         await elapse(2.0)
-        assert stage.session.raft.faults == 0
+        assert stage.session.raft.tally.faults == 0
         asking.cancel()
 
 
