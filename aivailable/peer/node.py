@@ -10,6 +10,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from aivailable.core.commands import Body, PutKey
@@ -43,7 +44,7 @@ from aivailable.peer.pausing import pause_node
 from aivailable.peer.ports import PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Sequence
 from aivailable.peer.recovery import recover
-from aivailable.peer.service import DeployRequest, Routing
+from aivailable.peer.service import DeployRequest, NodeFigures, RaftFigures, Routing
 from aivailable.peer.session import Session
 from aivailable.peer.tasks import Tasks
 from aivailable.raft.store import StoreDamaged, StoreTooNew, StoreUnusable
@@ -245,6 +246,22 @@ class Peer:
             waiting=self.membership.waiting(),
             here_devices_load=self._ports.devices.load(),
             explain=explanations(state, liveness),
+        )
+
+    def figures(self) -> NodeFigures:
+        session = self.session
+        if session is None:
+            return NodeFigures()
+        return NodeFigures(
+            raft=RaftFigures(
+                leading=session.raft.is_leader,
+                commit_index=session.raft.commit_index,
+                last_index=session.raft.last_index,
+                log_length=session.raft.log_length,
+                tally=replace(session.raft.tally),
+            ),
+            demand=session.router.demands.sample(),
+            queue_waits=session.agent.queue_waits(),
         )
 
     async def barrier(self) -> None:

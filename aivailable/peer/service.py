@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from aivailable.core.commands import Body
-from aivailable.core.ids import ClusterId, NodeId
+from aivailable.core.ids import ClusterId, NodeId, ReplicaId
 from aivailable.core.merging import Recovered
 from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model, Where
 from aivailable.core.status import (
@@ -20,7 +20,10 @@ from aivailable.core.status import (
     PauseStatus,
     PlanStatus,
 )
+from aivailable.peer.histogram import Histogram
+from aivailable.raft.figures import Tally
 from aivailable.wire.generation import Generate, GenerationEvent
+from aivailable.wire.peer import Demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,30 @@ class Routing:
     """How long to wait for a model that is deployed but not ready (DESIGN §7)."""
 
 
+@dataclass(frozen=True, slots=True)
+class RaftFigures:
+    """Where this node's copy of the log stands, and what Raft has counted here."""
+
+    leading: bool
+    commit_index: int
+    last_index: int
+    log_length: int
+    """Entries kept since the last compaction."""
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFigures:
+    """What this node measures of itself and tells nobody else: for /metrics."""
+
+    raft: RaftFigures | None = None
+    """None without a cluster."""
+    demand: tuple[Demand, ...] = ()
+    """Deployments that requests at this node wait for."""
+    queue_waits: Mapping[ReplicaId, Histogram] = field(default_factory=dict)
+    """Seconds in the queue of each replica on this node, since that replica came."""
+
+
 class Service(Protocol):
     """The node, as its API sees it. RequestError carries HTTP status, code and advice."""
 
@@ -73,6 +100,8 @@ class Service(Protocol):
     def node(self) -> NodeId: ...
 
     def status(self) -> ClusterStatus: ...
+
+    def figures(self) -> NodeFigures: ...
 
     async def barrier(self) -> None:
         """Returns when everything committed before this call is applied here: the next `status`

@@ -9,17 +9,15 @@ from aiohttp import web
 
 from aivailable import __version__
 from aivailable.core.ids import short
-from aivailable.peer.api.metrics import Metrics
+from aivailable.peer.api.exposition import Page
 from aivailable.peer.api.openapi import document
 from aivailable.peer.service import Service
 
-METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 class Health:
-    def __init__(self, service: Service, metrics: Metrics) -> None:
+    def __init__(self, service: Service, page: Page) -> None:
         self._service = service
-        self._metrics = metrics
+        self._page = page
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -45,9 +43,9 @@ class Health:
         ready, reason = self._service.ready()
         return web.json_response({"ready": ready, "reason": reason}, status=200 if ready else 503)
 
-    async def metrics(self, _: web.Request) -> web.Response:
-        page = self._metrics.text(self._service.status())
-        return web.Response(body=page.encode(), headers={"Content-Type": METRICS_CONTENT_TYPE})
+    async def metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._page.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def openapi(self, _: web.Request) -> web.Response:
         return web.json_response(document())

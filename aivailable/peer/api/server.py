@@ -28,12 +28,15 @@ from aivailable.peer.api.errors import (
     error_response,
     from_http_exception,
 )
+from aivailable.peer.api.exposition import Page
 from aivailable.peer.api.health import Health
 from aivailable.peer.api.metrics import Metrics
 from aivailable.peer.api.openai.answers import HEADERS_WAIT_S, KEEP_ALIVE_S
 from aivailable.peer.api.openai.endpoints import OpenAi
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
+from aivailable.peer.stalls import LoopWatch
+from aivailable.peer.tasks import Tasks
 from aivailable.wire.limits import HTTP_BODY_MAX_BYTES
 
 REQUESTS_MAX = 1024
@@ -85,7 +88,10 @@ class ApiServer:
         )
         self.app.add_routes(openai.routes())
         self.app.add_routes(cluster.routes())
-        self.app.add_routes(Health(service, self.metrics).routes())
+        self._tasks = Tasks("api")
+        self._watch = LoopWatch(clock)
+        page = Page(service, self.metrics, self._watch)
+        self.app.add_routes(Health(service, page).routes())
         self.app.on_shutdown.append(cluster.stop)
         self._runner: web.AppRunner | None = None
 
@@ -108,6 +114,7 @@ class ApiServer:
             shutdown_timeout=STOP_GRACE_S,
         )
         await self._runner.setup()
+        self._tasks.spawn(self._watch.run(), "loop watch")
         for one in sockets:
             await web.SockSite(self._runner, one, ssl_context=self._tls, backlog=BACKLOG).start()
 
@@ -115,6 +122,7 @@ class ApiServer:
         """Takes no more requests and waits STOP_GRACE_S for those under way."""
         if self._runner is not None:
             await self._runner.cleanup()
+            await self._tasks.stop()
             self._runner = None
 
     def _middleware(self) -> Any:
