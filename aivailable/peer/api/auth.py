@@ -16,6 +16,7 @@ Rules (DESIGN §8):
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -25,14 +26,19 @@ from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call, call_of
 from aivailable.peer.service import Service
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
-"""Answered to everyone: nothing of the cluster's content is in them."""
 KEY_MAX_CHARS = 256
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 
-def authenticate(request: web.Request, service: Service, *, require_auth: bool) -> None:
-    """Fills in the call's `key` and `admin`. Raises RequestError 401 or 403."""
+def authenticate(
+    request: web.Request,
+    service: Service,
+    *,
+    require_auth: bool,
+    open_paths: Collection[str],
+) -> None:
+    """Fills in the call's `key` and `admin`. `open_paths` are answered to everyone. Raises
+    RequestError 401 or 403."""
     call = call_of(request)
     presented = _presented_key(request)
     if presented is not None:
@@ -40,7 +46,7 @@ def authenticate(request: web.Request, service: Service, *, require_auth: bool) 
         if call.key is not None:
             call.admin = call.key.scope is Scope.ADMIN or not require_auth
             return
-    if request.path in OPEN_PATHS:
+    if request.path in open_paths:
         return
     local = _is_loopback(request)
     if require_auth and not local:

@@ -33,6 +33,8 @@ from aivailable.peer.api.health import Health
 from aivailable.peer.api.metrics import Metrics
 from aivailable.peer.api.openai.answers import HEADERS_WAIT_S, KEEP_ALIVE_S
 from aivailable.peer.api.openai.endpoints import OpenAi
+from aivailable.peer.api.openapi import document
+from aivailable.peer.api.routes import open_paths, registered
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
 from aivailable.peer.stalls import LoopWatch
@@ -86,12 +88,14 @@ class ApiServer:
         self.app = web.Application(
             client_max_size=HTTP_BODY_MAX_BYTES, middlewares=[self._middleware()]
         )
-        self.app.add_routes(openai.routes())
-        self.app.add_routes(cluster.routes())
         self._tasks = Tasks("api")
         self._watch = LoopWatch(clock)
         page = Page(service, self.metrics, self._watch)
-        self.app.add_routes(Health(service, page).routes())
+        health = Health(service, page, lambda: document(self.routes))
+        self.routes = (*openai.routes(), *cluster.routes(), *health.routes())
+        """Everything that is answered, in one table."""
+        self._open_paths = open_paths(self.routes)
+        self.app.add_routes(registered(self.routes))
         self.app.on_shutdown.append(cluster.stop)
         self._runner: web.AppRunner | None = None
 
@@ -157,7 +161,12 @@ class ApiServer:
                 raise RequestError(
                     503, "overloaded", "too many requests at once", retry_after_s=RETRY_AFTER_S
                 )
-            authenticate(request, self._service, require_auth=self._require_auth)
+            authenticate(
+                request,
+                self._service,
+                require_auth=self._require_auth,
+                open_paths=self._open_paths,
+            )
             response = await handler(request)
         except ClientGone as error:
             # What the server itself does when it notices first (handler_cancellation).

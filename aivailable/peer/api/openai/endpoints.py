@@ -14,7 +14,15 @@ from aiohttp import web
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.fields import Object
 from aivailable.peer.api.generation import WAIT_S, Generation
+from aivailable.peer.api.openai.answer_types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    ModelEntry,
+    ModelList,
+)
 from aivailable.peer.api.openai.answers import (
     HEADERS_WAIT_S,
     KEEP_ALIVE_S,
@@ -25,9 +33,16 @@ from aivailable.peer.api.openai.answers import (
 from aivailable.peer.api.openai.embeddings import Inputs
 from aivailable.peer.api.openai.models import find_deployment, unknown_model
 from aivailable.peer.api.openai.replies import Reply, model_entry, model_list
-from aivailable.peer.api.openai.requests import Asked, chat_request, completion_request
+from aivailable.peer.api.openai.requests import (
+    CHAT,
+    COMPLETION,
+    Asked,
+    chat_request,
+    completion_request,
+)
 from aivailable.peer.api.openai.unsupported import Ignored
 from aivailable.peer.api.parameters import read_body
+from aivailable.peer.api.routes import GENERATION_ERRORS, SSE, Answer, Body, Route
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
 
@@ -57,12 +72,47 @@ class OpenAi:
         self._under_way = 0
         self._inputs = Inputs(service, self._ignored)
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         return [
-            web.post("/v1/chat/completions", self.chat),
-            web.post("/v1/completions", self.completion),
-            web.get("/v1/models", self.models),
-            web.get("/v1/models/{model:.+}", self.model),
+            Route(
+                "POST",
+                "/v1/chat/completions",
+                self.chat,
+                "OpenAI chat completion, streamed on request",
+                (
+                    Answer(ChatCompletion, "the whole answer"),
+                    Answer(ChatCompletionChunk, "with stream: true; [DONE] ends it", media=SSE),
+                ),
+                body=Body("ChatCompletionRequest", Object(CHAT)),
+                errors=GENERATION_ERRORS,
+            ),
+            Route(
+                "POST",
+                "/v1/completions",
+                self.completion,
+                "OpenAI text completion, streamed on request",
+                (
+                    Answer(Completion, "the whole answer"),
+                    Answer(Completion, "with stream: true; [DONE] ends it", media=SSE),
+                ),
+                body=Body("CompletionRequest", Object(COMPLETION)),
+                errors=GENERATION_ERRORS,
+            ),
+            Route(
+                "GET",
+                "/v1/models",
+                self.models,
+                "The deployments as OpenAI models",
+                (Answer(ModelList, "all deployments"),),
+            ),
+            Route(
+                "GET",
+                "/v1/models/{model:.+}",
+                self.model,
+                "One deployment, by name or alias",
+                (Answer(ModelEntry, "the deployment"),),
+                errors=(404,),
+            ),
             *self._inputs.routes(),
         ]
 
