@@ -101,7 +101,7 @@ async def test_a_deployment_is_placed_loaded_and_answers() -> None:
 
         async def ask() -> None:
             request = Generate("r1", "f", prompt="x")
-            events = stage.peer.generate(request, None, routing)
+            events = stage.peer.generate(request, "", routing)
             got.extend([event async for event in events])
 
         asking = asyncio.ensure_future(ask())
@@ -217,7 +217,7 @@ async def test_who_was_removed_keeps_nothing_of_the_cluster() -> None:
         assert stage.world.links.contacts == ()
         assert stage.worker.killed
         with pytest.raises(RequestError, match=r"no cluster|removed"):
-            stage.peer.generate(Generate("r", "f", prompt="x"), None, Routing(stage.peer.node))
+            stage.peer.generate(Generate("r", "f", prompt="x"), "", Routing(stage.peer.node))
 
 
 @scenario
