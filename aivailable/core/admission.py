@@ -6,12 +6,14 @@ an address where there is none. One FairQueue per replica, kept by the node that
 
 Three things are shared:
 
-* Turns, by tokens. Every account has a virtual time: what was computed for it. The one that is
-  least far goes next. A request is charged what it is expected to cost when it gets its slot, and
-  what it did cost when it ends. An account that comes back starts at the present: it can neither
-  save up while it is away, nor pay for a time when nobody else waited. Source: Goyal, Vin, Cheng,
-  "Start-Time Fair Queueing", SIGCOMM 1996; charged by tokens, corrected at the end: Sheng et al.,
-  "Fairness in Serving Large Language Models", OSDI 2024.
+* Turns, by tokens. Every account has a virtual time: the tokens that were computed for it. Who is
+  least far goes next, where what runs for an account counts with its expected cost. A request is
+  charged at its end, by what it did cost. Nothing is charged in advance: a guess that is taken back
+  later would let one account fall behind the start of all who came meanwhile, and overtake them.
+  An account that comes back starts at the present: it can neither save up while it is away, nor
+  pay for a time when nobody else waited. Source: Goyal, Vin, Cheng, "Start-Time Fair Queueing",
+  SIGCOMM 1996; tokens as they are computed: Sheng et al., "Fairness in Serving Large Language
+  Models", OSDI 2024.
 * Slots. An account alone may hold all of them: a fixed cap would leave slots idle while only one
   key asks, half of the machine where there are two. So nothing is kept free, and a slot is asked
   back instead: an account that holds none and has waited SLOT_PATIENCE_S gets the next one, and if
@@ -29,8 +31,8 @@ from dataclasses import dataclass, replace
 from aivailable.core.ids import AccountId
 
 ANSWER_EXPECTED_TOKENS = 256
-"""What an answer is charged before its end is known. A client's max_tokens counts only below it:
-most answers stay far under a generous limit, and the true cost is charged at the end."""
+"""What an answer counts before its end is known. A client's max_tokens counts only below it: most
+answers stay far under a generous limit."""
 SLOT_PATIENCE_S = 5.0
 """An account waits at most so long without any slot while another one holds two."""
 RESERVED_SHARE = 4
@@ -87,7 +89,7 @@ class FairQueue:
         self._held: dict[str, _Entry] = {}
         """In order of their turns."""
         self._served: dict[AccountId, int] = {}
-        """Virtual time."""
+        """Virtual time: what has ended, in tokens."""
         self._slotless_s: dict[AccountId, float] = {}
         """When an account gave back its last slot."""
         self._now = 0
@@ -145,26 +147,27 @@ class FairQueue:
         free."""
         if not self._lines or len(self._held) >= self._slots:
             return None
-        account = min(self._overdue(now_s) or self._lines, key=self._turn)
+        under_way = self._under_way()
+        account = min(
+            self._overdue(now_s) or self._lines,
+            key=lambda one: self._turn(one, *under_way.get(one, (0, 0))),
+        )
         request_id = next(iter(self._lines[account]))
         entry = self._take(account, request_id)
         del self._waiting[request_id]
-        served = self._served[account]
-        self._now = max(self._now, served)
-        self._served[account] = served + entry.cost_tokens
+        self._now = max(self._now, self._served[account])
         self._held[request_id] = entry
         self._tidy()
         return request_id
 
     def release(self, request_id: str, used_tokens: int | None, now_s: float) -> None:
-        """A slot is free again. `used_tokens`: what the request did cost; None = unknown."""
+        """A slot is free again. `used_tokens`: what the request did cost; None = as expected."""
         entry = self._held.pop(request_id, None)
         if entry is None:
             return
         account = entry.account
-        if used_tokens is not None:
-            self._served[account] += used_tokens - entry.cost_tokens
-        if account not in self._slots_by_account():
+        self._served[account] += entry.cost_tokens if used_tokens is None else used_tokens
+        if account not in self._under_way():
             self._slotless_s[account] = now_s
         self._tidy()
 
@@ -203,23 +206,26 @@ class FairQueue:
         return [one for one in self._slotless() if self._patience_end_s(one) <= now_s]
 
     def _slotless(self) -> list[AccountId]:
-        holders = self._slots_by_account()
+        holders = self._under_way()
         return [account for account in self._lines if account not in holders]
 
     def _patience_end_s(self, account: AccountId) -> float:
         first = next(iter(self._lines[account].values()))
         return max(first.since_s, self._slotless_s.get(account, first.since_s)) + SLOT_PATIENCE_S
 
-    def _slots_by_account(self) -> Mapping[AccountId, int]:
-        counts: dict[AccountId, int] = {}
+    def _under_way(self) -> Mapping[AccountId, tuple[int, int]]:
+        """Of each account that holds slots: the tokens it is expected to cost, and how many."""
+        found: dict[AccountId, tuple[int, int]] = {}
         for entry in self._held.values():
-            counts[entry.account] = counts.get(entry.account, 0) + 1
-        return counts
+            tokens, slots = found.get(entry.account, (0, 0))
+            found[entry.account] = (tokens + entry.cost_tokens, slots + 1)
+        return found
 
     # --- the line
 
-    def _turn(self, account: AccountId) -> tuple[int, int]:
-        return self._served[account], next(iter(self._lines[account].values())).arrival
+    def _turn(self, account: AccountId, expected: int, slots: int) -> tuple[int, int, int]:
+        first = next(iter(self._lines[account].values()))
+        return self._served[account] + expected, slots, first.arrival
 
     def _places_for_one(self) -> int:
         return max(1, self._length_max - self._length_max // RESERVED_SHARE)
@@ -227,7 +233,7 @@ class FairQueue:
     def _gives_way_to(self, account: AccountId) -> str:
         """The newest request of whoever has most here, if that is more than `account` would have:
         else two accounts would take one place from each other for ever."""
-        here = dict(self._slots_by_account())
+        here = {one: slots for one, (_, slots) in self._under_way().items()}
         for one, line in self._lines.items():
             here[one] = here.get(one, 0) + len(line)
         newest = [next(reversed(line.values())) for line in self._lines.values()]
@@ -259,7 +265,7 @@ class FairQueue:
 
     def _tidy(self) -> None:
         """Forget who starts at the present anyway: bounds memory."""
-        holders = self._slots_by_account()
+        holders = self._under_way()
         present = [*self._lines, *holders]
         self._slotless_s = {a: at_s for a, at_s in self._slotless_s.items() if a in self._lines}
         if not present:

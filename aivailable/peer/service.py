@@ -119,8 +119,9 @@ class Service(Protocol):
         self, request: Generate, account: AccountId, routing: Routing
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Route and run, counted for `account` whatever the request says of itself. The first
-        event is Started; the last is Finished. Raises RequestError before the first event or (mid-stream, when nothing can continue it) after. Closing the
-        iterator cancels the request everywhere."""
+        event is Started; the last is Finished. Raises RequestError before the first event or
+        (mid-stream, when nothing can continue it) after. Closing the iterator cancels the request
+        everywhere."""
         ...
 
     async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:
