@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from aivailable.core.commands import Body, PutKey
-from aivailable.core.ids import ClusterId, NodeId, key_hash, key_id, short
+from aivailable.core.ids import AccountId, ClusterId, NodeId, key_hash, key_id, short
 from aivailable.core.merging import Recovered
 from aivailable.core.planner import explanations
 from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model, Scope
@@ -312,9 +312,9 @@ class Peer:
         )
 
     def generate(
-        self, request: Generate, key: ApiKey | None, routing: Routing
+        self, request: Generate, account: AccountId, routing: Routing
     ) -> AsyncGenerator[GenerationEvent, None]:
-        return self._member().router.run(request, routing)
+        return self._member().router.run(replace(request, account=account), routing)
 
     async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:
         text = make_key(self._ports.randomness.token_bytes(KEY_BYTES))

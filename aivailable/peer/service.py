@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aivailable.core.commands import Body
-from aivailable.core.ids import ClusterId, NodeId, ReplicaId
+from aivailable.core.ids import AccountId, ClusterId, NodeId, ReplicaId
 from aivailable.core.merging import Recovered
 from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model, Where
 from aivailable.core.status import (
@@ -145,11 +145,12 @@ class Service(Protocol):
         ...
 
     def generate(
-        self, request: Generate, key: ApiKey | None, routing: Routing
+        self, request: Generate, account: AccountId, routing: Routing
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Route and run. The first event is Started; the last is Finished. Raises RequestError
-        before the first event or (mid-stream, when nothing can continue it) after. Closing the
-        iterator cancels the request everywhere."""
+        """Route and run, counted for `account` whatever the request says of itself. The first
+        event is Started; the last is Finished. Raises RequestError before the first event or
+        (mid-stream, when nothing can continue it) after. Closing the iterator cancels the request
+        everywhere."""
         ...
 
     async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:

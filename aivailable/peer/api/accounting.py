@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from aivailable.core.ids import short
+from aivailable.core.ids import AccountId, short
 from aivailable.core.records import ApiKey
 from aivailable.peer.api.metrics import Ended, Metrics
 from aivailable.peer.service import Routing
@@ -38,6 +38,8 @@ class Call:
     route: str
     started_s: float
     key: ApiKey | None = None
+    account: AccountId = ""
+    """Whom fairness counts this request for; `auth` alone sets it."""
     admin: bool = False
     model: str = ""
     routing: Routing | None = None

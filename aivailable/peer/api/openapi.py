@@ -34,13 +34,13 @@ _ERRORS: Mapping[int, str] = {
     409: "the cluster's state does not allow it",
     413: "the body is too large",
     415: "the body is compressed",
-    429: "the queue is full; come later",
+    429: "too much is under way, of this key or in the queue; come later",
     500: "the node failed; its log says how",
     502: "another node failed, and no further one could take over",
     503: "not now; Retry-After says when to come again",
     504: "the request's time is over",
 }
-_ALWAYS = (500, 503)
+_ALWAYS = (429, 500, 503)
 _WITH_KEY = (401, 403)
 _WITH_BODY = (400, 408, 413, 415)
 

@@ -21,9 +21,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 JSON = "application/json"
 SSE = "text/event-stream"
 PLAIN_TEXT = "text/plain"
-GENERATION_ERRORS = (404, 409, 429, 502, 504)
-"""What a request for a model can meet on its way: no such model, a full queue, a host that is
-lost for good, its deadline."""
+GENERATION_ERRORS = (404, 409, 502, 504)
+"""What a request for a model can meet on its way: no such model, a host that is lost for good, its
+deadline."""
 
 
 class Access(enum.StrEnum):

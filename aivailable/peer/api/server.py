@@ -14,10 +14,12 @@ import logging
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from aiohttp import web
 
+from aivailable.core.records import Scope
 from aivailable.errors import AivailableError, ConfigError, RequestError
 from aivailable.peer.api.accounting import Call, Outcome, attach, end, outcome_of
 from aivailable.peer.api.auth import authenticate
@@ -35,6 +37,7 @@ from aivailable.peer.api.openai.answers import HEADERS_WAIT_S, KEEP_ALIVE_S
 from aivailable.peer.api.openai.endpoints import OpenAi
 from aivailable.peer.api.openapi import document
 from aivailable.peer.api.routes import open_paths, registered
+from aivailable.peer.api.shares import Shares
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
 from aivailable.peer.stalls import LoopWatch
@@ -42,8 +45,9 @@ from aivailable.peer.tasks import Tasks
 from aivailable.wire.limits import HTTP_BODY_MAX_BYTES
 
 REQUESTS_MAX = 1024
-"""Requests under way at one node; a further one is told to come later."""
-RETRY_AFTER_S = 1
+"""Requests under way at one node, probes and admin keys apart: whoever looks after a node gets
+through when it is full. `Shares` says how many of them one account may have."""
+PROBES = frozenset({"/healthz", "/readyz"})
 STOP_GRACE_S = 3.0
 """What is under way at stop may take so long to end by itself."""
 BACKLOG = 256
@@ -77,6 +81,7 @@ class ApiServer:
         headers_wait_s: float = HEADERS_WAIT_S,
     ) -> None:
         self.metrics = Metrics()
+        self._shares = Shares(REQUESTS_MAX, "requests")
         self._service = service
         self._hosts = hosts
         self._port = port
@@ -157,17 +162,14 @@ class ApiServer:
     ) -> web.StreamResponse:
         """The handler's answer or an error's; CancelledError when the client is gone."""
         try:
-            if self.metrics.in_flight > REQUESTS_MAX:
-                raise RequestError(
-                    503, "overloaded", "too many requests at once", retry_after_s=RETRY_AFTER_S
-                )
             authenticate(
                 request,
                 self._service,
                 require_auth=self._require_auth,
                 open_paths=self._open_paths,
             )
-            response = await handler(request)
+            with self._place(request, call):
+                response = await handler(request)
         except ClientGone as error:
             # What the server itself does when it notices first (handler_cancellation).
             raise asyncio.CancelledError("the client is gone") from error
@@ -183,6 +185,12 @@ class ApiServer:
         if not response.prepared:
             response.headers.update(call.headers())
         return response
+
+    def _place(self, request: web.Request, call: Call) -> AbstractContextManager[None]:
+        """Its place among what is under way. Entering it raises RequestError 503 or 429."""
+        if request.path in PROBES or (call.key is not None and call.key.scope is Scope.ADMIN):
+            return contextlib.nullcontext()
+        return self._shares.hold(call.account)
 
 
 def _route(request: web.Request) -> str:

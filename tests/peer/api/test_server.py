@@ -11,7 +11,6 @@ from fixtures.api_service import MODEL, FakeService, FixedClock
 from prometheus_client.parser import text_string_to_metric_families
 
 from aivailable.errors import ConfigError
-from aivailable.peer.api import server as server_module
 from aivailable.peer.api.server import ApiServer
 
 
@@ -120,12 +119,3 @@ async def test_the_description_names_exactly_the_routes_there_are(
     assert there == {
         (path, method) for path, methods in described["paths"].items() for method in methods
     }
-
-
-async def test_more_requests_than_the_limit_are_told_to_come_later(
-    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "REQUESTS_MAX", 0)
-    async with http.get("/healthz") as response:
-        assert response.status == 503
-        assert response.headers["Retry-After"] == "1"

@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.accounting import Call, call_of
 from aivailable.peer.api.fields import Object
 from aivailable.peer.api.generation import WAIT_S, Generation
 from aivailable.peer.api.openai.answer_types import (
@@ -43,12 +42,12 @@ from aivailable.peer.api.openai.requests import (
 from aivailable.peer.api.openai.unsupported import Ignored
 from aivailable.peer.api.parameters import read_body
 from aivailable.peer.api.routes import GENERATION_ERRORS, SSE, Answer, Body, Route
+from aivailable.peer.api.shares import Shares
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
 
 GENERATIONS_MAX = 2048
-"""Choices under way at one node; a further request is told to come later."""
-RETRY_AFTER_S = 1
+"""Choices under way at one node; `Shares` says how many of them one account may have."""
 
 log = logging.getLogger("aivailable.api")
 
@@ -69,7 +68,7 @@ class OpenAi:
         self._keep_alive_s = keep_alive_s
         self._headers_wait_s = headers_wait_s
         self._ignored = Ignored(log)
-        self._under_way = 0
+        self._shares = Shares(GENERATIONS_MAX, "answers")
         self._inputs = Inputs(service, self._ignored)
 
     def routes(self) -> list[Route]:
@@ -144,10 +143,12 @@ class OpenAi:
         call = call_of(request)
         call.model = find_deployment(self._service, asked.model).name
         self._ignored.note(call, asked.ignored)
-        if self._under_way + len(asked.generates) > GENERATIONS_MAX:
-            raise RequestError(
-                503, "overloaded", "too many answers at once", retry_after_s=RETRY_AFTER_S
-            )
+        with self._shares.hold(call.account, len(asked.generates)):
+            return await self._generated(request, call, asked, chat=chat)
+
+    async def _generated(
+        self, request: web.Request, call: Call, asked: Asked, *, chat: bool
+    ) -> web.StreamResponse:
         reply = Reply(
             call.request_id,
             asked.model,
@@ -162,7 +163,6 @@ class OpenAi:
         generation = Generation(
             self._service, generates, call, wait_s=wait_s, per_prompt=asked.per_prompt
         )
-        self._under_way += len(generates)
         try:
             if not asked.stream:
                 return await collect(call, reply, choices, generation)
@@ -176,5 +176,4 @@ class OpenAi:
             )
             return await stream.send(request)
         finally:
-            self._under_way -= len(generates)
             await generation.close()
