@@ -28,10 +28,9 @@ from aivailable.core.status import WaitingStatus
 from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.door import file_of, keys_of, member_of, other_version, welcome, why
-from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.knocks import Knocks
 from aivailable.peer.merging import Merging
-from aivailable.peer.ports import PeerConfig, Ports, Sighting
+from aivailable.peer.ports import KeyCheck, PeerConfig, Ports, Sighting
 from aivailable.peer.seeds import heard
 from aivailable.peer.session import Session
 from aivailable.peer.straying import Straying

@@ -37,10 +37,9 @@ from aivailable.errors import (
 from aivailable.peer.cluster_file import ClusterFile
 from aivailable.peer.deploying import Deploying
 from aivailable.peer.draining import set_draining
-from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.membership import Membership
 from aivailable.peer.pausing import pause_node
-from aivailable.peer.ports import PeerConfig, Ports, Stream
+from aivailable.peer.ports import KeyCheck, PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Sequence
 from aivailable.peer.recovery import recover
 from aivailable.peer.service import DeployRequest, Routing

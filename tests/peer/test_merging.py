@@ -17,10 +17,9 @@ from aivailable.core.ids import key_hash, key_id, short
 from aivailable.core.records import ApiKey, Deployment, Member, Model, Scope
 from aivailable.errors import RequestError
 from aivailable.peer.belongings import BELONGINGS_FILE, WAIT_S, Belongings
-from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.merging import LOOK_PERIOD_S
 from aivailable.peer.node import Peer
-from aivailable.peer.ports import PeerConfig, Sighting
+from aivailable.peer.ports import KeyCheck, PeerConfig, Sighting
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, MergeWish, Seat
 
 THERE = ("192.0.2.2", 8421)
