@@ -31,8 +31,9 @@ from aivailable.peer.identity import Identity
 from aivailable.peer.join import JoinDoor, TlsJoinClient
 from aivailable.peer.join_key import JOIN_KEY_BYTES, JoinKey, make_join_key
 from aivailable.peer.links import TlsLinks
+from aivailable.peer.local_service import ADMIN_KEY_FILE
 from aivailable.peer.model_store import FileModelStore
-from aivailable.peer.node import ADMIN_KEY_FILE, Peer
+from aivailable.peer.node import Peer
 from aivailable.peer.oracle import Oracle
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
 from aivailable.peer.runtimes import Interpreters, Starter

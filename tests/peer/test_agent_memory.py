@@ -88,7 +88,7 @@ def test_a_paused_node_ends_what_runs_here_whoever_leads() -> None:
     async def scenario() -> None:
         stage = AgentStage()
         replica = await stage.placed_and_ready()
-        stage.paused = True
+        stage.pause.set(60)
         stage.agent.nudge()
         await elapse(2.0)
         assert stage.workers[0].killed

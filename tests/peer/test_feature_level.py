@@ -116,7 +116,7 @@ async def test_a_newcomer_that_is_too_old_shows_why_it_waits(patch: pytest.Monke
             Sighting(short("n2" * 8), "i2", "cccccccc", "default", True, 8420, (ELSEWHERE,))
         )
         await elapse(FOUND_S)
-        status = stage.peer.status()
+        status = stage.peer.observation.status()
         assert status.phase == "waiting"
         assert f"level {NEXT}" in status.advice
         assert sum(f"level {NEXT}" in line for line in stage.said) == 1
@@ -193,11 +193,11 @@ async def test_what_not_all_can_apply_is_not_proposed(patch: pytest.MonkeyPatch)
         node = stage.peer.node
         assert (await stage.peer.admit(*stranger(NEXT))).code == ""
         await elapse(1.0)
-        assert stage.peer.status().held_back_by == (node,)
+        assert stage.peer.observation.status().held_back_by == (node,)
         patch.setattr(levels, "KIND_LEVELS", {SetDraining: NEXT})
         version = stage.session.state.version
         with pytest.raises(ProposalRejected, match="host1") as caught:
-            await stage.peer.propose(SetDraining(node, True), actor="operator:k", reason="")
+            await stage.peer.changes.propose(SetDraining(node, True), actor="operator:k", reason="")
         assert caught.value.code == "feature_level"
         assert stage.session.state.version == version
         other = stranger(NEXT)[1]

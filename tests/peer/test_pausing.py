@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fixtures.cluster_parts import FakeView
 from fixtures.peer_ports import LoopClock
 from fixtures.states import equipped
 from fixtures.virtual_time import elapse, run
@@ -66,10 +67,9 @@ def test_here_or_at_another_member() -> None:
             done = await pause_node(
                 node,
                 duration_s,
-                here="n1",
+                cluster=FakeView("n1", cluster),
                 pause=pause,
                 calls=by,  # type: ignore[arg-type]
-                state=cluster.state,
             )
             return done.ending
 

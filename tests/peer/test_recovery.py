@@ -85,16 +85,16 @@ async def test_the_new_log_is_durable_before_the_cluster_file_names_it() -> None
                 save(name, data)
 
         world.home.save = saving  # type: ignore[method-assign]
-        result = await peer.recover(actor="operator:k")
+        result = await peer.members.recover(actor="operator:k")
         assert result.gone == ("gone",)
         assert seen[0] != OLD
         assert world.dropped == [OLD]
         await elapse(3.0)
-        status = peer.status()
+        status = peer.observation.status()
         assert (status.cluster_id, status.leader) == (seen[0], peer.node)
-        assert peer.events(0)[0].kind == "recovered"
+        assert peer.observation.events(0)[0].kind == "recovered"
         with pytest.raises(RequestError, match="has a leader"):
-            await peer.recover(actor="operator:k")
+            await peer.members.recover(actor="operator:k")
 
 
 @scenario
@@ -102,8 +102,8 @@ async def test_a_disk_that_takes_nothing_leaves_all_as_it_was() -> None:
     async with orphan() as (peer, world):
         world.home.fails = 1
         with pytest.raises(OSError, match=r".+"):
-            await peer.recover(actor="operator:k")
-        assert peer.status().cluster_id == OLD
+            await peer.members.recover(actor="operator:k")
+        assert peer.observation.status().cluster_id == OLD
         file = ClusterFile.load(world.home)
         assert file is not None
         assert file.cluster_id == OLD
@@ -118,7 +118,7 @@ async def test_it_is_refused_before_anybody_could_have_answered() -> None:
         await again.start()
         await elapse(1.0)
         with pytest.raises(RequestError) as caught:
-            await again.recover(actor="operator:k")
+            await again.members.recover(actor="operator:k")
         assert (caught.value.status, caught.value.code) == (409, "too_early")
         await again.stop()
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from fixtures.cluster_parts import FakeView
 from fixtures.cluster_state import cluster, device
+from fixtures.states import Cluster
 from fixtures.virtual_time import elapse, run
 
 from aivailable.core.records import Role
@@ -62,8 +64,12 @@ class Links:
         return ("b", "c")
 
 
+def view(of: State, leaderless_ms: int = 0) -> FakeView:
+    return FakeView("a", Cluster(of), leaderless_ms=leaderless_ms)
+
+
 async def answer_of(told_state: State) -> Mapping[str, str]:
-    return await roster.methods(lambda: told_state)[roster.METHOD]("a", {})
+    return await roster.methods(view(told_state))[roster.METHOD]("a", {})
 
 
 @pytest.mark.parametrize(("leaderless_ms", "asks"), [(LEADERLESS_MS, True), (0, False)])
@@ -75,7 +81,7 @@ def test_only_a_node_without_a_leader_asks(leaderless_ms: int, asks: bool) -> No
         }
         calls, learnt = Calls(answers), list[Told]()
         task = asyncio.ensure_future(
-            keep_asking(calls, Links(), lambda: leaderless_ms, learnt.append)  # type: ignore[arg-type]
+            keep_asking(calls, Links(), view(state("a", 1), leaderless_ms), learnt.append)  # type: ignore[arg-type]
         )
         await elapse(roster.ASK_PERIOD_S * 1.5)
         task.cancel()

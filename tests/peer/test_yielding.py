@@ -29,7 +29,7 @@ def test_a_seed_that_does_not_come_is_gone_to(pristine: bool) -> None:
         peer = Peer(PeerConfig("host1", seeds=(SEED,)), world.ports())
         await peer.start()
         await elapse(FOUND_S)
-        assert peer.status().cluster_id not in ("", GREATEST_ID)
+        assert peer.observation.status().cluster_id not in ("", GREATEST_ID)
         seat = Seat(other.node, other.certificate, (SEED[0],), SEED[1], True)
         offer = JoinOffer(b"n" * 32, other.node, GREATEST_ID, "default", 1, pristine, True, 1, 1)
         world.join_client.answers[SEED] = JoinAnswer("", "", GREATEST_ID, "default", (seat,))

@@ -1,7 +1,7 @@
 """Who asks: API keys, what loopback may do without one, and web pages that must not ask at all.
 
 Owns the decision for one request; it must not answer it. Called by the middleware in `server`.
-Keys are compared by looking up their SHA-256 (`Service.find_key`), so that no timing tells how
+Keys are compared by looking up their SHA-256 (`ApiKeys.find_key`), so that no timing tells how
 much of a guess was right.
 
 Rules (DESIGN §8):
@@ -23,7 +23,7 @@ from aiohttp import web
 from aivailable.core.records import ApiKey, Scope
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call, call_of
-from aivailable.peer.service import Service
+from aivailable.peer.service import ApiKeys
 
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 """Answered to everyone: nothing of the cluster's content is in them."""
@@ -31,12 +31,12 @@ KEY_MAX_CHARS = 256
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 
-def authenticate(request: web.Request, service: Service, *, require_auth: bool) -> None:
+def authenticate(request: web.Request, api_keys: ApiKeys, *, require_auth: bool) -> None:
     """Fills in the call's `key` and `admin`. Raises RequestError 401 or 403."""
     call = call_of(request)
     presented = _presented_key(request)
     if presented is not None:
-        call.key = _known(service, presented, require_auth=require_auth)
+        call.key = _known(api_keys, presented, require_auth=require_auth)
         if call.key is not None:
             call.admin = call.key.scope is Scope.ADMIN or not require_auth
             return
@@ -76,8 +76,8 @@ def _presented_key(request: web.Request) -> str | None:
     return key
 
 
-def _known(service: Service, presented: str, *, require_auth: bool) -> ApiKey | None:
-    key = service.find_key(presented)
+def _known(api_keys: ApiKeys, presented: str, *, require_auth: bool) -> ApiKey | None:
+    key = api_keys.find_key(presented)
     if key is None and require_auth:
         raise RequestError(
             401,

@@ -22,6 +22,9 @@ from aivailable.errors import AivailableError, ConfigError, RequestError
 from aivailable.peer.api.accounting import Call, Outcome, attach, end, outcome_of
 from aivailable.peer.api.auth import authenticate
 from aivailable.peer.api.cluster import ClusterApi
+from aivailable.peer.api.cluster_deployments import DeploymentsApi
+from aivailable.peer.api.cluster_nodes import NodesApi
+from aivailable.peer.api.cluster_settings import SettingsApi
 from aivailable.peer.api.errors import (
     ClientGone,
     as_request_error,
@@ -72,20 +75,32 @@ class ApiServer:
         headers_wait_s: float = HEADERS_WAIT_S,
     ) -> None:
         self.metrics = Metrics()
-        self._service = service
+        self._api_keys = service.api_keys
         self._hosts = hosts
         self._port = port
         self._require_auth = require_auth
         self._tls = tls
         self._request_id = request_id
-        cluster = ClusterApi(service, keep_alive_s=keep_alive_s)
-        openai = OpenAi(service, clock, keep_alive_s=keep_alive_s, headers_wait_s=headers_wait_s)
+        observation, members, changes = service.observation, service.members, service.changes
+        cluster = ClusterApi(
+            observation, service.api_keys, members, changes, keep_alive_s=keep_alive_s
+        )
+        openai = OpenAi(
+            service.inference,
+            observation,
+            clock,
+            keep_alive_s=keep_alive_s,
+            headers_wait_s=headers_wait_s,
+        )
         self.app = web.Application(
             client_max_size=HTTP_BODY_MAX_BYTES, middlewares=[self._middleware()]
         )
         self.app.add_routes(openai.routes())
         self.app.add_routes(cluster.routes())
-        self.app.add_routes(Health(service, self.metrics).routes())
+        self.app.add_routes(NodesApi(observation, members).routes())
+        self.app.add_routes(DeploymentsApi(service.deployments, changes).routes())
+        self.app.add_routes(SettingsApi(observation, changes).routes())
+        self.app.add_routes(Health(observation, self.metrics).routes())
         self.app.on_shutdown.append(cluster.stop)
         self._runner: web.AppRunner | None = None
 
@@ -149,7 +164,7 @@ class ApiServer:
                 raise RequestError(
                     503, "overloaded", "too many requests at once", retry_after_s=RETRY_AFTER_S
                 )
-            authenticate(request, self._service, require_auth=self._require_auth)
+            authenticate(request, self._api_keys, require_auth=self._require_auth)
             response = await handler(request)
         except ClientGone as error:
             # What the server itself does when it notices first (handler_cancellation).

@@ -28,7 +28,7 @@ async def serve(service: FakeService) -> AsyncIterator[Serve]:
         options.setdefault("hosts", ("127.0.0.1",))
         server = ApiServer(behind, FixedClock(), port=0, **options)
         await server.start()
-        behind.api_port = server.port
+        behind.observation.api_port = server.port
         started.append(server)
         return server
 

@@ -52,13 +52,13 @@ async def test_one_port_serves_both_address_families(serve: Any) -> None:
 async def test_health_says_alive_and_ready_apart(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
-    service.is_ready = (False, "waits to be admitted")
+    service.observation.is_ready = (False, "waits to be admitted")
     async with http.get("/healthz") as response:
         assert response.status == 200
     async with http.get("/readyz") as response:
         assert response.status == 503
         assert await response.json() == {"ready": False, "reason": "waits to be admitted"}
-    service.is_ready = (True, "")
+    service.observation.is_ready = (True, "")
     async with http.get("/readyz") as response:
         assert response.status == 200
     async with http.get("/") as response:
