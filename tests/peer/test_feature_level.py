@@ -9,8 +9,9 @@ from typing import Any
 
 import msgpack
 import pytest
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core import levels, machine, state
 from aivailable.core.codec import COMMAND_FORMAT, encode_command
@@ -73,7 +74,7 @@ def scenario(
 
 
 def stranger(level: int, **changes: Any) -> tuple[JoinRequest, str]:
-    identity = FakeIdentity("n2")
+    identity = SimIdentity.named("n2")
     request = JoinRequest(
         identity.certificate, b"s", "n2", ("192.0.2.9",), 8421, 8420, "0.1.0", 1, 1, level, "i"
     )

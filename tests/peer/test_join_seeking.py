@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.ids import short
 from aivailable.peer.membership import KNOCK_PERIOD_S
@@ -24,7 +25,7 @@ class Neighbour:
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
-        self.identity = FakeIdentity(f"other{number}")
+        self.identity = SimIdentity.named(f"other{number}")
         self.address = (f"192.0.2.{number}", 8421)
         self.cluster_id = f"{number}" * 26
 

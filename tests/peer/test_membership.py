@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, World, turns
+from fixtures.peer_ports import World, turns
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.commands import PutKey, SetWindow
 from aivailable.core.ids import key_hash, key_id, short
@@ -34,7 +35,7 @@ class Stage:
     def __init__(self, world: World | None = None, **config: Any) -> None:
         self.world = world if world is not None else World()
         self.said: list[str] = []
-        self.other = FakeIdentity("other")
+        self.other = SimIdentity.named("other")
         self.peer = Peer(PeerConfig("host1", **config), self.world.ports(), self.said.append)
 
     async def __aenter__(self) -> Stage:
@@ -85,7 +86,7 @@ def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None
 
 
 def stranger(name: str = "n2", **changes: Any) -> tuple[JoinRequest, str]:
-    identity = FakeIdentity(name)
+    identity = SimIdentity.named(name)
     request = JoinRequest(
         identity.certificate, b"s", name, ("192.0.2.9",), 8421, 8420, "0.1.0", 1, 1, 1, "i"
     )

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.states import FACTS
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.commands import Admit, PutDeployment, SetWindow
 from aivailable.core.ids import key_hash, key_id, short
@@ -33,7 +34,7 @@ class Stage:
     def __init__(self, world: World, **config: Any) -> None:
         self.world = world
         self.said: list[str] = []
-        self.other = FakeIdentity("other")
+        self.other = SimIdentity.named("other")
         self.peer = Peer(PeerConfig("host1", **config), world.ports(), self.said.append)
 
     @property
@@ -67,7 +68,7 @@ async def founded(**config: Any) -> AsyncIterator[Stage]:
     stage = Stage(World(), **config)
     await stage.peer.start()
     await elapse(FOUND_S)
-    joiner = Member(FakeIdentity("n2").node, "host2", b"c")
+    joiner = Member(SimIdentity.named("n2").node, "host2", b"c")
     await stage.peer.changes.propose(Admit(joiner, (), 1), actor="window", reason="join")
     try:
         yield stage

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from fixtures.join_house import REQUEST, join_house
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.merging import ADOPTED_MAX
 from aivailable.core.records import Cluster, Member, Role
@@ -43,15 +44,15 @@ def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None
 @asynccontextmanager
 async def orphan() -> AsyncIterator[tuple[Peer, World]]:
     """An observer whose only voter is gone, with a copy of the state."""
-    world, other = World(), FakeIdentity("other")
+    world, other = World(), SimIdentity.named("other")
     own = world.identity
     members = {
         identity.node: Member(identity.node, name, identity.certificate)
         for name, identity in (("us", own), ("gone", other))
     }
     state = State(version=7, cluster=Cluster(OLD, "default", other.node, 0), members=members)
-    world.logs[OLD] = MemoryStore()
-    await seed(world.logs[OLD], other.node, encode_state(state))
+    world.machine.logs[OLD] = MemoryStore()
+    await seed(world.machine.logs[OLD], other.node, encode_state(state))
     seats = (Seat(other.node, other.certificate, (THERE[0],), THERE[1], True),)
     file = ClusterFile(OLD, "default", Role.OBSERVER, (other.node,), seats)
     file.save(world.home)
@@ -75,7 +76,7 @@ async def test_the_new_log_is_durable_before_the_cluster_file_names_it() -> None
                 save(name, data)
                 file = ClusterFile.load(world.home)
                 assert file is not None
-                log = world.logs[file.cluster_id]
+                log = world.machine.logs[file.cluster_id]
                 log.crash()
                 assert log.snapshot is not None
                 assert unseal(log.snapshot).state

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from fixtures.peer_ports import FakeLauncher, FakeWorker, LoopClock, turns
+from fixtures.peer_ports import FakeLauncher, FakeWorker, turns
 from fixtures.virtual_time import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sim.ports import SimClock
 
 from aivailable.core.records import Claim, Replica, Status
 from aivailable.errors import RequestError, WorkerError
@@ -48,7 +49,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.changes = 0
-        self.replica = LocalReplica(RECORD, LoopClock(), self._changed, self.queue_max)
+        self.replica = LocalReplica(RECORD, SimClock(), self._changed, self.queue_max)
 
     def _changed(self) -> None:
         self.changes += 1

@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, FakeStream, FakeWorker, World, turns
+from fixtures.peer_ports import FakeStream, FakeWorker, World, turns
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.codec import encode_command
 from aivailable.core.commands import Command, Remove, SetWindow
@@ -52,7 +53,7 @@ class Stage:
         return self.world.launcher.workers[-1]
 
     async def admit(self, name: str) -> str:
-        identity = FakeIdentity(name)
+        identity = SimIdentity.named(name)
         request = JoinRequest(
             identity.certificate, b"s", name, ("192.0.2.9",), 8421, 8420, "0.1", 1, 1, 1, "i"
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.peer.membership import PRISTINE_PERIOD_S
 from aivailable.peer.node import Peer
@@ -25,7 +26,7 @@ def test_a_seed_that_does_not_come_is_gone_to(pristine: bool) -> None:
     """It was named here, not there: it never hears of us. One in use is gone to at once."""
 
     async def on_virtual_time() -> None:
-        world, other = World(), FakeIdentity("other")
+        world, other = World(), SimIdentity.named("other")
         peer = Peer(PeerConfig("host1", seeds=(SEED,)), world.ports())
         await peer.start()
         await elapse(FOUND_S)
