@@ -131,6 +131,7 @@ async def _build(
         stranger=door.protocol,
         hosts=config.bind,
     )
+    endpoints = Endpoints()
     peers: list[Peer] = []
     interpreters = Interpreters(config.home)
     starter = Starter(interpreters, places=lambda: devices.places())
@@ -152,7 +153,7 @@ async def _build(
         home=home,
         links=links,
         join_client=TlsJoinClient(identity, trust, key=key),
-        discovery=MdnsDiscovery(lambda: links.port, config.interfaces or ()),
+        discovery=MdnsDiscovery(endpoints, config.interfaces or ()),
         devices=devices,
         launcher=SubprocessLauncher(config.home / "logs", starter=starter),
         model_store=FileModelStore(
@@ -162,7 +163,7 @@ async def _build(
         drop_raft_store=lambda cluster: _set_aside(config, cluster),
         raft_settings=RaftSettings(),
         predict=Oracle(starter=starter, device=devices.largest_gpu).predict,
-        endpoints=Endpoints(),
+        endpoints=endpoints,
     )
     peer = Peer(
         PeerConfig(

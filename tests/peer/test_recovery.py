@@ -18,6 +18,7 @@ from aivailable.core.merging import ADOPTED_MAX
 from aivailable.core.records import Cluster, Member, Role
 from aivailable.core.state import State, encode_state
 from aivailable.errors import LinkError, RequestError
+from aivailable.peer.applicant import Applicant
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import Contact, PeerConfig
@@ -26,7 +27,7 @@ from aivailable.peer.straying import STRAY_AFTER_S, Straying
 from aivailable.raft.seeding import seed
 from aivailable.raft.snapshot import unseal
 from aivailable.raft.store import MemoryStore
-from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, MergeWish, Seat
+from aivailable.wire.join import JoinAnswer, JoinOffer, MergeWish, Seat
 
 OLD = "q" * 26
 NEW = "z" * 26
@@ -150,8 +151,8 @@ def straying(world: World, **offer: Any) -> Straying:
         b"n", told["node"], told["cluster_id"], "default", 2, False, False, 1, 1
     )
     world.join_client.answers[THERE] = JoinAnswer("", "", told["cluster_id"], "default")
-    request = JoinRequest(b"", b"", "us", (), 1, 1, "", 1, 1, 1, "i")
-    return Straying(world.ports(), lambda: request)
+    ports = world.ports()
+    return Straying(ports, Applicant(PeerConfig("us"), ports, "0" * 64))
 
 
 @scenario
