@@ -31,8 +31,9 @@ from aivailable.peer.identity import Identity
 from aivailable.peer.join import JoinDoor, TlsJoinClient
 from aivailable.peer.join_key import JOIN_KEY_BYTES, JoinKey, make_join_key
 from aivailable.peer.links import TlsLinks
+from aivailable.peer.local_service import ADMIN_KEY_FILE
 from aivailable.peer.model_store import FileModelStore
-from aivailable.peer.node import ADMIN_KEY_FILE, Peer
+from aivailable.peer.node import Peer
 from aivailable.peer.oracle import Oracle
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
 from aivailable.peer.runtimes import Interpreters, Starter
@@ -130,6 +131,7 @@ async def _build(
         stranger=door.protocol,
         hosts=config.bind,
     )
+    endpoints = Endpoints()
     peers: list[Peer] = []
     interpreters = Interpreters(config.home)
     starter = Starter(interpreters, places=lambda: devices.places())
@@ -151,7 +153,7 @@ async def _build(
         home=home,
         links=links,
         join_client=TlsJoinClient(identity, trust, key=key),
-        discovery=MdnsDiscovery(lambda: links.port, config.interfaces or ()),
+        discovery=MdnsDiscovery(endpoints, config.interfaces or ()),
         devices=devices,
         launcher=SubprocessLauncher(config.home / "logs", starter=starter),
         model_store=FileModelStore(
@@ -161,7 +163,7 @@ async def _build(
         drop_raft_store=lambda cluster: _set_aside(config, cluster),
         raft_settings=RaftSettings(),
         predict=Oracle(starter=starter, device=devices.largest_gpu).predict,
-        endpoints=Endpoints(),
+        endpoints=endpoints,
     )
     peer = Peer(
         PeerConfig(

@@ -1,7 +1,8 @@
 """`/cluster/v1/*`: the cluster as it is, and the few ways to change it over HTTP.
 
-Owns parsing and rendering; every change is a command that `Service.propose` (or its richer
-siblings) commits. Changes need an admin key. Used by `client`, and so by CLI and monitor.
+Owns parsing and rendering of what is asked about the cluster as a whole; `cluster_nodes`,
+`cluster_deployments` and `cluster_settings` have the rest. Every change is a command that `Changes`
+or `Members` commits, and needs an admin key. Used by `client`, and so by CLI and monitor.
 """
 
 from __future__ import annotations
@@ -17,13 +18,10 @@ from aivailable.core.records import ApiKey, Event, Scope
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import Outcome, call_of
 from aivailable.peer.api.auth import require_admin
-from aivailable.peer.api.cluster_deployments import DeploymentsApi
-from aivailable.peer.api.cluster_nodes import NodesApi
-from aivailable.peer.api.cluster_settings import SettingsApi
 from aivailable.peer.api.errors import ClientGone, ParameterError
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.api.sse import SseWriter
-from aivailable.peer.service import Service
+from aivailable.peer.service import ApiKeys, Changes, Members, Observation
 from aivailable.wire.schema import to_plain
 
 KEEP_ALIVE_S = 5.0
@@ -42,11 +40,19 @@ log = logging.getLogger("aivailable.api")
 class ClusterApi:
     """The handlers. `keep_alive_s` is an argument for the tests."""
 
-    def __init__(self, service: Service, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
-        self._service = service
-        self._nodes = NodesApi(service)
-        self._deployments = DeploymentsApi(service)
-        self._settings = SettingsApi(service)
+    def __init__(
+        self,
+        observation: Observation,
+        api_keys: ApiKeys,
+        members: Members,
+        changes: Changes,
+        *,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> None:
+        self._observation = observation
+        self._api_keys = api_keys
+        self._members = members
+        self._changes = changes
         self._keep_alive_s = keep_alive_s
         self._followers: dict[asyncio.Task[Any], None] = {}
 
@@ -55,12 +61,9 @@ class ClusterApi:
         return [
             web.get(f"{prefix}/state", self.state),
             web.get(f"{prefix}/nodes", self.nodes),
-            *self._nodes.routes(),
             web.get(f"{prefix}/members", self.members),
             web.delete(f"{prefix}/members/{{node}}", self.remove),
             web.get(f"{prefix}/deployments", self.deployments),
-            *self._deployments.routes(),
-            *self._settings.routes(),
             web.get(f"{prefix}/models", self.models),
             web.get(f"{prefix}/keys", self.keys),
             web.post(f"{prefix}/keys", self.create_key),
@@ -80,16 +83,16 @@ class ClusterApi:
     async def state(self, request: web.Request) -> web.Response:
         """`?consistent=1`: not before everything committed until now is applied here."""
         if request.query.get("consistent") in ("1", "true"):
-            await self._service.barrier()
-        return web.json_response(to_plain(self._service.status()))
+            await self._observation.barrier()
+        return web.json_response(to_plain(self._observation.status()))
 
     async def nodes(self, _: web.Request) -> web.Response:
-        status = self._service.status()
+        status = self._observation.status()
         return web.json_response({"version": status.version, "nodes": to_plain(status.nodes)})
 
     async def members(self, _: web.Request) -> web.Response:
         """The same nodes without their devices, and who waits at the door."""
-        status = self._service.status()
+        status = self._observation.status()
         members = to_plain(status.nodes)
         for member in members:
             del member["devices"]
@@ -105,7 +108,7 @@ class ClusterApi:
         )
 
     async def deployments(self, _: web.Request) -> web.Response:
-        status = self._service.status()
+        status = self._observation.status()
         return web.json_response(
             {
                 "version": status.version,
@@ -115,12 +118,12 @@ class ClusterApi:
         )
 
     async def models(self, _: web.Request) -> web.Response:
-        status = self._service.status()
+        status = self._observation.status()
         return web.json_response({"version": status.version, "models": to_plain(status.models)})
 
     async def keys(self, request: web.Request) -> web.Response:
         require_admin(request)
-        shown = [_shown_key(one) for one in sorted(self._service.keys(), key=_age)]
+        shown = [_shown_key(one) for one in sorted(self._api_keys.keys(), key=_age)]
         return web.json_response({"keys": shown})
 
     async def create_key(self, request: web.Request) -> web.Response:
@@ -132,7 +135,7 @@ class ClusterApi:
         label = body.text("label", chars_max=LABEL_MAX_CHARS) or ""
         if not label.isprintable():
             raise ParameterError("label", "'label' must be printable")
-        text, key = await self._service.mint_key(scope, label, actor=call.actor)
+        text, key = await self._api_keys.mint_key(scope, label, actor=call.actor)
         return web.json_response(
             {"key": text, **_shown_key(key)}, status=201, headers={"Cache-Control": "no-store"}
         )
@@ -140,7 +143,7 @@ class ClusterApi:
     async def revoke_key(self, request: web.Request) -> web.Response:
         call = require_admin(request)
         key_id = request.match_info["key_id"]
-        await self._service.propose(
+        await self._changes.propose(
             RevokeKey(key_id), actor=call.actor, reason=f"api {call.request_id}"
         )
         return web.json_response({"revoked": key_id})
@@ -152,7 +155,7 @@ class ClusterApi:
             raise ParameterError(
                 "duration_s", "'duration_s' is required; 0 closes", code="missing_parameter"
             )
-        await self._service.propose(
+        await self._changes.propose(
             SetWindow(duration_s), actor=call.actor, reason=f"api {call.request_id}"
         )
         return web.json_response({"duration_s": duration_s})
@@ -163,24 +166,24 @@ class ClusterApi:
         wanted = request.match_info["node"]
         found = [
             node.node
-            for node in self._service.status().nodes
+            for node in self._observation.status().nodes
             if node.name == wanted or (len(wanted) >= 4 and node.node.startswith(wanted))
         ]
         if len(found) != 1:
             many = "is ambiguous" if found else "is no member"
             raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
-        await self._service.remove(found[0], actor=call.actor)
+        await self._members.remove(found[0], actor=call.actor)
         return web.json_response({"removed": found[0]})
 
     async def leave(self, request: web.Request) -> web.Response:
         require_admin(request)
-        await self._service.leave()
-        return web.json_response({"left": self._service.node})
+        await self._members.leave()
+        return web.json_response({"left": self._observation.node})
 
     async def recover(self, request: web.Request) -> web.Response:
         """Found the cluster anew from this node's copy; says what was given up."""
         call = require_admin(request)
-        result = await self._service.recover(actor=call.actor)
+        result = await self._members.recover(actor=call.actor)
         cluster = result.state.cluster
         return web.json_response(
             {
@@ -194,7 +197,7 @@ class ClusterApi:
         """End this cluster in the one named by `into`."""
         call = require_admin(request)
         into = (await read_body(request)).required_text("into", chars_max=CLUSTER_ID_MAX_CHARS)
-        await self._service.merge(into, actor=call.actor)
+        await self._members.merge(into, actor=call.actor)
         return web.json_response({"into": into})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -204,7 +207,7 @@ class ClusterApi:
         if "text/event-stream" in request.headers.get("Accept", ""):
             return await self._follow(request, after)
         limit = query.integer("limit", 1, EVENTS_LIMIT_MAX) or EVENTS_LIMIT_DEFAULT
-        found = _page(self._service.events(after), limit)
+        found = _page(self._observation.events(after), limit)
         return web.json_response(
             {
                 "version": found[-1].version if found else max(after, 0),
@@ -243,12 +246,12 @@ class ClusterApi:
     async def _send_events(self, sse: SseWriter, after: int) -> None:
         applied = sent = after
         while True:
-            for event in self._service.events(sent):
+            for event in self._observation.events(sent):
                 await sse.event(event.version, event.kind, to_plain(event))
                 sent = event.version
             try:
                 async with asyncio.timeout(self._keep_alive_s):
-                    applied = await self._service.changed(max(applied, sent))
+                    applied = await self._observation.changed(max(applied, sent))
             except TimeoutError:
                 await sse.comment("keep-alive")
 

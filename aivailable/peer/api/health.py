@@ -11,14 +11,14 @@ from aivailable import __version__
 from aivailable.core.ids import short
 from aivailable.peer.api.metrics import Metrics
 from aivailable.peer.api.openapi import document
-from aivailable.peer.service import Service
+from aivailable.peer.service import Observation
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Health:
-    def __init__(self, service: Service, metrics: Metrics) -> None:
-        self._service = service
+    def __init__(self, observation: Observation, metrics: Metrics) -> None:
+        self._observation = observation
         self._metrics = metrics
 
     def routes(self) -> list[web.RouteDef]:
@@ -32,7 +32,7 @@ class Health:
 
     async def root(self, _: web.Request) -> web.Response:
         text = (
-            f"AIvailable {__version__}, node {short(self._service.node)}: the GPU machines of "
+            f"AIvailable {__version__}, node {short(self._observation.node)}: the GPU machines of "
             "this LAN as one LLM service.\n"
             "OpenAI API: /v1   cluster: /cluster/v1/state   all routes: /openapi.json\n"
         )
@@ -42,11 +42,11 @@ class Health:
         return web.json_response({"status": "alive"})
 
     async def ready(self, _: web.Request) -> web.Response:
-        ready, reason = self._service.ready()
+        ready, reason = self._observation.ready()
         return web.json_response({"ready": ready, "reason": reason}, status=200 if ready else 503)
 
     async def metrics(self, _: web.Request) -> web.Response:
-        page = self._metrics.text(self._service.status())
+        page = self._metrics.text(self._observation.status())
         return web.Response(body=page.encode(), headers={"Content-Type": METRICS_CONTENT_TYPE})
 
     async def openapi(self, _: web.Request) -> web.Response:

@@ -24,6 +24,9 @@ from aivailable.errors import AivailableError, ConfigError, RequestError
 from aivailable.peer.api.accounting import Call, Outcome, attach, end, outcome_of
 from aivailable.peer.api.auth import authenticate
 from aivailable.peer.api.cluster import ClusterApi
+from aivailable.peer.api.cluster_deployments import DeploymentsApi
+from aivailable.peer.api.cluster_nodes import NodesApi
+from aivailable.peer.api.cluster_settings import SettingsApi
 from aivailable.peer.api.errors import (
     ClientGone,
     as_request_error,
@@ -77,20 +80,33 @@ class ApiServer:
     ) -> None:
         self.metrics = Metrics()
         self._shares = Shares(REQUESTS_MAX, "requests")
-        self._service = service
+        self._api_keys = service.api_keys
+        self._node = service.observation.node
         self._hosts = hosts
         self._port = port
         self._require_auth = require_auth
         self._tls = tls
         self._request_id = request_id
-        cluster = ClusterApi(service, keep_alive_s=keep_alive_s)
-        openai = OpenAi(service, clock, keep_alive_s=keep_alive_s, headers_wait_s=headers_wait_s)
+        observation, members, changes = service.observation, service.members, service.changes
+        cluster = ClusterApi(
+            observation, service.api_keys, members, changes, keep_alive_s=keep_alive_s
+        )
+        openai = OpenAi(
+            service.inference,
+            observation,
+            clock,
+            keep_alive_s=keep_alive_s,
+            headers_wait_s=headers_wait_s,
+        )
         self.app = web.Application(
             client_max_size=HTTP_BODY_MAX_BYTES, middlewares=[self._middleware()]
         )
         self.app.add_routes(openai.routes())
         self.app.add_routes(cluster.routes())
-        self.app.add_routes(Health(service, self.metrics).routes())
+        self.app.add_routes(NodesApi(observation, members).routes())
+        self.app.add_routes(DeploymentsApi(service.deployments, changes).routes())
+        self.app.add_routes(SettingsApi(observation, changes).routes())
+        self.app.add_routes(Health(observation, self.metrics).routes())
         self.app.on_shutdown.append(cluster.stop)
         self._runner: web.AppRunner | None = None
 
@@ -150,7 +166,7 @@ class ApiServer:
     ) -> web.StreamResponse:
         """The handler's answer or an error's; CancelledError when the client is gone."""
         try:
-            authenticate(request, self._service, require_auth=self._require_auth)
+            authenticate(request, self._api_keys, self._node, require_auth=self._require_auth)
             with self._place(request, call):
                 response = await handler(request)
         except ClientGone as error:

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from fixtures.api_service import ADMIN, REVOKED, USER, FakeService
+from fixtures.api_service import ADMIN, NODE, REVOKED, USER, FakeApiKeys, FakeService
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call, attach, call_of
@@ -46,7 +46,7 @@ def request_from(
 def verdict(request: web.Request, *, require_auth: bool = True) -> str:
     """user | admin | the refusal's status and code."""
     try:
-        authenticate(request, FakeService(), require_auth=require_auth)
+        authenticate(request, FakeApiKeys(), NODE, require_auth=require_auth)
     except RequestError as error:
         return f"{error.status} {error.code}"
     if call_of(request).admin:
@@ -148,7 +148,11 @@ async def test_changes_need_an_admin_key(
             body = await response.json()
         assert (response.status, body["error"]["code"]) == (403, "admin_required")
         assert body["error"]["type"] == "permission_error"
-    did = SimpleNamespace(proposed=service.proposed, deployed=service.deployed, left=service.left)
+    did = SimpleNamespace(
+        proposed=service.changes.proposed,
+        deployed=service.deployments.deployed,
+        left=service.members.left,
+    )
     assert did == SimpleNamespace(proposed=[], deployed=[], left=False)
 
 
