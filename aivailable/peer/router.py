@@ -14,14 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from aivailable.core.backoff import delay_s
 from aivailable.core.ids import AccountId, NodeId, ReplicaId
-from aivailable.core.liveness import Liveness
 from aivailable.core.planner import explanations
 from aivailable.core.records import Status
 from aivailable.core.router import Forward, Local, Refuse, Wait, choose
-from aivailable.core.state import State
 from aivailable.core.view import View
 from aivailable.errors import LinkError, RequestError, StreamReset
 from aivailable.peer.agent import Agent
+from aivailable.peer.cluster_view import ClusterView
 from aivailable.peer.demands import Demands
 from aivailable.peer.ports import Ports, Stream
 from aivailable.peer.service import Routing
@@ -96,19 +95,16 @@ class Router:
 
     def __init__(
         self,
-        node: NodeId,
         ports: Ports,
-        state: Callable[[], State],
-        liveness: Callable[[], Liveness],
+        cluster: ClusterView,
         agent: Agent,
         tasks: Tasks,
         on_demand: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_demand`: something is asked for that is not loaded; the others should know."""
-        self._node = node
+        self._node = cluster.node
         self._ports = ports
-        self._state = state
-        self._liveness = liveness
+        self._cluster = cluster
         self._agent = agent
         self._tasks = tasks
         self._reserved: dict[ReplicaId, int] = {}
@@ -122,7 +118,7 @@ class Router:
 
     def nudge(self) -> None:
         """The view may have changed: whoever waits looks again."""
-        state = self._state()
+        state = self._cluster.state
         for name in self.demands.pending():
             if any(entry.status is Status.READY for entry in state.replicas_of(name)):
                 self.demands.served(name)
@@ -217,7 +213,7 @@ class Router:
         waits_for = ""
         try:
             while True:
-                view = View(self._state(), self._liveness())
+                view = View(self._cluster.state, self._cluster.liveness())
                 choice = choose(
                     progress.request.deployment,
                     view,
@@ -289,7 +285,7 @@ class Router:
         """What the planner says of it. Many may give up at once: one plan answers them all."""
         now_s = self._ports.clock.monotonic()
         if now_s - self._explained_s >= EXPLAINED_FOR_S:
-            self._explained = explanations(self._state(), self._liveness())
+            self._explained = explanations(self._cluster.state, self._cluster.liveness())
             self._explained_s = now_s
         return self._explained.get(deployment, "")
 

@@ -1,6 +1,7 @@
 """What the HTTP API may ask of the node it runs in: the seam between `api` and the rest.
 
-`peer.node` implements it; the API's tests use a fake that fits on a screen.
+One small part for each reader. `peer.local_service` implements them, `peer.node` puts them
+together; the API's tests use a fake for each.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Protocol
 from aivailable.core.commands import Body
 from aivailable.core.ids import AccountId, ClusterId, NodeId, ReplicaId
 from aivailable.core.merging import Recovered
-from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model, Where
+from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Where
 from aivailable.core.status import (
     ClusterStatus,
     DrainStatus,
@@ -93,8 +94,26 @@ class NodeFigures:
     """Seconds in the queue of each replica on this node, since that replica came."""
 
 
-class Service(Protocol):
-    """The node, as its API sees it. RequestError carries HTTP status, code and advice."""
+class Inference(Protocol):
+    """Answers requests for models."""
+
+    @property
+    def node(self) -> NodeId:
+        """The ingress."""
+        ...
+
+    def generate(
+        self, request: Generate, account: AccountId, routing: Routing
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Route and run, counted for `account` whatever the request says of itself. The first
+        event is Started; the last is Finished. Raises RequestError before the first event or
+        (mid-stream, when nothing can continue it) after. Closing the iterator cancels the request
+        everywhere."""
+        ...
+
+
+class Observation(Protocol):
+    """The cluster as this node knows it. Nothing here changes anything."""
 
     @property
     def node(self) -> NodeId: ...
@@ -102,21 +121,18 @@ class Service(Protocol):
     def status(self) -> ClusterStatus: ...
 
     def figures(self) -> NodeFigures: ...
+    def ready(self) -> tuple[bool, str]:
+        """Whether this node can take requests, and if not why (for /readyz)."""
+        ...
 
     async def barrier(self) -> None:
         """Returns when everything committed before this call is applied here: the next `status`
         is then linearizable. Raises ProposalUnknown when no majority answers."""
         ...
 
-    def find_key(self, api_key: str) -> ApiKey | None:
-        """The unrevoked key, or None."""
-        ...
-
-    def keys(self) -> tuple[ApiKey, ...]: ...
-
     def deployments(self) -> tuple[Deployment, ...]: ...
 
-    def models(self) -> tuple[Model, ...]: ...
+    def settings(self) -> ClusterSettings: ...
 
     def events(self, after_version: int) -> tuple[Event, ...]:
         """Events with a version greater than `after_version`, oldest first."""
@@ -126,9 +142,31 @@ class Service(Protocol):
         """Waits until the applied version is greater; returns it."""
         ...
 
+
+class ApiKeys(Protocol):
+    """Who may ask."""
+
+    def find_key(self, api_key: str) -> ApiKey | None:
+        """The unrevoked key, or None."""
+        ...
+
+    def keys(self) -> tuple[ApiKey, ...]: ...
+
+    async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:
+        """A new API key: its text (shown once) and its record."""
+        ...
+
+
+class Changes(Protocol):
+    """Changes that need nothing but to be committed."""
+
     async def propose(self, body: Body, *, actor: str, reason: str) -> None:
         """Returns when applied here. Raises ProposalRejected, ProposalUnknown."""
         ...
+
+
+class Deployments(Protocol):
+    """What shall run, and what would come of it."""
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
         """Register (for a path), predict memory, commit. Raises RequestError, ProposalError,
@@ -144,18 +182,9 @@ class Service(Protocol):
         RequestError, GgufError, OSError."""
         ...
 
-    def generate(
-        self, request: Generate, account: AccountId, routing: Routing
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """Route and run, counted for `account` whatever the request says of itself. The first
-        event is Started; the last is Finished. Raises RequestError before the first event or
-        (mid-stream, when nothing can continue it) after. Closing the iterator cancels the request
-        everywhere."""
-        ...
 
-    async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:
-        """A new API key: its text (shown once) and its record."""
-        ...
+class Members(Protocol):
+    """Who belongs to the cluster, and which of them serve."""
 
     async def leave(self) -> None:
         """Give up vote and membership, drain, and stop the process afterwards."""
@@ -183,12 +212,29 @@ class Service(Protocol):
         ...
 
     async def pause(self, node: NodeId, duration_s: int) -> PauseStatus:
-        """Empty a member that its owner wants for so long, or end that with 0. Raises RequestError
-        404, 400, 503 when it cannot be reached."""
+        """Empty a member that its owner wants for `duration_s`, or end that with 0. Raises
+        RequestError 404, 400, 503 when it cannot be reached."""
         ...
 
-    def settings(self) -> ClusterSettings: ...
 
-    def ready(self) -> tuple[bool, str]:
-        """Whether this node can take requests, and if not why (for /readyz)."""
-        ...
+class Service(Protocol):
+    """All parts. Only the server sees them together; it gives each dialect those it needs.
+    RequestError carries HTTP status, code and advice."""
+
+    @property
+    def inference(self) -> Inference: ...
+
+    @property
+    def observation(self) -> Observation: ...
+
+    @property
+    def api_keys(self) -> ApiKeys: ...
+
+    @property
+    def changes(self) -> Changes: ...
+
+    @property
+    def deployments(self) -> Deployments: ...
+
+    @property
+    def members(self) -> Members: ...

@@ -6,8 +6,9 @@ import asyncio
 import dataclasses
 
 import pytest
-from fixtures.peer_ports import FakeLauncher, LoopClock, turns
+from fixtures.peer_ports import FakeLauncher, turns
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimClock
 
 from aivailable.core.records import Claim, Replica
 from aivailable.peer.replicas import BUSY_WINDOW_S, LocalReplica
@@ -19,7 +20,7 @@ RECORD = Replica("m#1.1", "m", "d", 1, "n1", (Claim("d0", 100),), context=64, sl
 
 async def up() -> tuple[LocalReplica, FakeLauncher, asyncio.Task[str]]:
     launcher = FakeLauncher()
-    replica = LocalReplica(RECORD, LoopClock(), lambda: None, 16)
+    replica = LocalReplica(RECORD, SimClock(), lambda: None, 16)
     life = asyncio.ensure_future(replica.run_worker(launcher, Load("m#1.1", "fake", "", 64, 2, ())))
     await turns()
     assert replica.load().idle_ms == 0, "it loads: that is no idleness"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from fixtures.cluster_parts import FakeView
 from fixtures.peer_ports import FakeStream, World, turns
 from fixtures.states import equipped
 from fixtures.virtual_time import run
@@ -75,10 +76,8 @@ class Stage:
         self.routing = Routing("n1", wait_s=5.0)
         self.tasks = Tasks("test")
         self.router = Router(
-            "n1",
             self.world.ports(),
-            lambda: self.state,
-            self.liveness,
+            FakeView("n1", self, self.liveness),
             self.agent,  # type: ignore[arg-type]
             self.tasks,
         )

@@ -1,7 +1,7 @@
 """Who asks: API keys, what loopback may do without one, and web pages that must not ask at all.
 
 Owns the decision for one request; it must not answer it. Called by the middleware in `server`.
-Keys are compared by looking up their SHA-256 (`Service.find_key`), so that no timing tells how
+Keys are compared by looking up their SHA-256 (`ApiKeys.find_key`), so that no timing tells how
 much of a guess was right.
 
 Rules (DESIGN §8):
@@ -28,7 +28,7 @@ from aivailable.core.ids import AccountId, NodeId, short
 from aivailable.core.records import ApiKey, Scope
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call, call_of
-from aivailable.peer.service import Service
+from aivailable.peer.service import ApiKeys
 
 KEY_MAX_CHARS = 256
 ACCOUNT_IPV6_BITS = 64
@@ -38,7 +38,8 @@ _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 def authenticate(
     request: web.Request,
-    service: Service,
+    api_keys: ApiKeys,
+    node: NodeId,
     *,
     require_auth: bool,
     open_paths: Collection[str],
@@ -46,10 +47,10 @@ def authenticate(
     """Fills in the call's `key`, `account` and `admin`. `open_paths` are answered to
     everyone. Raises RequestError 401 or 403."""
     call = call_of(request)
-    call.account = account_of_address(request.remote or "", service.node)
+    call.account = account_of_address(request.remote or "", node)
     presented = _presented_key(request)
     if presented is not None:
-        call.key = _known(service, presented, require_auth=require_auth)
+        call.key = _known(api_keys, presented, require_auth=require_auth)
         if call.key is not None:
             call.account = f"key:{call.key.key_id}"
             call.admin = call.key.scope is Scope.ADMIN or not require_auth
@@ -101,8 +102,8 @@ def _presented_key(request: web.Request) -> str | None:
     return key
 
 
-def _known(service: Service, presented: str, *, require_auth: bool) -> ApiKey | None:
-    key = service.find_key(presented)
+def _known(api_keys: ApiKeys, presented: str, *, require_auth: bool) -> ApiKey | None:
+    key = api_keys.find_key(presented)
     if key is None and require_auth:
         raise RequestError(
             401,

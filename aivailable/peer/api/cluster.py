@@ -1,7 +1,8 @@
 """`/cluster/v1/*`: the cluster as it is, and the few ways to change it over HTTP.
 
-Owns parsing and rendering; every change is a command that `Service.propose` (or its richer
-siblings) commits. Changes need an admin key. Used by `client`, and so by CLI and monitor.
+Owns parsing and rendering of what is asked about the cluster as a whole; `cluster_nodes`,
+`cluster_deployments` and `cluster_settings` have the rest. Every change is a command that `Changes`
+or `Members` commits, and needs an admin key. Used by `client`, and so by CLI and monitor.
 """
 
 from __future__ import annotations
@@ -33,15 +34,13 @@ from aivailable.peer.api.answer_types import (
     Removed,
     WindowSet,
 )
-from aivailable.peer.api.cluster_deployments import DeploymentsApi
-from aivailable.peer.api.cluster_nodes import NodesApi, asked
-from aivailable.peer.api.cluster_settings import SettingsApi
+from aivailable.peer.api.cluster_nodes import asked
 from aivailable.peer.api.errors import ClientGone, ParameterError
 from aivailable.peer.api.fields import Fields, Integer, Object, Text
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.api.routes import SSE, Access, Answer, Body, Route
 from aivailable.peer.api.sse import SseWriter
-from aivailable.peer.service import Service
+from aivailable.peer.service import ApiKeys, Changes, Members, Observation
 from aivailable.wire.schema import to_plain
 
 KEEP_ALIVE_S = 5.0
@@ -76,22 +75,24 @@ log = logging.getLogger("aivailable.api")
 class ClusterApi:
     """The handlers. `keep_alive_s` is an argument for the tests."""
 
-    def __init__(self, service: Service, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
-        self._service = service
-        self._nodes = NodesApi(service)
-        self._deployments = DeploymentsApi(service)
-        self._settings = SettingsApi(service)
+    def __init__(
+        self,
+        observation: Observation,
+        api_keys: ApiKeys,
+        members: Members,
+        changes: Changes,
+        *,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> None:
+        self._observation = observation
+        self._api_keys = api_keys
+        self._members = members
+        self._changes = changes
         self._keep_alive_s = keep_alive_s
         self._followers: dict[asyncio.Task[Any], None] = {}
 
     def routes(self) -> list[Route]:
-        return [
-            *self._observing(),
-            *self._nodes.routes(),
-            *self._deployments.routes(),
-            *self._settings.routes(),
-            *self._changing(),
-        ]
+        return [*self._observing(), *self._key_routes(), *self._member_routes()]
 
     def _observing(self) -> list[Route]:
         prefix = "/cluster/v1"
@@ -145,9 +146,6 @@ class ClusterApi:
                 errors=(400,),
             ),
         ]
-
-    def _changing(self) -> list[Route]:
-        return [*self._key_routes(), *self._member_routes()]
 
     def _key_routes(self) -> list[Route]:
         path = "/cluster/v1/keys"
@@ -241,17 +239,17 @@ class ClusterApi:
     async def state(self, request: web.Request) -> web.Response:
         """`?consistent=1`: not before everything committed until now is applied here."""
         if asked(request, "consistent"):
-            await self._service.barrier()
-        return web.json_response(to_plain(self._service.status()))
+            await self._observation.barrier()
+        return web.json_response(to_plain(self._observation.status()))
 
     async def nodes(self, _: web.Request) -> web.Response:
-        status = self._service.status()
+        status = self._observation.status()
         page: NodesPage = {"version": status.version, "nodes": to_plain(status.nodes)}
         return web.json_response(page)
 
     async def members(self, _: web.Request) -> web.Response:
         """The same nodes without their devices, and who waits at the door."""
-        status = self._service.status()
+        status = self._observation.status()
         members = to_plain(status.nodes)
         for member in members:
             del member["devices"]
@@ -266,7 +264,7 @@ class ClusterApi:
         return web.json_response(page)
 
     async def deployments(self, _: web.Request) -> web.Response:
-        status = self._service.status()
+        status = self._observation.status()
         page: DeploymentsPage = {
             "version": status.version,
             "deployments": to_plain(status.deployments),
@@ -275,13 +273,13 @@ class ClusterApi:
         return web.json_response(page)
 
     async def models(self, _: web.Request) -> web.Response:
-        status = self._service.status()
+        status = self._observation.status()
         page: ModelsPage = {"version": status.version, "models": to_plain(status.models)}
         return web.json_response(page)
 
     async def keys(self, _: web.Request) -> web.Response:
         page: KeysPage = {
-            "keys": [_shown_key(one) for one in sorted(self._service.keys(), key=_age)]
+            "keys": [_shown_key(one) for one in sorted(self._api_keys.keys(), key=_age)]
         }
         return web.json_response(page)
 
@@ -294,14 +292,14 @@ class ClusterApi:
         label = body.text("label") or ""
         if not label.isprintable():
             raise ParameterError("label", "'label' must be printable")
-        text, key = await self._service.mint_key(scope, label, actor=call.actor)
+        text, key = await self._api_keys.mint_key(scope, label, actor=call.actor)
         made: KeyMade = {"key": text, **_shown_key(key)}
         return web.json_response(made, status=201, headers={"Cache-Control": "no-store"})
 
     async def revoke_key(self, request: web.Request) -> web.Response:
         call = call_of(request)
         key_id = request.match_info["key_id"]
-        await self._service.propose(
+        await self._changes.propose(
             RevokeKey(key_id), actor=call.actor, reason=f"api {call.request_id}"
         )
         revoked: KeyRevoked = {"revoked": key_id}
@@ -314,7 +312,7 @@ class ClusterApi:
             raise ParameterError(
                 "duration_s", "'duration_s' is required; 0 closes", code="missing_parameter"
             )
-        await self._service.propose(
+        await self._changes.propose(
             SetWindow(duration_s), actor=call.actor, reason=f"api {call.request_id}"
         )
         window: WindowSet = {"duration_s": duration_s}
@@ -326,25 +324,25 @@ class ClusterApi:
         wanted = request.match_info["node"]
         found = [
             node.node
-            for node in self._service.status().nodes
+            for node in self._observation.status().nodes
             if node.name == wanted or (len(wanted) >= 4 and node.node.startswith(wanted))
         ]
         if len(found) != 1:
             many = "is ambiguous" if found else "is no member"
             raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
-        await self._service.remove(found[0], actor=call.actor)
+        await self._members.remove(found[0], actor=call.actor)
         removed: Removed = {"removed": found[0]}
         return web.json_response(removed)
 
     async def leave(self, _: web.Request) -> web.Response:
-        await self._service.leave()
-        left: Left = {"left": self._service.node}
+        await self._members.leave()
+        left: Left = {"left": self._observation.node}
         return web.json_response(left)
 
     async def recover(self, request: web.Request) -> web.Response:
         """Found the cluster anew from this node's copy; says what was given up."""
         call = call_of(request)
-        result = await self._service.recover(actor=call.actor)
+        result = await self._members.recover(actor=call.actor)
         cluster = result.state.cluster
         founded: RecoveredCluster = {
             "cluster_id": "" if cluster is None else cluster.cluster_id,
@@ -357,7 +355,7 @@ class ClusterApi:
         """End this cluster in the one named by `into`."""
         call = call_of(request)
         into = (await read_body(request)).declared(MERGE).required_text("into")
-        await self._service.merge(into, actor=call.actor)
+        await self._members.merge(into, actor=call.actor)
         merging: Merging = {"into": into}
         return web.json_response(merging)
 
@@ -368,7 +366,7 @@ class ClusterApi:
         if "text/event-stream" in request.headers.get("Accept", ""):
             return await self._follow(request, after)
         limit = query.integer("limit") or EVENTS_LIMIT_DEFAULT
-        found = _page(self._service.events(after), limit)
+        found = _page(self._observation.events(after), limit)
         page: EventsPage = {
             "version": found[-1].version if found else max(after, 0),
             "events": to_plain(found),
@@ -406,12 +404,12 @@ class ClusterApi:
     async def _send_events(self, sse: SseWriter, after: int) -> None:
         applied = sent = after
         while True:
-            for event in self._service.events(sent):
+            for event in self._observation.events(sent):
                 await sse.event(event.version, event.kind, to_plain(event))
                 sent = event.version
             try:
                 async with asyncio.timeout(self._keep_alive_s):
-                    applied = await self._service.changed(max(applied, sent))
+                    applied = await self._observation.changed(max(applied, sent))
             except TimeoutError:
                 await sse.comment("keep-alive")
 

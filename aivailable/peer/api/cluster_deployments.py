@@ -1,7 +1,7 @@
 """`/cluster/v1/deployments` and `/cluster/v1/fit`: what shall run, and what would come of it.
 
 Owns the ranges of a deployment's fields. Needs an admin key, questions too: they start a dry run
-and may name a path of this machine. Its routes are part of `cluster.ClusterApi`.
+and may name a path of this machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.fields import AnyOf, Fields, Flag, Integer, Items, Object, Only, Text
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.api.routes import Access, Answer, Body, Route
-from aivailable.peer.service import DeployRequest, Service
+from aivailable.peer.service import Changes, Deployments, DeployRequest
 from aivailable.wire.schema import from_plain, to_plain
 
 CONTEXT_MAX_TOKENS = 16 * 1024 * 1024
@@ -84,8 +84,9 @@ DEPLOY_QUERY: Fields = {
 class DeploymentsApi:
     """The handlers."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, deployments: Deployments, changes: Changes) -> None:
+        self._deployments = deployments
+        self._changes = changes
 
     def routes(self) -> list[Route]:
         prefix = "/cluster/v1"
@@ -130,8 +131,8 @@ class DeploymentsApi:
         call = call_of(request)
         wanted = _deploy_request(await read_body(request), DEPLOY)
         if asked(request, "dry_run"):
-            return web.json_response(to_plain(await self._service.preview(wanted)))
-        deployment = await self._service.deploy(wanted, actor=call.actor)
+            return web.json_response(to_plain(await self._deployments.preview(wanted)))
+        deployment = await self._deployments.deploy(wanted, actor=call.actor)
         return web.json_response(to_plain(deployment), status=201)
 
     async def undeploy(self, request: web.Request) -> web.Response:
@@ -139,7 +140,7 @@ class DeploymentsApi:
         name = request.match_info["name"]
         if not valid_deployment_name(name):
             raise RequestError(400, "invalid_value", f"{name!r} cannot be a deployment's name")
-        await self._service.propose(
+        await self._changes.propose(
             RemoveDeployment(name), actor=call.actor, reason=f"api {call.request_id}"
         )
         removed: Removed = {"removed": name}
@@ -148,7 +149,7 @@ class DeploymentsApi:
     async def fit(self, request: web.Request) -> web.Response:
         """A verdict for each device; nothing is changed."""
         wanted = _deploy_request(await read_body(request), FIT)
-        return web.json_response(to_plain(await self._service.fit(wanted)))
+        return web.json_response(to_plain(await self._deployments.fit(wanted)))
 
 
 def _deploy_request(given: Parameters, fields: Fields) -> DeployRequest:

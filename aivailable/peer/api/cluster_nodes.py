@@ -1,7 +1,7 @@
 """`/cluster/v1/nodes/NODE/…`: taking a node out of service for maintenance, and back in.
 
 Owns finding the member that a person means by a name or the beginning of an id. Needs an admin
-key. Its routes are part of `cluster.ClusterApi`.
+key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aivailable.peer.api.fields import Fields, Integer, Object, Text
 from aivailable.peer.api.parameters import read_body
 from aivailable.peer.api.routes import Access, Answer, Body, Route
 from aivailable.peer.pausing import PAUSE_MAX_S
-from aivailable.peer.service import Service
+from aivailable.peer.service import Members, Observation
 from aivailable.wire.schema import to_plain
 
 PREFIX_MIN_CHARS = 4
@@ -33,8 +33,9 @@ DRAIN_QUERY: Fields = {
 class NodesApi:
     """The handlers."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, observation: Observation, members: Members) -> None:
+        self._observation = observation
+        self._members = members
 
     def routes(self) -> list[Route]:
         prefix = "/cluster/v1/nodes/{node}"
@@ -85,14 +86,14 @@ class NodesApi:
                 "duration_s", "'duration_s' is required; 0 ends it", code="missing_parameter"
             )
         wanted = request.match_info["node"]
-        status = self._service.status()
+        status = self._observation.status()
         node = status.here if wanted == HERE else find_member(status, wanted)
-        return web.json_response(to_plain(await self._service.pause(node, duration_s)))
+        return web.json_response(to_plain(await self._members.pause(node, duration_s)))
 
     async def _set(self, request: web.Request, draining: bool, *, force: bool) -> web.Response:
         call = call_of(request)
-        node = find_member(self._service.status(), request.match_info["node"])
-        done = await self._service.drain(node, draining, force=force, actor=call.actor)
+        node = find_member(self._observation.status(), request.match_info["node"])
+        done = await self._members.drain(node, draining, force=force, actor=call.actor)
         return web.json_response(to_plain(done))
 
 

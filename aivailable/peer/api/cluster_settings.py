@@ -1,7 +1,7 @@
 """`/cluster/v1/settings`: what holds for the whole cluster.
 
 Owns rendering and the words of a refusal; keys, units and ranges are `core.settings`'. Changes
-need an admin key. Its routes are part of `cluster.ClusterApi`.
+need an admin key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aivailable.peer.api.answer_types import SettingsPage
 from aivailable.peer.api.fields import Flag, Integer, Object
 from aivailable.peer.api.parameters import read_body
 from aivailable.peer.api.routes import Access, Answer, Body, Route
-from aivailable.peer.service import Service
+from aivailable.peer.service import Changes, Observation
 
 CHANGES = Object(
     {
@@ -33,8 +33,9 @@ CHANGES = Object(
 class SettingsApi:
     """The handlers."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, observation: Observation, changes: Changes) -> None:
+        self._observation = observation
+        self._changes = changes
 
     def routes(self) -> list[Route]:
         path = "/cluster/v1/settings"
@@ -54,17 +55,17 @@ class SettingsApi:
         ]
 
     async def show(self, _: web.Request) -> web.Response:
-        return web.json_response(_page(self._service.settings()))
+        return web.json_response(_page(self._observation.settings()))
 
     async def change(self, request: web.Request) -> web.Response:
         """The keys of the body are changed, all of them or none."""
         call = call_of(request)
         wishes = (await read_body(request)).plain()
         try:
-            settings = changed(self._service.settings(), wishes)
+            settings = changed(self._observation.settings(), wishes)
         except ValueError as error:
             raise RequestError(400, "invalid_setting", str(error)) from error
-        await self._service.propose(
+        await self._changes.propose(
             PutSettings(settings), actor=call.actor, reason=f"api {call.request_id}"
         )
         return web.json_response(_page(settings))

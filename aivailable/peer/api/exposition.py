@@ -41,7 +41,7 @@ Row = tuple[Sequence[str], float]
 
 
 class Observed(Protocol):
-    """The part of `service.Service` that is read at each scrape."""
+    """The part of `service.Observation` that is read at each scrape."""
 
     def status(self) -> ClusterStatus: ...
 

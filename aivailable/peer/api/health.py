@@ -16,15 +16,15 @@ from aivailable.core.ids import short
 from aivailable.peer.api.answer_types import Alive, Ready
 from aivailable.peer.api.exposition import Page
 from aivailable.peer.api.routes import PLAIN_TEXT, Access, Answer, Route
-from aivailable.peer.service import Service
+from aivailable.peer.service import Observation
 
 
 class Health:
     def __init__(
-        self, service: Service, page: Page, describe: Callable[[], Mapping[str, Any]]
+        self, observation: Observation, page: Page, describe: Callable[[], Mapping[str, Any]]
     ) -> None:
         """`describe` makes `/openapi.json`; it is asked once."""
-        self._service = service
+        self._observation = observation
         self._page = page
         self._describe = describe
         self._described: str | None = None
@@ -77,7 +77,7 @@ class Health:
 
     async def root(self, _: web.Request) -> web.Response:
         text = (
-            f"AIvailable {__version__}, node {short(self._service.node)}: the GPU machines of "
+            f"AIvailable {__version__}, node {short(self._observation.node)}: the GPU machines of "
             "this LAN as one LLM service.\n"
             "OpenAI API: /v1   cluster: /cluster/v1/state   all routes: /openapi.json\n"
         )
@@ -88,7 +88,7 @@ class Health:
         return web.json_response(alive)
 
     async def ready(self, _: web.Request) -> web.Response:
-        ready, reason = self._service.ready()
+        ready, reason = self._observation.ready()
         found: Ready = {"ready": ready, "reason": reason}
         return web.json_response(found, status=200 if ready else 503)
 

@@ -24,6 +24,9 @@ from aivailable.errors import AivailableError, ConfigError, RequestError
 from aivailable.peer.api.accounting import Call, Outcome, attach, end, outcome_of
 from aivailable.peer.api.auth import authenticate
 from aivailable.peer.api.cluster import ClusterApi
+from aivailable.peer.api.cluster_deployments import DeploymentsApi
+from aivailable.peer.api.cluster_nodes import NodesApi
+from aivailable.peer.api.cluster_settings import SettingsApi
 from aivailable.peer.api.errors import (
     ClientGone,
     as_request_error,
@@ -82,22 +85,39 @@ class ApiServer:
     ) -> None:
         self.metrics = Metrics()
         self._shares = Shares(REQUESTS_MAX, "requests")
-        self._service = service
+        self._api_keys = service.api_keys
+        self._node = service.observation.node
         self._hosts = hosts
         self._port = port
         self._require_auth = require_auth
         self._tls = tls
         self._request_id = request_id
-        cluster = ClusterApi(service, keep_alive_s=keep_alive_s)
-        openai = OpenAi(service, clock, keep_alive_s=keep_alive_s, headers_wait_s=headers_wait_s)
+        observation, members, changes = service.observation, service.members, service.changes
+        cluster = ClusterApi(
+            observation, service.api_keys, members, changes, keep_alive_s=keep_alive_s
+        )
+        openai = OpenAi(
+            service.inference,
+            observation,
+            clock,
+            keep_alive_s=keep_alive_s,
+            headers_wait_s=headers_wait_s,
+        )
         self.app = web.Application(
             client_max_size=HTTP_BODY_MAX_BYTES, middlewares=[self._middleware()]
         )
         self._tasks = Tasks("api")
         self._watch = LoopWatch(clock)
-        page = Page(service, self.metrics, self._watch)
-        health = Health(service, page, lambda: document(self.routes))
-        self.routes = (*openai.routes(), *cluster.routes(), *health.routes())
+        page = Page(observation, self.metrics, self._watch)
+        health = Health(observation, page, lambda: document(self.routes))
+        self.routes = (
+            *openai.routes(),
+            *cluster.routes(),
+            *NodesApi(observation, members).routes(),
+            *DeploymentsApi(service.deployments, changes).routes(),
+            *SettingsApi(observation, changes).routes(),
+            *health.routes(),
+        )
         """Everything that is answered, in one table."""
         self._open_paths = open_paths(self.routes)
         self.app.add_routes(registered(self.routes))
@@ -164,7 +184,8 @@ class ApiServer:
         try:
             authenticate(
                 request,
-                self._service,
+                self._api_keys,
+                self._node,
                 require_auth=self._require_auth,
                 open_paths=self._open_paths,
             )

@@ -41,7 +41,7 @@ async def test_every_endpoint_counts_the_key_by_its_id_whatever_the_client_says(
     http: aiohttp.ClientSession, service: FakeService, path: str
 ) -> None:
     if "input" in BODIES[path] or "query" in BODIES[path]:
-        service.script = [
+        service.inference.script = [
             Started("", 1),
             Embedded("", 0, b"\0\0\0\0"),
             Finished("", "stop", "", 1),
@@ -50,10 +50,12 @@ async def test_every_endpoint_counts_the_key_by_its_id_whatever_the_client_says(
     for headers in (bearer(USER), {}):
         async with http.post(path, json=body, headers=headers) as response:
             assert response.status == 200, await response.text()
-    accounts = [account for _, account in service.asked]
+    accounts = [account for _, account in service.inference.asked]
     assert accounts == [f"key:{key_id(key_hash(USER))}", f"local:{NODE[:8]}"]
     assert USER not in accounts[0]
-    assert {request.account for request, _ in service.asked} == {""}, "the node alone writes it"
+    assert {request.account for request, _ in service.inference.asked} == {""}, (
+        "the node alone writes it"
+    )
 
 
 async def test_no_endpoint_that_generates_is_missing_here(server: ApiServer) -> None:
@@ -126,7 +128,7 @@ async def test_slow_bodies_of_one_key_leave_room_for_others_probes_and_admins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server_module, "REQUESTS_MAX", PLACES)
-    service.known.append(api_key(OTHER, Scope.USER))
+    service.api_keys.known.append(api_key(OTHER, Scope.USER))
     server = await serve()
     url = f"http://127.0.0.1:{server.port}"
 
@@ -159,16 +161,16 @@ async def test_a_client_that_reads_nothing_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sse, "UNREAD_MAX_S", 0.2)
-    service.script = answer(*("x" * 1_000_000 for _ in range(40)))
+    service.inference.script = answer(*("x" * 1_000_000 for _ in range(40)))
     server = await serve()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
     body = b'{"model": "org/tiny:q4", "prompt": "x", "stream": true}'
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
     async with asyncio.timeout(10):
-        await service.closed.wait()
+        await service.inference.closed.wait()
         await server.stop()
     assert server.metrics.outcomes() == {"cancelled": 1}
-    assert service.running == 0
+    assert service.inference.running == 0
     writer.close()
     del reader

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fixtures.api_service import ADMIN, USER, FakeService, FixedClock
+from fixtures.api_service import ADMIN, USER, FakeService
 from fixtures.openai_asks import HELLO, NAMED, SCHEMA, TOOL
 from fixtures.openapi_document import (
     DESCRIBED,
@@ -25,6 +25,7 @@ from fixtures.openapi_document import (
     valid,
     validator,
 )
+from fixtures.peer_ports import HandClock
 from jsonschema import Draft202012Validator
 
 from aivailable.core.records import Where
@@ -94,7 +95,7 @@ def test_every_reference_resolves_and_every_schema_is_one() -> None:
 
 
 def test_every_route_of_the_router_is_described_and_no_other() -> None:
-    server = ApiServer(FakeService(), FixedClock())
+    server = ApiServer(FakeService(), HandClock())
     there = {
         (route.resource.canonical, route.method.lower())
         for route in server.app.router.routes()
@@ -129,8 +130,8 @@ async def test_the_scope_that_is_told_is_the_one_that_is_asked_for(
     user = await _status(http, route, USER)
     assert (stranger == (401, "missing_api_key")) is (route.access is not Access.OPEN)
     assert (user == (403, "admin_required")) is (route.access is Access.ADMIN)
-    assert not service.left
-    assert not service.proposed
+    assert not service.members.left
+    assert not service.changes.proposed
     for status, _ in (stranger, user):
         assert str(status) in responses
     if route.body is not None:

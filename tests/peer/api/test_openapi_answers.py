@@ -39,16 +39,16 @@ async def _get(
 async def test_every_page_of_the_cluster_is_as_described(
     http: aiohttp.ClientSession, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.add_event(event(7, "text"))
+    service.observation.add_event(event(7, "text"))
     pages = [route for route in ROUTES if route.method == "GET" and "{" not in route.path]
-    for seen in (service.status(), lab()):
-        monkeypatch.setattr(service, "status", lambda seen=seen: seen)
+    for seen in (service.observation.status(), lab()):
+        monkeypatch.setattr(service.observation, "status", lambda seen=seen: seen)
         for route in pages:
             status, body = await _get(http, route.path)
             assert status == 200, route.path
             if not isinstance(body, str):
                 check(answers_with(route.path, "get", 200), body)
-    service.is_ready = (False, "waits")
+    service.observation.is_ready = (False, "waits")
     status, body = await _get(http, "/readyz")
     assert status == 503
     check(answers_with("/readyz", "get", 503), body)
@@ -81,7 +81,7 @@ async def test_every_change_of_the_cluster_answers_as_described(
 async def test_refusals_are_as_described(http: aiohttp.ClientSession, service: FakeService) -> None:
     chat, error = "/v1/chat/completions", {"$ref": "#/components/schemas/Error"}
     for status, code in ((429, "queue_full"), (502, "worker_lost"), (504, "deadline_exceeded")):
-        service.script = [RequestError(status, code, "told to")]
+        service.inference.script = [RequestError(status, code, "told to")]
         ask = {"model": MODEL, "messages": HELLO}
         told, body = await _get(http, chat, method="POST", body=ask)
         assert told == status
@@ -116,7 +116,7 @@ def _told(*pieces: str) -> list[Any]:
 async def test_answers_whole_and_streamed_are_as_described(
     http: aiohttp.ClientSession, service: FakeService, path: str, logprobs: bool
 ) -> None:
-    service.script = _told("Hel", "lo")
+    service.inference.script = _told("Hel", "lo")
     ask: Document = {"model": MODEL, "n": 2}
     if path == "/v1/completions":
         ask |= {"prompt": "x", "logprobs": 2 if logprobs else None, "echo": not logprobs}
@@ -138,14 +138,18 @@ async def test_vectors_and_ranks_are_as_described(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
     vector = array("f", [0.5, -1.0]).tobytes()
-    service.script = [Started("", 2), Embedded("", 0, vector), Finished("", "stop", "", 2)]
+    service.inference.script = [
+        Started("", 2),
+        Embedded("", 0, vector),
+        Finished("", "stop", "", 2),
+    ]
     for form in ("float", "base64"):
         ask: Document = {"model": MODEL, "input": "x", "encoding_format": form}
         status, body = await _get(http, "/v1/embeddings", method="POST", body=ask)
         assert status == 200
         check(answers_with("/v1/embeddings", "post", 200), body)
     score = array("f", [0.25]).tobytes()
-    service.script = [Started("", 2), Embedded("", 0, score), Finished("", "stop", "", 2)]
+    service.inference.script = [Started("", 2), Embedded("", 0, score), Finished("", "stop", "", 2)]
     ask = {"model": MODEL, "query": "q", "documents": ["d"], "return_documents": True}
     status, body = await _get(http, "/v1/rerank", method="POST", body=ask)
     assert status == 200
@@ -155,7 +159,7 @@ async def test_vectors_and_ranks_are_as_described(
 async def test_events_that_are_followed_are_as_described(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
-    service.add_event(event(6, "one"))
+    service.observation.add_event(event(6, "one"))
     headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {USER}"}
     async with http.get("/cluster/v1/events", headers=headers) as response:
         async for line in response.content:

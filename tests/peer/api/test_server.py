@@ -7,7 +7,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fixtures.api_service import MODEL, FakeService, FixedClock
+from fixtures.api_service import MODEL, FakeService
+from fixtures.peer_ports import HandClock
 from prometheus_client.parser import text_string_to_metric_families
 
 from aivailable.errors import ConfigError
@@ -16,7 +17,7 @@ from aivailable.peer.api.server import ApiServer
 
 async def test_a_port_in_use_is_a_clear_config_error(server: ApiServer) -> None:
     for hosts in (("127.0.0.1",), ("0.0.0.0", "::")):
-        second = ApiServer(FakeService(), FixedClock(), hosts=hosts, port=server.port)
+        second = ApiServer(FakeService(), HandClock(), hosts=hosts, port=server.port)
         with pytest.raises(ConfigError) as caught:
             await second.start()
         assert str(caught.value) == (
@@ -26,7 +27,7 @@ async def test_a_port_in_use_is_a_clear_config_error(server: ApiServer) -> None:
 
 
 async def test_an_address_of_another_machine_is_a_clear_config_error() -> None:
-    server = ApiServer(FakeService(), FixedClock(), hosts=("192.0.2.1",), port=0)
+    server = ApiServer(FakeService(), HandClock(), hosts=("192.0.2.1",), port=0)
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1"):
         await server.start()
 
@@ -52,13 +53,13 @@ async def test_one_port_serves_both_address_families(serve: Any) -> None:
 async def test_health_says_alive_and_ready_apart(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
-    service.is_ready = (False, "waits to be admitted")
+    service.observation.is_ready = (False, "waits to be admitted")
     async with http.get("/healthz") as response:
         assert response.status == 200
     async with http.get("/readyz") as response:
         assert response.status == 503
         assert await response.json() == {"ready": False, "reason": "waits to be admitted"}
-    service.is_ready = (True, "")
+    service.observation.is_ready = (True, "")
     async with http.get("/readyz") as response:
         assert response.status == 200
     async with http.get("/") as response:

@@ -38,7 +38,7 @@ from aivailable.peer.api.parameters import (
 )
 from aivailable.peer.api.routes import GENERATION_ERRORS, Answer, Body, Route
 from aivailable.peer.api.sse import compact
-from aivailable.peer.service import Service
+from aivailable.peer.service import Inference, Observation
 from aivailable.wire.generation import Embedded, Finished, Generate
 from aivailable.wire.limits import MIB
 
@@ -141,8 +141,9 @@ def rerank_request(body: Parameters, request_id: str) -> RerankAsked:
 class Inputs:
     """The handlers."""
 
-    def __init__(self, service: Service, ignored: Ignored) -> None:
-        self._service = service
+    def __init__(self, inference: Inference, observation: Observation, ignored: Ignored) -> None:
+        self._inference = inference
+        self._observation = observation
         self._ignored = ignored
 
     def routes(self) -> list[Route]:
@@ -224,9 +225,9 @@ class Inputs:
     async def _run(
         self, call: Call, asked: Generate, ignored: tuple[str, ...]
     ) -> AsyncGenerator[Embedded, None]:
-        call.model = find_deployment(self._service, asked.deployment).name
+        call.model = find_deployment(self._observation, asked.deployment).name
         self._ignored.note(call, ignored)
-        generation = Generation(self._service, [replace(asked, deployment=call.model)], call)
+        generation = Generation(self._inference, [replace(asked, deployment=call.model)], call)
         try:
             while True:
                 found = await generation.next()

@@ -44,7 +44,7 @@ from aivailable.peer.api.parameters import read_body
 from aivailable.peer.api.routes import GENERATION_ERRORS, SSE, Answer, Body, Route
 from aivailable.peer.api.shares import Shares
 from aivailable.peer.ports import Clock
-from aivailable.peer.service import Service
+from aivailable.peer.service import Inference, Observation
 
 GENERATIONS_MAX = 2048
 """Choices under way at one node; `Shares` says how many of them one account may have."""
@@ -57,19 +57,21 @@ class OpenAi:
 
     def __init__(
         self,
-        service: Service,
+        inference: Inference,
+        observation: Observation,
         clock: Clock,
         *,
         keep_alive_s: float = KEEP_ALIVE_S,
         headers_wait_s: float = HEADERS_WAIT_S,
     ) -> None:
-        self._service = service
+        self._inference = inference
+        self._observation = observation
         self._clock = clock
         self._keep_alive_s = keep_alive_s
         self._headers_wait_s = headers_wait_s
         self._ignored = Ignored(log)
         self._shares = Shares(GENERATIONS_MAX, "answers")
-        self._inputs = Inputs(service, self._ignored)
+        self._inputs = Inputs(inference, observation, self._ignored)
 
     def routes(self) -> list[Route]:
         return [
@@ -126,22 +128,22 @@ class OpenAi:
         return await self._answer(request, asked, chat=False)
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response(model_list(self._service.status()))
+        return web.json_response(model_list(self._observation.status()))
 
     async def model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
-        deployment = find_deployment(self._service, name)
-        status = self._service.status()
+        deployment = find_deployment(self._observation, name)
+        status = self._observation.status()
         for one in status.deployments:
             if one.name == deployment.name:
                 return web.json_response(model_entry(status, one, name))
-        raise unknown_model(self._service, name)
+        raise unknown_model(self._observation, name)
 
     async def _answer(
         self, request: web.Request, asked: Asked, *, chat: bool
     ) -> web.StreamResponse:
         call = call_of(request)
-        call.model = find_deployment(self._service, asked.model).name
+        call.model = find_deployment(self._observation, asked.model).name
         self._ignored.note(call, asked.ignored)
         with self._shares.hold(call.account, len(asked.generates)):
             return await self._generated(request, call, asked, chat=chat)
@@ -161,7 +163,7 @@ class OpenAi:
         # Keep-alives let a stream wait for a model that is loading as long as for its answer.
         wait_s = generates[0].deadline_s if asked.stream else WAIT_S
         generation = Generation(
-            self._service, generates, call, wait_s=wait_s, per_prompt=asked.per_prompt
+            self._inference, generates, call, wait_s=wait_s, per_prompt=asked.per_prompt
         )
         try:
             if not asked.stream:
