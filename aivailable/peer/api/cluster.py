@@ -20,6 +20,7 @@ from aivailable.peer.api.auth import require_admin
 from aivailable.peer.api.cluster_deployments import DeploymentsApi
 from aivailable.peer.api.cluster_nodes import NodesApi
 from aivailable.peer.api.cluster_settings import SettingsApi
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ClientGone, ParameterError
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.api.sse import SseWriter
@@ -81,11 +82,11 @@ class ClusterApi:
         """`?consistent=1`: not before everything committed until now is applied here."""
         if request.query.get("consistent") in ("1", "true"):
             await self._service.barrier()
-        return web.json_response(to_plain(self._service.status()))
+        return json_answer(self._service.status())
 
     async def nodes(self, _: web.Request) -> web.Response:
         status = self._service.status()
-        return web.json_response({"version": status.version, "nodes": to_plain(status.nodes)})
+        return json_answer({"version": status.version, "nodes": status.nodes})
 
     async def members(self, _: web.Request) -> web.Response:
         """The same nodes without their devices, and who waits at the door."""
@@ -93,35 +94,35 @@ class ClusterApi:
         members = to_plain(status.nodes)
         for member in members:
             del member["devices"]
-        return web.json_response(
+        return json_answer(
             {
                 "version": status.version,
                 "cluster_id": status.cluster_id,
                 "leader": status.leader,
                 "voters": list(status.voters),
                 "members": members,
-                "waiting": to_plain(status.waiting),
+                "waiting": status.waiting,
             }
         )
 
     async def deployments(self, _: web.Request) -> web.Response:
         status = self._service.status()
-        return web.json_response(
+        return json_answer(
             {
                 "version": status.version,
-                "deployments": to_plain(status.deployments),
-                "replicas": to_plain(status.replicas),
+                "deployments": status.deployments,
+                "replicas": status.replicas,
             }
         )
 
     async def models(self, _: web.Request) -> web.Response:
         status = self._service.status()
-        return web.json_response({"version": status.version, "models": to_plain(status.models)})
+        return json_answer({"version": status.version, "models": status.models})
 
     async def keys(self, request: web.Request) -> web.Response:
         require_admin(request)
         shown = [_shown_key(one) for one in sorted(self._service.keys(), key=_age)]
-        return web.json_response({"keys": shown})
+        return json_answer({"keys": shown})
 
     async def create_key(self, request: web.Request) -> web.Response:
         call = require_admin(request)
@@ -133,7 +134,7 @@ class ClusterApi:
         if not label.isprintable():
             raise ParameterError("label", "'label' must be printable")
         text, key = await self._service.mint_key(scope, label, actor=call.actor)
-        return web.json_response(
+        return json_answer(
             {"key": text, **_shown_key(key)}, status=201, headers={"Cache-Control": "no-store"}
         )
 
@@ -143,7 +144,7 @@ class ClusterApi:
         await self._service.propose(
             RevokeKey(key_id), actor=call.actor, reason=f"api {call.request_id}"
         )
-        return web.json_response({"revoked": key_id})
+        return json_answer({"revoked": key_id})
 
     async def window(self, request: web.Request) -> web.Response:
         call = require_admin(request)
@@ -155,7 +156,7 @@ class ClusterApi:
         await self._service.propose(
             SetWindow(duration_s), actor=call.actor, reason=f"api {call.request_id}"
         )
-        return web.json_response({"duration_s": duration_s})
+        return json_answer({"duration_s": duration_s})
 
     async def remove(self, request: web.Request) -> web.Response:
         """Take a member out by its id, a beginning of it, or its name."""
@@ -170,19 +171,19 @@ class ClusterApi:
             many = "is ambiguous" if found else "is no member"
             raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
         await self._service.remove(found[0], actor=call.actor)
-        return web.json_response({"removed": found[0]})
+        return json_answer({"removed": found[0]})
 
     async def leave(self, request: web.Request) -> web.Response:
         require_admin(request)
         await self._service.leave()
-        return web.json_response({"left": self._service.node})
+        return json_answer({"left": self._service.node})
 
     async def recover(self, request: web.Request) -> web.Response:
         """Found the cluster anew from this node's copy; says what was given up."""
         call = require_admin(request)
         result = await self._service.recover(actor=call.actor)
         cluster = result.state.cluster
-        return web.json_response(
+        return json_answer(
             {
                 "cluster_id": "" if cluster is None else cluster.cluster_id,
                 "gone": list(result.gone),
@@ -195,7 +196,7 @@ class ClusterApi:
         call = require_admin(request)
         into = (await read_body(request)).required_text("into", chars_max=CLUSTER_ID_MAX_CHARS)
         await self._service.merge(into, actor=call.actor)
-        return web.json_response({"into": into})
+        return json_answer({"into": into})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """History after a version: what there is as JSON, or followed as server-sent events."""
@@ -205,10 +206,10 @@ class ClusterApi:
             return await self._follow(request, after)
         limit = query.integer("limit", 1, EVENTS_LIMIT_MAX) or EVENTS_LIMIT_DEFAULT
         found = _page(self._service.events(after), limit)
-        return web.json_response(
+        return json_answer(
             {
                 "version": found[-1].version if found else max(after, 0),
-                "events": to_plain(found),
+                "events": found,
             }
         )
 
@@ -244,7 +245,7 @@ class ClusterApi:
         applied = sent = after
         while True:
             for event in self._service.events(sent):
-                await sse.event(event.version, event.kind, to_plain(event))
+                await sse.event(event.version, event.kind, event)
                 sent = event.version
             try:
                 async with asyncio.timeout(self._keep_alive_s):

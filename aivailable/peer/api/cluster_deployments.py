@@ -14,10 +14,11 @@ from aivailable.core.records import Where
 from aivailable.errors import RequestError
 from aivailable.peer.api.auth import require_admin
 from aivailable.peer.api.cluster_nodes import asked
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.service import DeployRequest, Service
-from aivailable.wire.schema import from_plain, to_plain
+from aivailable.wire.schema import from_plain
 
 CONTEXT_MAX_TOKENS = 16 * 1024 * 1024
 SLOTS_MAX = 1024
@@ -49,9 +50,9 @@ class DeploymentsApi:
         call = require_admin(request)
         wanted = _deploy_request(await read_body(request))
         if asked(request, "dry_run"):
-            return web.json_response(to_plain(await self._service.preview(wanted)))
+            return json_answer(await self._service.preview(wanted))
         deployment = await self._service.deploy(wanted, actor=call.actor)
-        return web.json_response(to_plain(deployment), status=201)
+        return json_answer(deployment, status=201)
 
     async def undeploy(self, request: web.Request) -> web.Response:
         call = require_admin(request)
@@ -61,13 +62,13 @@ class DeploymentsApi:
         await self._service.propose(
             RemoveDeployment(name), actor=call.actor, reason=f"api {call.request_id}"
         )
-        return web.json_response({"removed": name})
+        return json_answer({"removed": name})
 
     async def fit(self, request: web.Request) -> web.Response:
         """A verdict for each device; nothing is changed."""
         require_admin(request)
         wanted = _deploy_request(await read_body(request), _FIT_FIELDS)
-        return web.json_response(to_plain(await self._service.fit(wanted)))
+        return json_answer(await self._service.fit(wanted))
 
 
 def _deploy_request(body: Parameters, fields: frozenset[str] = _DEPLOY_FIELDS) -> DeployRequest:

@@ -13,6 +13,7 @@ from aivailable.core.records import ClusterSettings
 from aivailable.core.settings import SETTINGS, changed
 from aivailable.errors import RequestError
 from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.parameters import read_body
 from aivailable.peer.service import Service
 
@@ -28,7 +29,7 @@ class SettingsApi:
         return [web.get(path, self.show), web.patch(path, self.change)]
 
     async def show(self, _: web.Request) -> web.Response:
-        return web.json_response(_page(self._service.settings()))
+        return json_answer(_page(self._service.settings()))
 
     async def change(self, request: web.Request) -> web.Response:
         """The keys of the body are changed, all of them or none."""
@@ -41,7 +42,7 @@ class SettingsApi:
         await self._service.propose(
             PutSettings(settings), actor=call.actor, reason=f"api {call.request_id}"
         )
-        return web.json_response(_page(settings))
+        return json_answer(_page(settings))
 
 
 def _page(settings: ClusterSettings) -> dict[str, object]:

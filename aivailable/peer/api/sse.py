@@ -6,13 +6,13 @@ the handler; both end the request as cancelled in `server`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from aivailable.peer.api.errors import ClientGone
+from aivailable.wire.schema import to_json
 
 
 class SseWriter:
@@ -39,19 +39,20 @@ class SseWriter:
 
     async def data(self, value: Any) -> None:
         """One unnamed event with JSON data."""
-        await self._write(f"data: {compact(value)}\n\n")
+        await self._write(b"data: %b\n\n" % to_json(value))
 
     async def event(self, event_id: int, kind: str, value: Any) -> None:
         """One named event that a client can resume after."""
-        await self._write(f"id: {event_id}\nevent: {kind}\ndata: {compact(value)}\n\n")
+        head = f"id: {event_id}\nevent: {kind}\ndata: ".encode()
+        await self._write(b"%b%b\n\n" % (head, to_json(value)))
 
     async def raw(self, text: str) -> None:
         """One unnamed event that is not JSON: OpenAI's [DONE]."""
-        await self._write(f"data: {text}\n\n")
+        await self._write(f"data: {text}\n\n".encode())
 
     async def comment(self, text: str) -> None:
         """Something to keep proxies and clients from giving up; clients ignore it."""
-        await self._write(f": {text}\n\n")
+        await self._write(f": {text}\n\n".encode())
 
     async def end(self) -> web.StreamResponse:
         try:
@@ -60,12 +61,8 @@ class SseWriter:
             raise ClientGone from error
         return self._response
 
-    async def _write(self, text: str) -> None:
+    async def _write(self, data: bytes) -> None:
         try:
-            await self._response.write(text.encode("utf-8", "replace"))
+            await self._response.write(data)
         except ConnectionError as error:
             raise ClientGone from error
-
-
-def compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.generation import WAIT_S, Generation
 from aivailable.peer.api.openai.answers import (
     HEADERS_WAIT_S,
@@ -77,7 +78,7 @@ class OpenAi:
         return await self._answer(request, asked, chat=False)
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response(model_list(self._service.status()))
+        return json_answer(model_list(self._service.status()))
 
     async def model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
@@ -85,7 +86,7 @@ class OpenAi:
         status = self._service.status()
         for one in status.deployments:
             if one.name == deployment.name:
-                return web.json_response(model_entry(status, one, name))
+                return json_answer(model_entry(status, one, name))
         raise unknown_model(self._service, name)
 
     async def _answer(
