@@ -25,8 +25,7 @@ from aivailable.peer.ports import PeerConfig
 from aivailable.raft.guards import Guards
 from aivailable.raft.settings import RaftSettings
 from aivailable.raft.store import MemoryStore
-from aivailable.wire import schema
-from aivailable.wire.generation import Alternative, Generate
+from aivailable.wire.generation import Alternative
 from aivailable.wire.peer import Heartbeat
 from aivailable.wire.schema import since
 
@@ -50,13 +49,11 @@ UNWRITTEN = {
     (PeerConfig, "look_s"): "the simulation looks around for another time",
     (PeerConfig, "heartbeat_s"): "the simulation's own pace",
 }
-UNTIL_MERGED = frozenset({(key_of(Generate), "account")})
-"""The branch "fair" fills it. Take this out with its merge."""
 ALLOWED = Allowed(
     shown=frozenset(map(key_of, SHOWN)),
     told=frozenset(map(key_of, TOLD)),
     unread=frozenset((key_of(kind), name) for kind, name in UNREAD),
-    unwritten=frozenset((key_of(kind), name) for kind, name in UNWRITTEN) | UNTIL_MERGED,
+    unwritten=frozenset((key_of(kind), name) for kind, name in UNWRITTEN),
 )
 
 FOR_TESTS = {
@@ -68,8 +65,6 @@ FOR_TESTS = {
         since: "marks a field that comes with a later level; there is none yet",
     }.items()
 }
-LEFT_TO_WIRE = {f"{schema.__name__}.{name}" for name in ("DEPTH_MAX_LEVELS", "_Encode")}
-"""The branch "wire" writes this module anew, with the depth. Take this out with its merge."""
 
 
 @lru_cache(maxsize=1)
@@ -92,7 +87,7 @@ def test_every_exception_from_the_rule_for_fields_is_needed() -> None:
 
 
 def test_every_definition_is_used() -> None:
-    assert unused(whole_program(), {*FOR_TESTS, *LEFT_TO_WIRE}) == []
+    assert unused(whole_program(), FOR_TESTS) == []
 
 
 def test_every_exception_from_the_rule_for_definitions_is_needed() -> None:

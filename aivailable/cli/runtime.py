@@ -45,6 +45,7 @@ def add(
     home: HomeOption = None,
 ) -> None:
     """Make a runtime: minutes to hours. Broken off, the same command goes on from there."""
+    from aivailable.peer.devices.architectures import architectures_seen
     from aivailable.peer.runtimes.adding import add as make
 
     kind = _backend(backend)
@@ -54,8 +55,10 @@ def add(
         minutes, seconds = divmod(int(time.monotonic() - began), 60)
         render.note(f"{minutes:3d}:{seconds:02d} {text}")
 
-    where = _home(home)
-    made = asyncio.run(make(where, kind, tuple(arch or ()), tuple(wheels or ()), offline, say))
+    architectures, sources = tuple(arch or ()), tuple(wheels or ())
+    made = asyncio.run(
+        make(_home(home), kind, architectures, sources, offline, say, architectures_seen)
+    )
     render.say(
         f"runtime {kind.value} with llama-cpp-python {made.version} is ready; "
         "a node that runs uses it from its next start"

@@ -60,6 +60,11 @@ class NodeStatus:
     problems: tuple[str, ...] = ()
     applied: int | None = None
     """How far its copy of the state is, as `ClusterStatus.version`; None = not heard lately."""
+    raft_role: str = ""
+    term: int = 0
+    says_it_leads: bool = False
+    """Its own words of a heartbeat ago. While voters change they differ from `role`, and while a
+    network is split from `leader`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,8 @@ class ReplicaStatus:
     accepted_tokens: int = 0
     requests: int = 0
     prompt_tokens: int = 0
-    """Computed; `cached_tokens` of the prompts need not be, thanks to a shared beginning."""
     cached_tokens: int = 0
+    """Prompt tokens that were not computed anew."""
     steps: int = 0
     """The worker's counters since its start, a heartbeat old."""
     notes: tuple[str, ...] = ()

@@ -32,11 +32,13 @@ from aivailable.core.commands import (
 from aivailable.core.crowding import tight_bytes
 from aivailable.core.ids import Digest, NodeId, ReplicaId, short
 from aivailable.core.island import adoptions, wanted_islands
-from aivailable.core.liveness import Liveness
 from aivailable.core.records import Claim, Deployment, Replica, Status
 from aivailable.core.state import State
 from aivailable.errors import AivailableError, ProposalError, WorkerError
 from aivailable.gguf.companion_options import with_paths
+from aivailable.peer.cluster_view import ClusterView
+from aivailable.peer.histogram import Histogram
+from aivailable.peer.pausing import Pause
 from aivailable.peer.ports import FileStatus, PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.replicas import LocalReplica
@@ -63,22 +65,18 @@ class Agent:
         config: PeerConfig,
         ports: Ports,
         proposer: Proposer,
-        state: Callable[[], State],
-        liveness: Callable[[], Liveness],
-        leaderless_ms: Callable[[], int],
+        cluster: ClusterView,
+        pause: Pause,
         on_change: Callable[[], None],
-        paused: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`paused`: the owner wants this machine, nothing shall run on it now."""
+        """`pause`: while its owner wants this machine, nothing shall run on it."""
         self._config = config
         self._ports = ports
-        self._node = ports.identity.node
+        self._node = cluster.node
         self._proposer = proposer
-        self._state = state
-        self._liveness = liveness
-        self._leaderless_ms = leaderless_ms
+        self._cluster = cluster
+        self._pause = pause
         self._tell = on_change
-        self._paused = paused
         self._tight_since_s: dict[str, float] = {}
         self._tasks = Tasks("agent")
         self._pulse = Pulse()
@@ -86,14 +84,14 @@ class Agent:
         self._islands: dict[ReplicaId, Replica] = {}
         self._reporting: dict[str, bool] = {}
         self._checked: dict[Digest, bool] = {}
-        self.transfers = Transfers(ports, state, self._transferred)
+        self.transfers = Transfers(ports, cluster, self._transferred)
 
     def nudge(self) -> None:
         self._pulse.nudge()
 
     async def run(self) -> None:
         while True:
-            state = self._with_islands(self._state())
+            state = self._with_islands(self._cluster.state)
             workers = tuple(self._replicas[key].entry for key in sorted(self._replicas))
             held = tuple(sorted(self._ports.model_store.held()))
             for action in reconcile(self._node, state, workers, held, self._now_ms()):
@@ -103,15 +101,19 @@ class Agent:
     def _with_islands(self, state: State) -> State:
         """What is placed here, and what this node runs by itself (core.island)."""
         islands = wanted_islands(
-            self._node, state, self._liveness(), self._leaderless_ms(), self._islands
+            self._node,
+            state,
+            self._cluster.liveness(),
+            self._cluster.leaderless_ms(),
+            self._islands,
         )
         gone = [key for key, entry in islands.items() if self._has_ended(key, entry)]
         self._islands = {key: entry for key, entry in islands.items() if key not in gone}
-        if self._leaderless_ms() == 0:
+        if self._cluster.leaderless_ms() == 0:
             for offer in adoptions(self._node, state, self._islands, self._ready()):
                 self._report(offer)
         replicas = {**state.replicas, **self._islands}
-        if self._paused():
+        if self._pause.left_s():
             # Told to the others by heartbeat; what runs here goes also when nobody leads.
             replicas = {
                 key: replace(entry, drain=entry.drain or entry.node == self._node)
@@ -140,19 +142,23 @@ class Agent:
     def find(self, replica: ReplicaId) -> LocalReplica | None:
         return self._replicas.get(replica)
 
+    def queue_waits(self) -> dict[ReplicaId, Histogram]:
+        """How long requests waited for a slot, by replica on this node."""
+        return {key: self._replicas[key].queue_waits.copy() for key in sorted(self._replicas)}
+
     def loads(self) -> tuple[ReplicaLoad, ...]:
         return tuple(self._load(key) for key in sorted(self._replicas))
 
     def _load(self, key: ReplicaId) -> ReplicaLoad:
         local = self._replicas[key]
         if local.entry.status is Status.FETCHING:
-            local.progress = self.transfers.progress(self._state().files_for(local.record))
+            local.progress = self.transfers.progress(self._cluster.state.files_for(local.record))
             local.phase = "fetching"
         return replace(local.load(), island=key in self._islands)
 
     def device_loads(self) -> tuple[DeviceLoad, ...]:
         """The live figures of our devices, and how long others have left them hardly anything."""
-        now_s, least = self._ports.clock.monotonic(), tight_bytes(self._state().settings)
+        now_s, least = self._ports.clock.monotonic(), tight_bytes(self._cluster.state.settings)
         loads = self._ports.devices.load()
         self._tight_since_s = {
             load.device_id: self._tight_since_s.get(load.device_id, now_s)
@@ -173,7 +179,7 @@ class Agent:
     async def tell_inventory(self) -> None:
         """Commit our devices when they differ from the record. Raises ProposalError."""
         inventory = self._ports.devices.inventory(self._node)
-        if self._state().inventories.get(self._node) != inventory:
+        if self._cluster.state.inventories.get(self._node) != inventory:
             await self._proposer.propose(
                 ReportInventory(inventory), actor="node", reason="devices of this node"
             )
@@ -202,7 +208,7 @@ class Agent:
     def _local(self, record: Replica) -> LocalReplica:
         local = self._replicas.get(record.replica)
         if local is None:
-            settings = self._state().settings
+            settings = self._cluster.state.settings
             local = LocalReplica(
                 record, self._ports.clock, self._changed, settings.queue_per_slot_max * record.slots
             )
@@ -320,7 +326,7 @@ class Agent:
     def _ledger_bytes(self, record: Replica, claim: Claim) -> int:
         """Committed claims and islands together: this node's ledger is the last authority on
         its VRAM."""
-        committed = self._state().claimed_bytes(self._node, claim.device_id)
+        committed = self._cluster.state.claimed_bytes(self._node, claim.device_id)
         islands = sum(
             other.claim_bytes
             for key, island in self._islands.items()
@@ -396,7 +402,7 @@ class Agent:
 
     def _transferred(self, digest: Digest, error: AivailableError | OSError | None) -> None:
         """A transfer ended. Replicas that waited for it go on, or count a failure."""
-        state = self._state()
+        state = self._cluster.state
         for key in sorted(self._replicas):
             local = self._replicas[key]
             fetching = local.entry.status is Status.FETCHING

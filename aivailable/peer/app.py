@@ -14,6 +14,7 @@ import os
 import random
 import secrets
 import signal
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from aivailable.config import Config
 from aivailable.core.ids import ClusterId
 from aivailable.errors import ConfigError
 from aivailable.peer.api.server import ApiServer
-from aivailable.peer.clock import SystemClock
 from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
 from aivailable.peer.devices.simulated import FILE_NAME, SimulatedUse
 from aivailable.peer.discovery import MdnsDiscovery
@@ -31,8 +31,9 @@ from aivailable.peer.identity import Identity
 from aivailable.peer.join import JoinDoor, TlsJoinClient
 from aivailable.peer.join_key import JOIN_KEY_BYTES, JoinKey, make_join_key
 from aivailable.peer.links import TlsLinks
+from aivailable.peer.local_service import ADMIN_KEY_FILE
 from aivailable.peer.model_store import FileModelStore
-from aivailable.peer.node import ADMIN_KEY_FILE, Peer
+from aivailable.peer.node import Peer
 from aivailable.peer.oracle import Oracle
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
 from aivailable.peer.runtimes import Interpreters, Starter
@@ -47,6 +48,16 @@ LOG_FILE_MAX_BYTES = 4 * 1024 * 1024
 LOG_FILES_KEPT = 3
 API_FILE = "api.json"
 STOP_DEADLINE_S = 10.0
+
+
+class SystemClock:
+    """ports.Clock over the operating system's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
 
 
 class SystemRandomness:
@@ -130,6 +141,7 @@ async def _build(
         stranger=door.protocol,
         hosts=config.bind,
     )
+    endpoints = Endpoints()
     peers: list[Peer] = []
     interpreters = Interpreters(config.home)
     starter = Starter(interpreters, places=lambda: devices.places())
@@ -151,7 +163,7 @@ async def _build(
         home=home,
         links=links,
         join_client=TlsJoinClient(identity, trust, key=key),
-        discovery=MdnsDiscovery(lambda: links.port, config.interfaces or ()),
+        discovery=MdnsDiscovery(endpoints, config.interfaces or ()),
         devices=devices,
         launcher=SubprocessLauncher(config.home / "logs", starter=starter),
         model_store=FileModelStore(
@@ -161,7 +173,7 @@ async def _build(
         drop_raft_store=lambda cluster: _set_aside(config, cluster),
         raft_settings=RaftSettings(),
         predict=Oracle(starter=starter, device=devices.largest_gpu).predict,
-        endpoints=Endpoints(),
+        endpoints=endpoints,
     )
     peer = Peer(
         PeerConfig(

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aivailable.core.records import Companion, Deployment
-from aivailable.core.state import State
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.companion_options import LORA, PROJECTOR, files_named, lora_problem
 from aivailable.gguf.companions import companion_path, read_adapter, read_projector
+from aivailable.peer.cluster_view import ClusterView
 from aivailable.peer.ports import ModelStore
 
 
@@ -29,9 +29,9 @@ class Found:
 
 
 class Companions:
-    def __init__(self, store: ModelStore, state: Callable[[], State]) -> None:
+    def __init__(self, store: ModelStore, cluster: ClusterView) -> None:
         self._store = store
-        self._state = state
+        self._cluster = cluster
 
     def find(
         self,

@@ -11,15 +11,17 @@ from collections.abc import Awaitable, Callable
 
 from aivailable.core.commands import Body, SetRole, TakeControl
 from aivailable.core.ids import NodeId, short
-from aivailable.core.liveness import Liveness
 from aivailable.core.planner import plan
 from aivailable.core.records import Control, Role
 from aivailable.core.state import State
 from aivailable.core.voters import Demote, Promote, RecordRole, TransferFirst, next_step
 from aivailable.errors import AivailableError, ProposalError
+from aivailable.peer.cluster_view import ClusterView
+from aivailable.peer.leaving import Leaving
 from aivailable.peer.ports import Clock
 from aivailable.peer.proposals import Proposer
 from aivailable.peer.tasks import Pulse
+from aivailable.peer.window import WindowClock
 from aivailable.raft.node import RaftNode
 
 log = logging.getLogger("aivailable.controller")
@@ -33,25 +35,22 @@ class Controller:
 
     def __init__(
         self,
-        node: NodeId,
+        cluster: ClusterView,
         clock: Clock,
         raft: RaftNode,
         proposer: Proposer,
-        state: Callable[[], State],
-        liveness: Callable[[], Liveness],
-        window_expired: Callable[[], bool],
+        window: WindowClock,
+        leaving: Leaving,
         reopen: Callable[[NodeId, Role], Awaitable[None]],
-        retiring: Callable[[], tuple[NodeId, ...]],
     ) -> None:
-        self._node = node
+        self._cluster = cluster
+        self._node = cluster.node
         self._clock = clock
         self._raft = raft
         self._proposer = proposer
-        self._state = state
-        self._liveness = liveness
-        self._window_expired = window_expired
+        self._window = window
+        self._leaving = leaving
         self._reopen = reopen
-        self._retiring = retiring
         self._down_since_s: dict[NodeId, float] = {}
         self._pulse = Pulse()
 
@@ -61,7 +60,7 @@ class Controller:
     async def run(self) -> None:
         """Plan and propose for ever; a refused or unknown proposal is planned anew."""
         while True:
-            state = self._state()
+            state = self._cluster.state
             lives = state.cluster is not None and state.dissolved is None
             if self._raft.is_leader and lives:
                 try:
@@ -72,17 +71,16 @@ class Controller:
 
     async def _step(self) -> None:
         control = Control(self._node, self._raft.term)
-        if self._state().control != control:
+        if self._cluster.state.control != control:
             await self._proposer.propose(
                 TakeControl(control.node, control.term),
                 actor="planner",
                 reason="new Raft leader",
                 deadline_s=CONTROL_DEADLINE_S,
             )
+        state = self._cluster.state
         bodies = plan(
-            self._state(),
-            self._liveness(),
-            window_expired=self._window_expired(),
+            state, self._cluster.liveness(), window_expired=self._window.expired(state.window)
         )
         for body in bodies:
             await self._propose(body, control, "plan")
@@ -103,8 +101,8 @@ class Controller:
 
     async def _voters(self, control: Control) -> None:
         """At most one membership step a round; the record follows Raft, never leads it."""
-        state = self._state()
-        leaving = self._retiring()
+        state = self._cluster.state
+        leaving = self._leaving.retiring()
         if self._node in leaving:
             return  # Whoever takes over decides; we would demote the heir as one voter too many.
         caught_up = tuple(
@@ -114,7 +112,7 @@ class Controller:
         )
         step = next_step(
             state,
-            self._liveness(),
+            self._cluster.liveness(),
             self._raft.voters,
             caught_up,
             self._node,

@@ -7,7 +7,6 @@ answers what a deployment would come to (`preview`) and where a model fits (`fit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from aivailable.core.commands import Body, PutDeployment, RegisterModel
 from aivailable.core.constraints import names_node, problem
 from aivailable.core.fitting import chosen, device_fits
 from aivailable.core.forecast import device_name, forecast, steps
-from aivailable.core.ids import NodeId, valid_deployment_name
-from aivailable.core.liveness import Liveness
+from aivailable.core.ids import valid_deployment_name
 from aivailable.core.measuring import learned_bytes, with_learned
 from aivailable.core.placement import Refused, explain, place
 from aivailable.core.records import Companion, Deployment, Growth, Model, settled
@@ -24,6 +22,7 @@ from aivailable.core.state import State
 from aivailable.core.status import FitStatus, PlanStatus
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
+from aivailable.peer.cluster_view import ClusterView
 from aivailable.peer.companions import Companions, same_file
 from aivailable.peer.ports import Ports
 from aivailable.peer.proposals import Proposer
@@ -38,23 +37,15 @@ DEPLOY_DEADLINE_S = 10.0
 
 
 class Deploying:
-    """Serves `Service.deploy`, `preview` and `fit` for one session."""
+    """Serves `service.Deployments` for one session."""
 
-    def __init__(
-        self,
-        node: NodeId,
-        ports: Ports,
-        proposer: Proposer,
-        state: Callable[[], State],
-        liveness: Callable[[], Liveness],
-    ) -> None:
-        self._node = node
+    def __init__(self, ports: Ports, proposer: Proposer, cluster: ClusterView) -> None:
+        self._node = cluster.node
         self._ports = ports
         self._proposer = proposer
-        self._state = state
-        self._liveness = liveness
+        self._cluster = cluster
         self._sizing = Sizing(ports)
-        self._companions = Companions(ports.model_store, state)
+        self._companions = Companions(ports.model_store, cluster)
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
         """Raises RequestError, ProposalError, GgufError, OSError."""
@@ -65,7 +56,7 @@ class Deploying:
         else:
             thought = await self._registered(self._thought(request), actor)
             wanted = await self._real(request, thought)
-        current = self._state().deployments.get(wanted.name)
+        current = self._cluster.state.deployments.get(wanted.name)
         if current is not None:
             if _same_wish(wanted, current):
                 return current
@@ -78,20 +69,20 @@ class Deploying:
             reason="deploy",
             deadline_s=DEPLOY_DEADLINE_S,
         )
-        return self._state().deployments.get(wanted.name, wanted)
+        return self._cluster.state.deployments.get(wanted.name, wanted)
 
     async def preview(self, request: DeployRequest) -> PlanStatus:
         """The whole plan as it would become. Raises as `deploy`, but for ProposalError."""
         self._check_words(request)
         wanted, thought = await self._thought_of(request)
-        before = self._state()
+        before = self._cluster.state
         current = before.deployments.get(wanted.name)
         refusal, wishes = "", self._registering(thought)
         if current is None or not _same_wish(wanted, current):
             wishes.append(self._put(wanted, current, thought))
             if current is not None and not request.replace:
                 refusal = f"{wanted.name} is deployed already"
-        end = forecast(before, self._liveness(), *wishes)
+        end = forecast(before, self._cluster.liveness(), *wishes)
         refusal = refusal or end.outcome.message
         if not refusal:
             try:
@@ -112,7 +103,7 @@ class Deploying:
         """Whether one more replica fits now, on each device. Raises as `preview`."""
         self._check_words(request)
         wanted, thought = await self._thought_of(request)
-        state, liveness = self._imagined(thought), self._liveness()
+        state, liveness = self._imagined(thought), self._cluster.liveness()
         placed = chosen(state, liveness, wanted)
         devices: tuple[str, ...] = ()
         if placed is not None:
@@ -142,7 +133,7 @@ class Deploying:
         wrong = problem(request.where, request.name or request.model)
         if wrong:
             raise RequestError(400, "invalid_where", wrong)
-        members = self._state().members
+        members = self._cluster.state.members
         for pattern in (*request.where.nodes, *request.where.not_nodes):
             if not any(names_node(pattern, members[node]) for node in sorted(members)):
                 names = ", ".join(sorted(member.name for member in members.values()))
@@ -168,17 +159,17 @@ class Deploying:
         thought = self._thought_of_model(request.model)
         digest = thought.model.digest
         beside = None
-        if self._state().find_model(request.model) is None:
+        if self._cluster.state.find_model(request.model) is None:
             beside = _as_path(request.model)
         elif (file := self._ports.model_store.held().get(digest)) is not None:
             beside = file.path
-        current = self._state().deployments.get(request.name or thought.model.name)
+        current = self._cluster.state.deployments.get(request.name or thought.model.name)
         architecture = thought.model.facts.architecture
         found = self._companions.find(request.options, beside, architecture, current)
         return replace(thought, found=found)
 
     def _thought_of_model(self, name: str) -> Thought:
-        known = self._state().find_model(name)
+        known = self._cluster.state.find_model(name)
         if known is not None:
             return Thought(known)
         path = _as_path(name)
@@ -190,7 +181,7 @@ class Deploying:
             raise RequestError(400, "bad_model_file", str(error)) from error
         size_bytes = path.stat().st_size
         for file in self._ports.model_store.held().values():
-            model = self._state().models.get(file.digest)
+            model = self._cluster.state.models.get(file.digest)
             if model is not None and file.size_bytes == size_bytes and same_file(file.path, path):
                 return Thought(model)
         digest = hashlib.sha256(f"not hashed: {path}".encode()).hexdigest()
@@ -198,7 +189,7 @@ class Deploying:
 
     def _imagined(self, thought: Thought | None) -> State:
         """The state, with the files that are asked about in the catalogue and held here."""
-        state = self._state()
+        state = self._cluster.state
         if thought is None:
             return state
         copies = dict(state.copies)
@@ -233,7 +224,7 @@ class Deploying:
         weights, kv = predicted.weights_bytes, predicted.kv_bytes
         sizes = weights, kv, predicted.compute_bytes
         options = settled(request.options, thought.companions)
-        learned = learned_bytes(self._state(), model.digest, context, slots, options)
+        learned = learned_bytes(self._cluster.state, model.digest, context, slots, options)
         return self._shape(
             request,
             name=request.name or model.name,
@@ -289,7 +280,7 @@ class Deploying:
             slots=slots,
             replicas_min=request.replicas_min,
             replicas_max=max(request.replicas_min, request.replicas_max or request.replicas_min),
-            copies=request.copies or self._state().settings.copies_default,
+            copies=request.copies or self._cluster.state.settings.copies_default,
             idle_ttl_s=request.idle_ttl_s,
             pin=request.pin,
             priority=request.priority,
@@ -313,7 +304,7 @@ class Deploying:
         return Thought(await self._register(thought.model, thought.path, actor), found=found)
 
     def _unknown(self, model: str) -> RequestError:
-        names = ", ".join(sorted(entry.name for entry in self._state().models.values()))
+        names = ", ".join(sorted(entry.name for entry in self._cluster.state.models.values()))
         return RequestError(
             404,
             "unknown_model",
@@ -323,7 +314,7 @@ class Deploying:
 
     async def _register(self, thought: Model, path: Path, actor: str) -> Model:
         file = await self._ports.model_store.register(path)
-        known = self._state().models.get(file.digest)
+        known = self._cluster.state.models.get(file.digest)
         if known is not None:
             return known
         model = replace(thought, digest=file.digest, size_bytes=file.size_bytes)
@@ -343,7 +334,7 @@ class Deploying:
             kept = {k: r for k, r in state.replicas.items() if r.deployment != wanted.name}
             others = {k: d for k, d in state.deployments.items() if k != wanted.name}
             state = replace(state, replicas=kept, deployments=others)
-        answer = place(state, self._liveness(), wanted)
+        answer = place(state, self._cluster.liveness(), wanted)
         if isinstance(answer, Refused):
             raise RequestError(
                 422, "does_not_fit", f"{wanted.name} fits on no device: {explain(answer)}"

@@ -16,7 +16,7 @@ import ipaddress
 import logging
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import ifaddr
@@ -24,7 +24,7 @@ import zeroconf
 from zeroconf import IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from aivailable.peer.ports import Sighting
+from aivailable.peer.ports import Endpoints, Sighting
 
 SERVICE_TYPE: Final = "_aivailable._tcp.local."
 RECORD_TTL_S: Final = 60
@@ -100,11 +100,12 @@ def sighting_of(
 class MdnsDiscovery:
     """ports.Discovery over zeroconf."""
 
-    def __init__(self, link_port: Callable[[], int], interfaces: tuple[str, ...] = ()) -> None:
-        """`interfaces`: our addresses to use, e.g. ("127.0.0.1",); empty = the LAN's."""
+    def __init__(self, endpoints: Endpoints, interfaces: tuple[str, ...] = ()) -> None:
+        """`endpoints`: read when something is announced. `interfaces`: our addresses to use, e.g.
+        ("127.0.0.1",); empty = the LAN's."""
         self.problem = "not started"
         """Why nothing is heard or announced at the moment, "" when all is well."""
-        self._link_port = link_port
+        self._endpoints = endpoints
         self._only = interfaces
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
@@ -247,7 +248,7 @@ class MdnsDiscovery:
         return AsyncServiceInfo(
             SERVICE_TYPE,
             f"{label}.{SERVICE_TYPE}",
-            port=self._link_port(),
+            port=self._endpoints.link_port,
             properties={
                 "v": str(own.proto),
                 "id": own.short_node,

@@ -8,10 +8,9 @@ from __future__ import annotations
 from aivailable.core.commands import SetDraining
 from aivailable.core.forecast import stranded, usable
 from aivailable.core.ids import NodeId, short
-from aivailable.core.liveness import Liveness
-from aivailable.core.state import State
 from aivailable.core.status import DrainStatus
 from aivailable.errors import RequestError
+from aivailable.peer.cluster_view import ClusterView
 from aivailable.peer.proposals import Proposer
 
 
@@ -19,8 +18,7 @@ async def set_draining(
     node: NodeId,
     draining: bool,
     *,
-    state: State,
-    liveness: Liveness,
+    cluster: ClusterView,
     proposer: Proposer,
     force: bool,
     actor: str,
@@ -30,6 +28,7 @@ async def set_draining(
     Raises RequestError 404 for no member, 409 `last_node` when no other node could take anything
     and `force` is not given; ProposalError.
     """
+    state, liveness = cluster.state, cluster.liveness()
     member = state.members.get(node)
     if member is None:
         raise RequestError(404, "unknown_node", f"{short(node)} is no member")

@@ -29,8 +29,8 @@ from typing import Any, Final, TypeVar
 from aivailable.core.ids import NodeId, short
 from aivailable.errors import LinkError, SchemaError, WireError
 from aivailable.peer.identity import Identity, fingerprint_of, node_id_of, verify
-from aivailable.peer.join_key import JoinKey, KeyCheck
-from aivailable.peer.ports import JoinServer
+from aivailable.peer.join_key import JoinKey
+from aivailable.peer.ports import JoinServer, KeyCheck
 from aivailable.peer.trust import SNI_JOIN, Trust, peer_certificate
 from aivailable.wire import frames
 from aivailable.wire.frames import Frame, FrameDecoder

@@ -13,7 +13,6 @@ another time. So no slow password hash is needed, and none would help.
 from __future__ import annotations
 
 import base64
-import enum
 import hashlib
 import hmac
 import re
@@ -36,16 +35,6 @@ _PRINTED: Final = re.compile(
 )
 _DERIVE_LABEL: Final = b"aivailable join key 1"
 _CHECK_LABEL: Final = b"aivailable join key checksum 1\0"
-
-
-class KeyCheck(enum.Enum):
-    """What a joiner's request showed about the join key of the server that it asked."""
-
-    NONE = "none"
-    """It showed no proof: the window rule applies."""
-    PROVED = "proved"
-    WRONG = "wrong"
-    """It holds another key: it means another cluster."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from aivailable.core.commands import Remove
 from aivailable.core.ids import NodeId, short
 from aivailable.core.records import Role
-from aivailable.core.state import State
 from aivailable.errors import AivailableError, ProposalError, ProposalRejected
 from aivailable.peer.calls import Calls, Method
+from aivailable.peer.cluster_view import ClusterView
 from aivailable.peer.ports import Links
 from aivailable.peer.proposals import Proposer
 from aivailable.raft.node import RaftNode
@@ -33,18 +33,17 @@ class Leaving:
 
     def __init__(
         self,
-        node: NodeId,
+        cluster: ClusterView,
         raft: RaftNode,
         proposer: Proposer,
         links: Links,
-        state: Callable[[], State],
         reopen: Callable[[NodeId, Role], Awaitable[None]],
     ) -> None:
-        self._node = node
+        self._cluster = cluster
+        self._node = cluster.node
         self._raft = raft
         self._proposer = proposer
         self._links = links
-        self._state = state
         self._reopen = reopen
         self._retiring: dict[NodeId, int] = {}
         """Node → when it had joined: one that comes back later is another member."""
@@ -60,13 +59,13 @@ class Leaving:
         )
 
     def _joined(self, node: NodeId) -> int | None:
-        member = self._state().members.get(node)
+        member = self._cluster.state.members.get(node)
         return None if member is None else member.joined_at_ms
 
     async def leave(self, calls: Calls) -> None:
         """This node gives up vote and membership. Raises AivailableError when nobody can take
         over."""
-        if len(self._state().members) <= 1:
+        if len(self._cluster.state.members) <= 1:
             return
         self._retire_for_good(self._node)
         try:
@@ -87,7 +86,7 @@ class Leaving:
         """Take another member out. Raises ProposalRejected, ProposalUnknown, AivailableError."""
         if node == self._node:
             raise ProposalRejected("self", "a node takes itself out with `aivailable leave`")
-        if node not in self._state().members:
+        if node not in self._cluster.state.members:
             raise ProposalRejected("not_member", f"{short(node)} is no member")
         if self._raft.leader == node:
             await calls.ask(node, "hand_over", {}, LEAVE_DEADLINE_S)
@@ -118,7 +117,7 @@ class Leaving:
             candidates = [
                 node
                 for node in self._links.connected()
-                if node in self._state().members and self._raft.caught_up(node)
+                if node in self._cluster.state.members and self._raft.caught_up(node)
             ]
             if not candidates:
                 raise AivailableError(

@@ -21,17 +21,16 @@ from aivailable.core.founding import (
     decide,
 )
 from aivailable.core.ids import ClusterId, NodeId, cluster_id, key_hash, short
-from aivailable.core.levels import LEVEL
 from aivailable.core.merging import listing
 from aivailable.core.records import ApiKey, Role, Scope
 from aivailable.core.status import WaitingStatus
 from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
+from aivailable.peer.applicant import Applicant
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.door import file_of, keys_of, member_of, other_version, welcome, why
-from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.knocks import Knocks
 from aivailable.peer.merging import Merging
-from aivailable.peer.ports import PeerConfig, Ports, Sighting
+from aivailable.peer.ports import KeyCheck, PeerConfig, Ports, Sighting
 from aivailable.peer.seeds import heard
 from aivailable.peer.session import Session
 from aivailable.peer.straying import Straying
@@ -80,9 +79,10 @@ class Membership:
         """Short ids of nodes with another join key than ours, until all of our name have."""
         self._told: set[str] = set()
         self._knocks = Knocks(ports.clock, tell)
-        self._straying = Straying(ports, self._request)
-        self._yielding = Yielding(ports, self._request, self._tell_once)
-        self.merging = Merging(ports, self._request, tell, keyed=config.keyed)
+        self._applicant = Applicant(config, ports, self._key_hash)
+        self._straying = Straying(ports, self._applicant)
+        self._yielding = Yielding(ports, self._applicant, self._tell_once)
+        self.merging = Merging(ports, self._applicant, tell, keyed=config.keyed)
         self._giving_up = False
         self._admitting = 0
         self.phase = "seeking"
@@ -187,7 +187,8 @@ class Membership:
         """Ask to be let in at each of the sighted addresses; True when we are a member."""
         for address in sighting.addresses:
             try:
-                answer = await self._ports.join_client.join(address, self._request())
+                request = self._applicant.request()
+                answer = await self._ports.join_client.join(address, request)
             except LinkError as error:
                 log.info("join at %s: %s", address, error)
                 continue
@@ -220,22 +221,6 @@ class Membership:
         self._told.add(text)
         self._tell(text)
         log.warning("refused by %s: %s", short_node, text)
-
-    def _request(self) -> JoinRequest:
-        return JoinRequest(
-            certificate=self._ports.identity.certificate,
-            signature=b"",
-            name=self._config.name,
-            addresses=self._ports.discovery.addresses(),
-            link_port=self._ports.endpoints.link_port,
-            api_port=self._ports.endpoints.api_port,
-            version=self._config.version,
-            proto_min=PROTO_MIN,
-            proto_max=PROTO_MAX,
-            feature_max=LEVEL,
-            instance_id=self._ports.identity.instance_id,
-            key_hashes=(self._key_hash,),
-        )
 
     async def _enter(self, file: ClusterFile) -> Session:
         file.save(self._ports.home)

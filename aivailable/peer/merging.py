@@ -33,12 +33,13 @@ from aivailable.core.merging import (
 )
 from aivailable.core.records import Dissolved, Refuge
 from aivailable.errors import AivailableError, LinkError, ProposalRejected, RequestError
+from aivailable.peer.applicant import Applicant
 from aivailable.peer.belongings import Belongings, Bringing
 from aivailable.peer.door import welcome
 from aivailable.peer.ports import Ports, Sighting
 from aivailable.peer.session import Session
 from aivailable.peer.yielding import KEY_REFUSALS
-from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, MergeWish
+from aivailable.wire.join import JoinAnswer, JoinOffer, MergeWish
 
 log = logging.getLogger("aivailable.merging")
 
@@ -60,14 +61,14 @@ class Merging:
     def __init__(
         self,
         ports: Ports,
-        request: Callable[[], JoinRequest],
+        applicant: Applicant,
         tell: Callable[[str], None],
         *,
         keyed: bool,
     ) -> None:
         """`keyed`: the join client has a join key, and proves it where a merge is asked for."""
         self._ports = ports
-        self._request = request
+        self._applicant = applicant
         self._tell = tell
         self._keyed = keyed
         self._bringing = Bringing(ports, tell)
@@ -180,7 +181,7 @@ class Merging:
             raise RequestError(409, "not_now", problem or "an earlier merge is not done yet")
         level = lowest(state.members.values())
         wish = MergeWish(own, session.file.name, members, state.pristine, level)
-        request = replace(self._request(), merge=wish, to=offer.node)
+        request = replace(self._applicant.request(), merge=wish, to=offer.node)
         answer = await self._ports.join_client.join(address, request)
         if answer.code:
             raise RequestError(409, answer.code, answer.message)
@@ -248,7 +249,7 @@ class Merging:
         offer = await self._ports.join_client.look(address)
         if offer.node != node or offer.cluster_id != ended.into:
             return None
-        request = replace(self._request(), former=session.file.cluster_id, to=node)
+        request = replace(self._applicant.request(), former=session.file.cluster_id, to=node)
         answer = await self._ports.join_client.join(address, request)
         if answer.code:
             log.warning("%s does not let us in yet: %s", short(node), answer.message)

@@ -1,71 +1,46 @@
 """The peer: one node's whole program, whatever the world is made of.
 
-Ties membership, session and links together and answers the API (`peer.service.Service`). Built
-by `app` on the real world and by the simulation on another; it makes no port itself.
+Ties membership, session and links together, and holds the parts that answer the API. Built by
+`app` on the real world and by the simulation on another; it makes no port itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
-from aivailable.core.commands import Body, PutKey
-from aivailable.core.ids import ClusterId, NodeId, key_hash, key_id, short
-from aivailable.core.merging import Recovered
-from aivailable.core.planner import explanations
-from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model, Scope
+from aivailable.core.ids import NodeId, short
 from aivailable.core.state import State
-from aivailable.core.status import (
-    ClusterStatus,
-    DrainStatus,
-    FitStatus,
-    PauseStatus,
-    PlanStatus,
-)
-from aivailable.core.view import status_of
 from aivailable.errors import (
-    AivailableError,
     CodeTooOld,
     ConfigError,
-    ProposalError,
-    ProposalRejected,
-    RequestError,
 )
 from aivailable.peer.cluster_file import ClusterFile
-from aivailable.peer.deploying import Deploying
-from aivailable.peer.draining import set_draining
-from aivailable.peer.join_key import KeyCheck
+from aivailable.peer.local_service import (
+    CurrentSession,
+    LocalApiKeys,
+    LocalChanges,
+    LocalDeployments,
+    LocalInference,
+    LocalMembers,
+    LocalObservation,
+    load_admin_key,
+)
 from aivailable.peer.membership import Membership
-from aivailable.peer.pausing import pause_node
-from aivailable.peer.ports import PeerConfig, Ports, Stream
+from aivailable.peer.ports import KeyCheck, PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Sequence
-from aivailable.peer.recovery import recover
-from aivailable.peer.service import DeployRequest, Routing
 from aivailable.peer.session import Session
 from aivailable.peer.tasks import Tasks
 from aivailable.raft.store import StoreDamaged, StoreTooNew, StoreUnusable
-from aivailable.wire.generation import Generate, GenerationEvent
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 
 log = logging.getLogger("aivailable.peer")
 
-ADMIN_KEY_FILE = "admin.key"
-BARRIER_DEADLINE_S = 5.0
-KEY_PREFIX = "aiv_"
-KEY_BYTES = 20
-"""160 random bits: no key can be guessed, so a plain hash of it may be replicated."""
-
-
-def make_key(random_bytes: bytes) -> str:
-    """The text of an API key from KEY_BYTES random bytes."""
-    return KEY_PREFIX + base64.b32encode(random_bytes).decode().rstrip("=").lower()
-
 
 class Peer:
-    """Implements ports.LinkListener, ports.JoinServer and service.Service."""
+    """Implements ports.LinkListener and ports.JoinServer, and service.Service by its parts."""
 
     def __init__(
         self, config: PeerConfig, ports: Ports, tell: Callable[[str], None] = lambda _text: None
@@ -75,8 +50,7 @@ class Peer:
         self._ports = ports
         self._tasks = Tasks("peer")
         self._sequence = Sequence(ports.home)
-        self.admin_key = self._load_admin_key()
-        self.session: Session | None = None
+        self.admin_key = load_admin_key(ports)
         self.left = asyncio.Event()
         """Set once this node has left its cluster for good, or cannot take part (`failure` says
         why): the process should end."""
@@ -89,21 +63,23 @@ class Peer:
             self._close_session,
             tell,
         )
+        self._current = CurrentSession(self.membership)
+        current = self._current
+        self.inference = LocalInference(self.node, current)
+        self.observation = LocalObservation(config.cluster_name, ports, self.membership, current)
+        self.changes = LocalChanges(current)
+        self.api_keys = LocalApiKeys(ports, self.admin_key, current, self.changes)
+        self.deployments = LocalDeployments(ports, current)
+        self.members = LocalMembers(ports, self.membership, current, self.left)
 
     @property
     def node(self) -> NodeId:
         return self._ports.identity.node
 
-    def _load_admin_key(self) -> str:
-        stored = self._ports.home.load(ADMIN_KEY_FILE)
-        if stored is None:
-            key = make_key(self._ports.randomness.token_bytes(KEY_BYTES))
-            self._ports.home.save(ADMIN_KEY_FILE, key.encode())
-            return key
-        try:
-            return stored.decode("ascii").strip()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{ADMIN_KEY_FILE} in home is damaged; remove it") from error
+    @property
+    def session(self) -> Session | None:
+        """Our part in a cluster; None while we seek, move, or have left."""
+        return self._current.session
 
     async def start(self) -> None:
         """Listen, look around, and become a member in the background."""
@@ -136,7 +112,7 @@ class Peer:
 
     async def _open_session(self, file: ClusterFile) -> Session:
         session = Session(self._config, self._ports, file, self._sequence, self._changed)
-        self.session = session
+        self._current.session = session
         try:
             await session.start()
         except StoreDamaged as error:
@@ -145,7 +121,7 @@ class Peer:
         return session
 
     async def _close_session(self) -> None:
-        session, self.session = self.session, None
+        session, self._current.session = self._current.session, None
         if session is not None:
             self._ports.links.set_contacts("", ())
             await session.stop()
@@ -211,190 +187,3 @@ class Peer:
         self, request: JoinRequest, node: NodeId, key: KeyCheck = KeyCheck.NONE
     ) -> JoinAnswer:
         return await self.membership.admit(request, node, key)
-
-    # --- service.Service
-
-    def status(self) -> ClusterStatus:
-        session = self.session
-        if session is None:
-            return ClusterStatus(
-                phase=self.membership.phase,
-                advice=self.membership.advice,
-                here=self.node,
-                cluster_id="",
-                cluster_name=self._config.cluster_name,
-                version=0,
-                term=0,
-                leader=None,
-                controller=None,
-                quorum=False,
-                window_open=False,
-                window_left_s=0,
-                feature_level=0,
-            )
-        state, liveness = session.state, session.liveness()
-        leader = session.raft.leader
-        return status_of(
-            state,
-            liveness,
-            phase=self.membership.phase,
-            advice=session.trouble or self.membership.what_to_do(),
-            leader=leader,
-            term=session.raft.term,
-            quorum=leader is not None,
-            window_left_s=session.window.left_s(state.window),
-            waiting=self.membership.waiting(),
-            here_devices_load=self._ports.devices.load(),
-            explain=explanations(state, liveness),
-        )
-
-    async def barrier(self) -> None:
-        await self._member().raft.barrier(BARRIER_DEADLINE_S)
-
-    def find_key(self, api_key: str) -> ApiKey | None:
-        hashed = key_hash(api_key)
-        if self.session is None or self.session.state.cluster is None:
-            # Before we know the cluster's keys, this node's own is the only one.
-            own = key_hash(self.admin_key)
-            return ApiKey(own[:8], own, Scope.ADMIN, "this node") if hashed == own else None
-        return self.session.state.find_key(hashed)
-
-    def keys(self) -> tuple[ApiKey, ...]:
-        state = self._state()
-        return tuple(state.keys[name] for name in sorted(state.keys))
-
-    def deployments(self) -> tuple[Deployment, ...]:
-        state = self._state()
-        return tuple(state.deployments[name] for name in sorted(state.deployments))
-
-    def models(self) -> tuple[Model, ...]:
-        state = self._state()
-        return tuple(state.models[name] for name in sorted(state.models))
-
-    def events(self, after_version: int) -> tuple[Event, ...]:
-        return tuple(entry for entry in self._state().events if entry.version > after_version)
-
-    async def changed(self, after_version: int) -> int:
-        return await self._member().replicated.changed(after_version)
-
-    async def propose(self, body: Body, *, actor: str, reason: str) -> None:
-        await self._member().proposer.propose(body, actor=actor, reason=reason)
-
-    async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
-        return await self._deploying().deploy(request, actor=actor)
-
-    async def preview(self, request: DeployRequest) -> PlanStatus:
-        return await self._deploying().preview(request)
-
-    async def fit(self, request: DeployRequest) -> FitStatus:
-        return await self._deploying().fit(request)
-
-    def _deploying(self) -> Deploying:
-        session = self._member()
-        return Deploying(
-            self.node, self._ports, session.proposer, lambda: session.state, session.liveness
-        )
-
-    def generate(
-        self, request: Generate, key: ApiKey | None, routing: Routing
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        return self._member().router.run(request, routing)
-
-    async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:
-        text = make_key(self._ports.randomness.token_bytes(KEY_BYTES))
-        hashed = key_hash(text)
-        wall_ms = self._ports.clock.wall_ms()
-        try:
-            key = ApiKey(key_id(hashed), hashed, Scope(scope), label[:100], wall_ms)
-        except ValueError as error:
-            raise RequestError(400, "invalid_scope", "scope: admin or user") from error
-        await self.propose(PutKey(key), actor=actor, reason="key create")
-        return text, key
-
-    async def leave(self) -> None:
-        session = self._member()
-        if session.expelled or self.membership.phase == "removed":
-            await self.membership.forget()
-            # Its key was revoked with the membership; the next start makes a new one.
-            self._ports.home.remove(ADMIN_KEY_FILE)
-            self.left.set()
-            return
-        if len(session.state.members) <= 1:
-            raise ProposalRejected("last_member", "the last member cannot leave its cluster")
-        # Who links to nobody and hears no leader asks nobody: it was taken out while it was off,
-        # or all others are gone. Its log is set aside, not lost.
-        if self._ports.links.connected() or session.raft.leader is not None:
-            await _possible(session.leave())
-        await self.membership.forget()
-        self.left.set()
-
-    async def recover(self, *, actor: str) -> Recovered:
-        session = self._member()
-        return await self.membership.exclusively(
-            lambda: recover(session, self._ports, actor=actor, move=self.membership.move)
-        )
-
-    async def merge(self, into: ClusterId, *, actor: str) -> None:
-        await self.membership.merge(into, actor)
-
-    async def remove(self, node: NodeId, *, actor: str) -> None:
-        await _possible(self._member().remove(node, actor))
-
-    async def drain(
-        self, node: NodeId, draining: bool, *, force: bool = False, actor: str
-    ) -> DrainStatus:
-        session = self._member()
-        return await set_draining(
-            node,
-            draining,
-            state=session.state,
-            liveness=session.liveness(),
-            proposer=session.proposer,
-            force=force,
-            actor=actor,
-        )
-
-    async def pause(self, node: NodeId, duration_s: int) -> PauseStatus:
-        session = self._member()
-        return await pause_node(
-            node,
-            duration_s,
-            here=self.node,
-            pause=session.pause,
-            calls=session.calls,
-            state=session.state,
-        )
-
-    def settings(self) -> ClusterSettings:
-        return self._state().settings
-
-    def ready(self) -> tuple[bool, str]:
-        session = self.session
-        if session is None:
-            return False, self.membership.advice or self.membership.phase
-        if self.node not in session.state.members:
-            return False, "the cluster's state has not arrived yet"
-        return True, ""
-
-    def _member(self) -> Session:
-        if self.session is None:
-            raise RequestError(
-                503,
-                "not_a_member",
-                self.membership.advice or "this node has no cluster yet; see `aivailable status`",
-                retry_after_s=3,
-            )
-        return self.session
-
-    def _state(self) -> State:
-        return State() if self.session is None else self.session.state
-
-
-async def _possible(change: Awaitable[None]) -> None:
-    """A change of members that the cluster cannot do now is the operator's to try again."""
-    try:
-        await change
-    except (RequestError, ProposalError):
-        raise
-    except AivailableError as error:
-        raise RequestError(409, "not_now", str(error), retry_after_s=5) from error

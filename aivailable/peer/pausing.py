@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Mapping
 
 from aivailable.core.ids import NodeId, short
-from aivailable.core.state import State
 from aivailable.core.status import PauseStatus
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.calls import Calls
+from aivailable.peer.cluster_view import ClusterView
 from aivailable.peer.ports import Clock
 
 PAUSE_MAX_S = 7 * 24 * 3600
@@ -49,14 +49,15 @@ class Pause:
 
 
 async def pause_node(
-    node: NodeId, duration_s: int, *, here: NodeId, pause: Pause, calls: Calls, state: State
+    node: NodeId, duration_s: int, *, cluster: ClusterView, pause: Pause, calls: Calls
 ) -> PauseStatus:
     """Pause this node or ask another member to. Raises RequestError 404, 503 `unreachable`."""
+    state = cluster.state
     member = state.members.get(node)
     if member is None:
         raise RequestError(404, "unknown_node", f"{short(node)} is no member")
     try:
-        if node == here:
+        if node == cluster.node:
             pause.set(duration_s)
         else:
             await calls.ask(node, "pause", {"duration_s": str(duration_s)})

@@ -6,6 +6,7 @@ needs. All callbacks run on the event loop; none may block.
 
 from __future__ import annotations
 
+import enum
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.records import Inventory
-from aivailable.peer.join_key import KeyCheck
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 from aivailable.wire.peer import DeviceLoad
 from aivailable.wire.worker import Load
@@ -116,6 +116,16 @@ class Links(Protocol):
     async def start(self, listener: LinkListener) -> None: ...
 
     async def stop(self) -> None: ...
+
+
+class KeyCheck(enum.Enum):
+    """What a joiner's request showed about the join key of the server that it asked."""
+
+    NONE = "none"
+    """It showed no proof: the window rule applies."""
+    PROVED = "proved"
+    WRONG = "wrong"
+    """It holds another key: it means another cluster."""
 
 
 class JoinServer(Protocol):

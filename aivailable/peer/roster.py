@@ -21,6 +21,7 @@ from aivailable.core.state import State
 from aivailable.errors import AivailableError, SchemaError
 from aivailable.peer.calls import Calls, Method
 from aivailable.peer.cluster_file import ClusterFile, seats_of
+from aivailable.peer.cluster_view import ClusterView
 from aivailable.peer.ports import Links
 from aivailable.wire.join import Seat
 from aivailable.wire.schema import pack, unpack
@@ -57,11 +58,11 @@ def told(file: ClusterFile, news: Told, node: NodeId) -> ClusterFile:
     return replace(file, seats=seats, seats_version=news.version)
 
 
-def methods(state: Callable[[], State]) -> Mapping[str, Method]:
+def methods(cluster: ClusterView) -> Mapping[str, Method]:
     """What other members may ask here."""
 
     async def answer(_caller: NodeId, _arguments: Mapping[str, str]) -> Mapping[str, str]:
-        now = state()
+        now = cluster.state
         news = pack(Told(now.version, seats_of(now)))
         return {"told": base64.b64encode(news).decode()}
 
@@ -71,13 +72,13 @@ def methods(state: Callable[[], State]) -> Mapping[str, Method]:
 async def keep_asking(
     calls: Calls,
     links: Links,
-    leaderless_ms: Callable[[], int],
+    cluster: ClusterView,
     learn: Callable[[Told], None],
 ) -> None:
     """While there is no leader, ask every linked member for its list, now and then."""
     while True:
         await asyncio.sleep(ASK_PERIOD_S)
-        if leaderless_ms() < LEADERLESS_MS:
+        if cluster.leaderless_ms() < LEADERLESS_MS:
             continue
         for node in links.connected():
             try:

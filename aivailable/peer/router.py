@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from aivailable.core.backoff import delay_s
-from aivailable.core.ids import NodeId, ReplicaId, short
-from aivailable.core.liveness import Liveness
+from aivailable.core.ids import AccountId, NodeId, ReplicaId, short
 from aivailable.core.planner import explanations
 from aivailable.core.records import Status
 from aivailable.core.router import Forward, Local, Refuse, Wait, choose, unfit
-from aivailable.core.state import State
 from aivailable.core.view import View
 from aivailable.errors import LinkError, RequestError, StreamReset
 from aivailable.peer.agent import Agent
+from aivailable.peer.cluster_view import ClusterView
 from aivailable.peer.demands import Demands
 from aivailable.peer.ports import Ports, Stream
 from aivailable.peer.service import Routing
@@ -96,22 +95,21 @@ class Router:
 
     def __init__(
         self,
-        node: NodeId,
         ports: Ports,
-        state: Callable[[], State],
-        liveness: Callable[[], Liveness],
+        cluster: ClusterView,
         agent: Agent,
         tasks: Tasks,
         on_demand: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_demand`: something is asked for that is not loaded; the others should know."""
-        self._node = node
+        self._node = cluster.node
         self._ports = ports
-        self._state = state
-        self._liveness = liveness
+        self._cluster = cluster
         self._agent = agent
         self._tasks = tasks
         self._reserved: dict[ReplicaId, int] = {}
+        self._under_way: dict[AccountId, dict[ReplicaId, int]] = {}
+        """Attempts of requests that came in here."""
         self._waiters: dict[int, Pulse] = {}
         self._next_waiter = 0
         self._explained: Mapping[str, str] = {}
@@ -120,7 +118,7 @@ class Router:
 
     def nudge(self) -> None:
         """The view may have changed: whoever waits looks again."""
-        state = self._state()
+        state = self._cluster.state
         for name in self.demands.pending():
             if any(entry.status is Status.READY for entry in state.replicas_of(name)):
                 self.demands.served(name)
@@ -142,7 +140,7 @@ class Router:
         begun_s = loop.time()
         ends_s = begun_s + request.deadline_s
         progress = _Progress(request)
-        never = unfit(self._state(), request.deployment, chats=request.messages is not None)
+        never = unfit(self._cluster.state, request.deployment, chats=request.messages is not None)
         if never is not None:
             raise RequestError(never.status, never.code, never.message)
         while True:
@@ -154,14 +152,15 @@ class Router:
             routing.host = choice.node if isinstance(choice, Forward) else self._node
             attempt = replace(progress.next_request(choice.replica), deadline_s=left_s)
             try:
-                async with aclosing(self._attempt(choice, attempt)) as events:
-                    while True:
-                        event = await _next_before(ends_s, events)
-                        shown = self._account(progress, event)
-                        if shown is not None:
-                            yield shown
-                        if isinstance(event, Finished):
-                            return
+                with self._counted(request.account, choice.replica):
+                    async with aclosing(self._attempt(choice, attempt)) as events:
+                        while True:
+                            event = await _next_before(ends_s, events)
+                            shown = self._account(progress, event)
+                            if shown is not None:
+                                yield shown
+                            if isinstance(event, Finished):
+                                return
             except _TryElsewhere as reason:
                 log.info("%s: %s on %s", request.request_id, reason, choice.replica)
                 progress.last_failure, progress.last_code = str(reason), reason.code
@@ -172,6 +171,19 @@ class Router:
             if progress.generated and not progress.prompt_ids:
                 # Without the prompt's ids another replica would begin again, not go on.
                 raise RequestError(502, "cannot_continue", progress.last_failure)
+
+    @contextmanager
+    def _counted(self, account: AccountId, replica: ReplicaId) -> Iterator[None]:
+        mine = self._under_way.setdefault(account, {})
+        mine[replica] = mine.get(replica, 0) + 1
+        try:
+            yield
+        finally:
+            mine[replica] -= 1
+            if not mine[replica]:
+                del mine[replica]
+            if not mine:
+                self._under_way.pop(account, None)
 
     def _account(self, progress: _Progress, event: GenerationEvent) -> GenerationEvent | None:
         """Remember what a continuation needs; hide the second Started from the client."""
@@ -204,13 +216,14 @@ class Router:
         waits_for = ""
         try:
             while True:
-                view = View(self._state(), self._liveness())
+                view = View(self._cluster.state, self._cluster.liveness())
                 choice = choose(
                     progress.request.deployment,
                     view,
                     progress.excluded,
                     self._reserved,
                     wanted,
+                    self._under_way.get(progress.request.account, {}),
                 )
                 for other in choice.not_chosen:
                     log.debug(
@@ -283,7 +296,7 @@ class Router:
         """What the planner says of it. Many may give up at once: one plan answers them all."""
         now_s = self._ports.clock.monotonic()
         if now_s - self._explained_s >= EXPLAINED_FOR_S:
-            self._explained = explanations(self._state(), self._liveness())
+            self._explained = explanations(self._cluster.state, self._cluster.liveness())
             self._explained_s = now_s
         return self._explained.get(deployment, "")
 

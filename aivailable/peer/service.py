@@ -1,18 +1,19 @@
 """What the HTTP API may ask of the node it runs in: the seam between `api` and the rest.
 
-`peer.node` implements it; the API's tests use a fake that fits on a screen.
+One small part for each reader. `peer.local_service` implements them, `peer.node` puts them
+together; the API's tests use a fake for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from aivailable.core.commands import Body
-from aivailable.core.ids import ClusterId, NodeId
+from aivailable.core.ids import AccountId, ClusterId, NodeId, ReplicaId
 from aivailable.core.merging import Recovered
-from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Model, Where
+from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Where
 from aivailable.core.status import (
     ClusterStatus,
     DrainStatus,
@@ -20,7 +21,10 @@ from aivailable.core.status import (
     PauseStatus,
     PlanStatus,
 )
+from aivailable.peer.histogram import Histogram
+from aivailable.raft.figures import Tally
 from aivailable.wire.generation import Generate, GenerationEvent
+from aivailable.wire.peer import Demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +70,69 @@ class Routing:
     """How long to wait for a model that is deployed but not ready."""
 
 
-class Service(Protocol):
-    """The node, as its API sees it. RequestError carries HTTP status, code and advice."""
+@dataclass(frozen=True, slots=True)
+class RaftFigures:
+    """Where this node's copy of the log stands, and what Raft has counted here."""
+
+    leading: bool
+    commit_index: int
+    last_index: int
+    log_length: int
+    """Entries kept since the last compaction."""
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFigures:
+    """What this node measures of itself and tells nobody else: for /metrics."""
+
+    raft: RaftFigures | None = None
+    """None without a cluster."""
+    demand: tuple[Demand, ...] = ()
+    """Deployments that requests at this node wait for."""
+    queue_waits: Mapping[ReplicaId, Histogram] = field(default_factory=dict)
+    """Seconds in the queue of each replica on this node, since that replica came."""
+
+
+class Inference(Protocol):
+    """Answers requests for models."""
+
+    @property
+    def node(self) -> NodeId:
+        """The ingress."""
+        ...
+
+    def generate(
+        self, request: Generate, account: AccountId, routing: Routing
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Route and run, counted for `account` whatever the request says of itself. The first
+        event is Started; the last is Finished. Raises RequestError before the first event or
+        (mid-stream, when nothing can continue it) after. Closing the iterator cancels the request
+        everywhere."""
+        ...
+
+
+class Observation(Protocol):
+    """The cluster as this node knows it. Nothing here changes anything."""
 
     @property
     def node(self) -> NodeId: ...
 
     def status(self) -> ClusterStatus: ...
 
+    def figures(self) -> NodeFigures: ...
+    def ready(self) -> tuple[bool, str]:
+        """Whether this node can take requests, and if not why (for /readyz)."""
+        ...
+
     async def barrier(self) -> None:
         """Returns when everything committed before this call is applied here: the next `status`
         is then linearizable. Raises ProposalUnknown when no majority answers."""
         ...
 
-    def find_key(self, api_key: str) -> ApiKey | None:
-        """The unrevoked key, or None."""
-        ...
-
-    def keys(self) -> tuple[ApiKey, ...]: ...
-
     def deployments(self) -> tuple[Deployment, ...]: ...
 
-    def models(self) -> tuple[Model, ...]: ...
+    def settings(self) -> ClusterSettings: ...
 
     def events(self, after_version: int) -> tuple[Event, ...]:
         """Events with a version greater than `after_version`, oldest first."""
@@ -97,9 +142,31 @@ class Service(Protocol):
         """Waits until the applied version is greater; returns it."""
         ...
 
+
+class ApiKeys(Protocol):
+    """Who may ask."""
+
+    def find_key(self, api_key: str) -> ApiKey | None:
+        """The unrevoked key, or None."""
+        ...
+
+    def keys(self) -> tuple[ApiKey, ...]: ...
+
+    async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:
+        """A new API key: its text (shown once) and its record."""
+        ...
+
+
+class Changes(Protocol):
+    """Changes that need nothing but to be committed."""
+
     async def propose(self, body: Body, *, actor: str, reason: str) -> None:
         """Returns when applied here. Raises ProposalRejected, ProposalUnknown."""
         ...
+
+
+class Deployments(Protocol):
+    """What shall run, and what would come of it."""
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
         """Register (for a path), predict memory, commit. Raises RequestError, ProposalError,
@@ -115,17 +182,9 @@ class Service(Protocol):
         RequestError, GgufError, OSError."""
         ...
 
-    def generate(
-        self, request: Generate, key: ApiKey | None, routing: Routing
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """Route and run. The first event is Started; the last is Finished. Raises RequestError
-        before the first event or (mid-stream, when nothing can continue it) after. Closing the
-        iterator cancels the request everywhere."""
-        ...
 
-    async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:
-        """A new API key: its text (shown once) and its record."""
-        ...
+class Members(Protocol):
+    """Who belongs to the cluster, and which of them serve."""
 
     async def leave(self) -> None:
         """Give up vote and membership, drain, and stop the process afterwards."""
@@ -153,12 +212,29 @@ class Service(Protocol):
         ...
 
     async def pause(self, node: NodeId, duration_s: int) -> PauseStatus:
-        """Empty a member that its owner wants for so long, or end that with 0. Raises RequestError
-        404, 400, 503 when it cannot be reached."""
+        """Empty a member that its owner wants for `duration_s`, or end that with 0. Raises
+        RequestError 404, 400, 503 when it cannot be reached."""
         ...
 
-    def settings(self) -> ClusterSettings: ...
 
-    def ready(self) -> tuple[bool, str]:
-        """Whether this node can take requests, and if not why (for /readyz)."""
-        ...
+class Service(Protocol):
+    """All parts. Only the server sees them together; it gives each dialect those it needs.
+    RequestError carries HTTP status, code and advice."""
+
+    @property
+    def inference(self) -> Inference: ...
+
+    @property
+    def observation(self) -> Observation: ...
+
+    @property
+    def api_keys(self) -> ApiKeys: ...
+
+    @property
+    def changes(self) -> Changes: ...
+
+    @property
+    def deployments(self) -> Deployments: ...
+
+    @property
+    def members(self) -> Members: ...

@@ -51,7 +51,7 @@ SETTLE_S = 3.0
 
 
 class Session:
-    """One node's part in one cluster."""
+    """One node's part in one cluster. Its parts read it as a `cluster_view.ClusterView`."""
 
     def __init__(
         self,
@@ -82,25 +82,19 @@ class Session:
             config,
             ports,
             self.proposer,
-            lambda: self.state,
-            self.liveness,
-            self.leaderless_ms,
+            self,
+            self.pause,
             self._agent_changed,
-            lambda: self.pause.left_s() > 0,
         )
         self.heartbeats = self._make_heartbeats()
         self.router = Router(
-            self._node,
             ports,
-            lambda: self.state,
-            self.liveness,
+            self,
             self.agent,
             self._tasks,
             self._asked_for,
         )
-        self._leaving = Leaving(
-            self._node, self.raft, self.proposer, ports.links, lambda: self.state, self._reopen
-        )
+        self._leaving = Leaving(self, self.raft, self.proposer, ports.links, self._reopen)
         self.calls = Calls(
             ports.links,
             self._tasks,
@@ -108,19 +102,17 @@ class Session:
                 "reopen": self._reopened,
                 "pause": self.pause.called,
                 **self._leaving.methods(),
-                **methods(lambda: self.state),
+                **methods(self),
             },
         )
         self.controller = Controller(
-            self._node,
+            self,
             ports.clock,
             self.raft,
             self.proposer,
-            lambda: self.state,
-            self.liveness,
-            lambda: self.window.expired(self.state.window),
+            self.window,
+            self._leaving,
             self._reopen,
-            self._leaving.retiring,
         )
 
     def _make_heartbeats(self) -> Heartbeats:
@@ -151,6 +143,10 @@ class Session:
         )
 
     @property
+    def node(self) -> NodeId:
+        return self._node
+
+    @property
     def state(self) -> State:
         return self.replicated.state
 
@@ -171,7 +167,7 @@ class Session:
             keep_asking(
                 self.calls,
                 self._ports.links,
-                self.leaderless_ms,
+                self,
                 lambda news: self._know(told(self.file, news, self._node)),
             ),
             "roster",
@@ -442,6 +438,9 @@ class Session:
             replicas=self.agent.loads(),
             devices=self.agent.device_loads(),
             paused_left_s=self.pause.left_s(),
+            is_leader=self.raft.is_leader,
+            term=self.raft.term,
+            raft_role=self.raft.role.value,
             window_left_s=self.window.left_s(self.state.window),
             demand=self.router.demands.sample(),
         )

@@ -11,14 +11,14 @@ leader is known: then our cluster lives, whoever has left it. Owned by peer.memb
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 
 from aivailable.core.ids import short
 from aivailable.errors import LinkError
+from aivailable.peer.applicant import Applicant
 from aivailable.peer.ports import Ports
 from aivailable.peer.session import Session
-from aivailable.wire.join import JoinAnswer, JoinRequest
+from aivailable.wire.join import JoinAnswer
 
 log = logging.getLogger("aivailable.straying")
 
@@ -29,9 +29,9 @@ STRAY_AFTER_S = 10.0
 class Straying:
     """Call `find` now and then."""
 
-    def __init__(self, ports: Ports, request: Callable[[], JoinRequest]) -> None:
+    def __init__(self, ports: Ports, applicant: Applicant) -> None:
         self._ports = ports
-        self._request = request
+        self._applicant = applicant
         self._asked_s = -STRAY_AFTER_S
 
     async def find(self, session: Session) -> JoinAnswer | None:
@@ -59,7 +59,7 @@ class Straying:
         offer = await self._ports.join_client.look(address)
         if offer.node != node or offer.cluster_id == own:
             return None
-        request = replace(self._request(), former=own, to=node)
+        request = replace(self._applicant.request(), former=own, to=node)
         answer = await self._ports.join_client.join(address, request)
         if answer.code:
             log.info("%s is in %s: %s", short(node), short(offer.cluster_id), answer.message)

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Mapping
 
 from aivailable.core.ids import Digest, NodeId, short
-from aivailable.core.state import State
 from aivailable.errors import AivailableError, LinkError, WorkerError
+from aivailable.peer.cluster_view import ClusterView
 from aivailable.peer.ports import Ports, Stream
 from aivailable.peer.tasks import Tasks
 from aivailable.wire.peer import FetchFile
@@ -33,11 +33,11 @@ class Transfers:
     def __init__(
         self,
         ports: Ports,
-        state: Callable[[], State],
+        cluster: ClusterView,
         on_end: Callable[[Digest, AivailableError | OSError | None], None],
     ) -> None:
         self._ports = ports
-        self._state = state
+        self._cluster = cluster
         self._on_end = on_end
         self._tasks = Tasks("transfers")
         self._running: dict[Digest, bool] = {}
@@ -100,7 +100,7 @@ class Transfers:
 
     async def _fetch_from_any(self, digest: Digest) -> None:
         """Raises the last source's error, or WorkerError when nobody who holds it is linked."""
-        size_bytes = self._state().files().get(digest)
+        size_bytes = self._cluster.state.files().get(digest)
         if size_bytes is None:
             raise WorkerError("neither the catalogue nor a deployment has this file any more")
         last: AivailableError | None = None
@@ -121,7 +121,7 @@ class Transfers:
         deadline_s = self._ports.clock.monotonic() + SOURCE_WAIT_S
         while True:
             linked = self._ports.links.connected()
-            found = tuple(node for node in self._state().holders(digest) if node in linked)
+            found = tuple(node for node in self._cluster.state.holders(digest) if node in linked)
             if found or self._ports.clock.monotonic() >= deadline_s:
                 return found
             await asyncio.sleep(0.5)

@@ -13,8 +13,9 @@ from typing import Final
 from aivailable.core.founding import ClusterFacts, gives_up
 from aivailable.core.ids import ClusterId, short
 from aivailable.errors import LinkError
+from aivailable.peer.applicant import Applicant
 from aivailable.peer.ports import Ports, Sighting
-from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
+from aivailable.wire.join import JoinAnswer, JoinOffer
 
 log = logging.getLogger("aivailable.membership")
 
@@ -31,12 +32,12 @@ class Yielding:
     def __init__(
         self,
         ports: Ports,
-        request: Callable[[], JoinRequest],
+        applicant: Applicant,
         tell_once: Callable[[str, str], None],
     ) -> None:
         """`tell_once(text, short_node)` tells a person what comes back again and again."""
         self._ports = ports
-        self._request = request
+        self._applicant = applicant
         self._tell_once = tell_once
         self._seen_s: dict[ClusterId, float] = {}
         """Since when a seed shows that cluster, which should come to ours."""
@@ -53,7 +54,7 @@ class Yielding:
         if offer.cluster_name != name or not self._yields(mine, offer, sighting):
             return None
         try:
-            answer = await self._ports.join_client.join(address, self._request())
+            answer = await self._ports.join_client.join(address, self._applicant.request())
         except LinkError as error:
             log.info("join at %s: %s", address, error)
             return None

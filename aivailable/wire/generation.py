@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from aivailable.wire.schema import Int
+
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 Task = Literal["generate", "embed", "rerank"]
 IMAGE_ROW_ID = -1
@@ -92,7 +94,8 @@ class Generate:
     generated_ids: tuple[int, ...] = ()
     """Tokens that another replica already produced: replayed, then continued."""
     account: str = ""
-    """Id of the API key: what fairness is counted by. Empty = loopback without a key."""
+    """What fairness is counted by: the ingress writes it from the API key or the address, and the
+    host trusts it. Empty = the ingress has older code."""
     max_tokens: int | None = None
     """New tokens, counted from the beginning of the answer; None = up to the context."""
     stop: tuple[str, ...] = ()
@@ -106,9 +109,9 @@ class Started:
     """The request has a slot; prefill begins."""
 
     request_id: str
-    prompt_tokens: int
-    cached_tokens: int = 0
-    prompt_ids: tuple[int, ...] = ()
+    prompt_tokens: Int
+    cached_tokens: Int = 0
+    prompt_ids: tuple[Int, ...] = ()
     """The tokenized prompt, for continuation on another replica of the same digest; with
     IMAGE_ROW_ID where the images of the messages are."""
 
@@ -118,7 +121,7 @@ class CallDelta:
     """A piece of one tool call. `id` and `name` come whole with its first piece, `arguments` is
     JSON text that grows; `index` counts the calls of one answer from 0."""
 
-    index: int
+    index: Int
     id: str = ""
     name: str = ""
     arguments: str = ""
@@ -128,7 +131,7 @@ class CallDelta:
 class Alternative:
     """One token that could have come, with its log probability (natural, before temperature)."""
 
-    token: int
+    token: Int
     logprob: float
     piece: bytes
 
@@ -148,7 +151,7 @@ class Tokens:
     possible stop string or marker is held back. Ids are never held back."""
 
     request_id: str
-    ids: tuple[int, ...]
+    ids: tuple[Int, ...]
     text: str
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
@@ -162,7 +165,7 @@ class Embedded:
     the relevance score."""
 
     request_id: str
-    index: int
+    index: Int
     vector: bytes
 
 
@@ -173,9 +176,9 @@ class Finished:
     request_id: str
     reason: FinishReason
     text: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
+    prompt_tokens: Int = 0
+    completion_tokens: Int = 0
+    cached_tokens: Int = 0
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
 
@@ -192,7 +195,7 @@ class Failed:
     request_id: str
     code: str
     message: str
-    status: int = 500
+    status: Int = 500
 
 
 @dataclass(frozen=True, slots=True)

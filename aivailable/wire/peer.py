@@ -79,7 +79,7 @@ class ReplicaLoad:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     steps: int = 0
-    """As in wire.worker.Counters."""
+    """Further counters of the worker (wire.worker.Counters)."""
     prefixes: tuple[int, ...] = ()
     """Digests of the prompt prefixes that are warm there (wire.prefixes)."""
     idle_ms: int = 0
@@ -99,9 +99,9 @@ class DeviceLoad:
     used_by_others_bytes: int = 0
     utilization: float = 0.0
     temperature_c: float | None = None
-    power_w: float | None = None
     tight_ms: int = 0
     """Since when other programs leave it hardly any memory (core.crowding); 0 = they do not."""
+    power_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,9 @@ class Heartbeat:
     hears: tuple[str, ...] = ()
     replicas: tuple[ReplicaLoad, ...] = ()
     devices: tuple[DeviceLoad, ...] = ()
+    is_leader: bool = False
+    term: int = 0
+    raft_role: str = ""
     window_left_s: int = 0
     """The join window as this node times it; 0 when closed."""
     demand: tuple[Demand, ...] = ()

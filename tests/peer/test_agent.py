@@ -225,14 +225,14 @@ def test_a_load_waits_when_other_programs_have_taken_the_memory() -> None:
         stage = Stage()
         cuda = replace(device(), backend=Backend.CUDA)
         stage.cluster.must(ReportInventory(inventory("n2", cuda)), by="n2", actor="node")
-        stage.world.devices.free = {"d0": 99}
+        stage.world.leave_free(99)
         replica = stage.cluster.place(node="n2")
         stage.agent.nudge()
         await turns(50)
         assert stage.workers == []
         assert stage.agent.find(replica) is not None
         assert "other programs" in stage.agent.find(replica).entry.reason  # type: ignore[union-attr]
-        stage.world.devices.free = {"d0": 100}
+        stage.world.leave_free(100)
         await elapse(5.0)
         assert len(stage.workers) == 1
         await stage.stop()
@@ -247,13 +247,13 @@ def test_a_load_waits_for_what_loads_under_way_may_still_take() -> None:
         stage = Stage()
         cuda = replace(device(), backend=Backend.CUDA)
         stage.cluster.must(ReportInventory(inventory("n2", cuda)), by="n2", actor="node")
-        stage.world.devices.free = {"d0": 150}
+        stage.world.leave_free(150)
         first, second = (stage.cluster.place(node="n2") for _ in range(2))
         stage.agent.nudge()
         await turns(50)
         assert [worker.load.replica for worker in stage.workers] == [first]
         assert stage.status(second) is Status.PLACED, "no failed attempt"
-        stage.world.devices.free = {"d0": 100}
+        stage.world.leave_free(100)
         stage.workers[0].ready()
         await turns(50)
         assert [worker.load.replica for worker in stage.workers] == [first, second]

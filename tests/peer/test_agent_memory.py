@@ -28,7 +28,7 @@ async def on_a_card() -> tuple[AgentStage, str]:
     stage.workers[-1].say(Ready("fake", 64, 2, {"d0": 90}, 90, 0, 0, 1))
     await turns(50)
     assert stage.status(replica) is Status.READY
-    stage.world.devices.free = {"d0": 500}
+    stage.world.leave_free(500)
     return stage, replica
 
 
@@ -41,7 +41,7 @@ def test_the_claim_ends_when_the_memory_is_back_and_not_before() -> None:
         assert stage.workers[0].killed
         assert replica in stage.cluster.state.replicas, "its memory is held still"
         assert "545 expected" in stage.agent.loads()[0].phase
-        stage.world.devices.free = {"d0": 590}
+        stage.world.leave_free(590)
         await elapse(2 * MEMORY_POLL_S)
         assert replica not in stage.cluster.state.replicas
         await stage.stop()
@@ -88,7 +88,7 @@ def test_a_paused_node_ends_what_runs_here_whoever_leads() -> None:
     async def scenario() -> None:
         stage = AgentStage()
         replica = await stage.placed_and_ready()
-        stage.paused = True
+        stage.pause.set(60)
         stage.agent.nudge()
         await elapse(2.0)
         assert stage.workers[0].killed
@@ -102,20 +102,19 @@ def test_how_long_a_device_has_been_tight() -> None:
     async def scenario() -> None:
         stage = AgentStage()
         least = tight_bytes(stage.cluster.state.settings)
-        free = stage.world.devices.free
 
         def tight_ms() -> int:
             return stage.agent.device_loads()[0].tight_ms
 
-        free["d0"] = least
+        stage.world.leave_free(least)
         assert tight_ms() == 0
-        free["d0"] = least - 1
+        stage.world.leave_free(least - 1)
         assert tight_ms() == 0
         await elapse(3.0)
         assert tight_ms() == 3000
-        free["d0"] = least
+        stage.world.leave_free(least)
         assert tight_ms() == 0
-        free["d0"] = 0
+        stage.world.leave_free(0)
         await elapse(3.0)
         assert tight_ms() == 0, "a new count"
         assert asyncio.get_running_loop().time() > 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.cluster_parts import FakeProposer, FakeView
 from fixtures.gguf_writer import gguf_bytes
 from fixtures.peer_ports import World
 from fixtures.states import DIGEST, Cluster, deployment, device, equipped, inventory
@@ -13,10 +14,10 @@ from fixtures.tiny_models import random_lora
 from fixtures.tiny_projectors import random_projector
 from fixtures.virtual_time import run
 
-from aivailable.core.commands import Body, PutDeployment, ReportInventory
+from aivailable.core.commands import PutDeployment, ReportInventory
 from aivailable.core.liveness import Heard, Liveness
 from aivailable.core.records import Deployment
-from aivailable.errors import ProposalRejected, RequestError
+from aivailable.errors import RequestError
 from aivailable.peer.deploying import Deploying
 from aivailable.peer.ports import FileStatus
 from aivailable.peer.service import DeployRequest
@@ -46,8 +47,10 @@ class Stage:
         if node == "n1":
             self.holds(DIGEST, self.model, 60)
         self.deploying = Deploying(
-            node, self.world.ports(), self, lambda: self.cluster.state, self.liveness  # type: ignore[arg-type]
-        )  # fmt: skip
+            self.world.ports(),
+            FakeProposer(self.cluster, node),  # type: ignore[arg-type]
+            FakeView(node, self.cluster, self.liveness),
+        )
 
     def holds(self, digest: str, path: Path, size_bytes: int) -> None:
         self.world.store.files[digest] = FileStatus(digest, path, size_bytes)
@@ -57,11 +60,6 @@ class Stage:
         file = FileStatus(digest, path.resolve(), path.stat().st_size)
         self.world.store.beside[path] = file
         return path
-
-    async def propose(self, body: Body, *, actor: str, reason: str, deadline_s: float) -> None:
-        outcome = self.cluster.propose(body, by=self.node, actor=actor)
-        if not outcome.accepted:
-            raise ProposalRejected(outcome.code, outcome.message)
 
     def liveness(self) -> Liveness:
         heard = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from fixtures.peer_ports import LoopClock
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimClock
 
 from aivailable.core.idling import ASKED_MAX_MS
 from aivailable.peer.demands import Demands
@@ -16,7 +16,7 @@ from aivailable.wire.peer import Demand
 def test_waiting_is_counted_and_the_ask_outlives_its_clients() -> None:
     async def scenario() -> None:
         told: list[float] = []
-        demands = Demands(LoopClock(), lambda: told.append(asyncio.get_running_loop().time()))
+        demands = Demands(SimClock(), lambda: told.append(asyncio.get_running_loop().time()))
         demands.wait("chat")
         demands.wait("chat")
         assert len(told) == 1, "the second one is no news"
@@ -42,7 +42,7 @@ def test_waiting_is_counted_and_the_ask_outlives_its_clients() -> None:
 
 def test_what_nobody_wants_any_more_is_forgotten() -> None:
     async def scenario() -> None:
-        demands = Demands(LoopClock(), lambda: None)
+        demands = Demands(SimClock(), lambda: None)
         demands.wait("held")
         demands.wait("left")
         demands.leave("left")
@@ -56,7 +56,7 @@ def test_what_nobody_wants_any_more_is_forgotten() -> None:
 
 def test_a_heartbeat_carries_the_waiting_and_the_latest_and_no_more() -> None:
     async def scenario() -> None:
-        demands = Demands(LoopClock(), lambda: None)
+        demands = Demands(SimClock(), lambda: None)
         demands.wait("waits")
         for number in range(DEMANDS_MAX + 5):
             await elapse(0.5)

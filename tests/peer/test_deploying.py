@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.cluster_parts import FakeProposer, FakeView
 from fixtures.gguf_writer import gguf_bytes
 from fixtures.peer_ports import World
-from fixtures.states import DIGEST, Cluster, equipped
+from fixtures.states import DIGEST, equipped
 from fixtures.virtual_time import run
 
-from aivailable.core.commands import Body
 from aivailable.core.liveness import Heard, Liveness
 from aivailable.core.records import Deployment, Where
-from aivailable.errors import GgufError, ProposalRejected, RequestError
+from aivailable.errors import GgufError, RequestError
 from aivailable.peer.deploying import Deploying
 from aivailable.peer.growing import (
     CELLS_AUTO_MAX,
@@ -30,20 +30,6 @@ from aivailable.wire.peer import DeviceLoad, Heartbeat
 from aivailable.worker import loading
 
 
-class FakeProposer:
-    """Applies to the test's cluster at once."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.bodies: list[Body] = []
-
-    async def propose(self, body: Body, *, actor: str, reason: str, deadline_s: float) -> None:
-        self.bodies.append(body)
-        outcome = self.cluster.propose(body, actor=actor)
-        if not outcome.accepted:
-            raise ProposalRejected(outcome.code, outcome.message)
-
-
 class Stage:
     """One node, n1, with a device of 1000 bytes; "tiny" is deployed (64 tokens, 2 slots)."""
 
@@ -53,11 +39,9 @@ class Stage:
         self.world.store.files[DIGEST] = FileStatus(DIGEST, Path("/m/tiny.gguf"), 60)
         self.proposer = FakeProposer(self.cluster)
         self.deploying = Deploying(
-            "n1",
             self.world.ports(),
             self.proposer,  # type: ignore[arg-type]
-            lambda: self.cluster.state,
-            self.liveness,
+            FakeView("n1", self.cluster, self.liveness),
         )
 
     def liveness(self) -> Liveness:

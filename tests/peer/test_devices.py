@@ -79,12 +79,12 @@ class FakeNvml:
     def nvmlDeviceGetUtilizationRates(self, card: dict[str, Any]) -> Any:
         return SimpleNamespace(gpu=self._field(card, "utilization"))
 
-    def nvmlDeviceGetPowerUsage(self, card: dict[str, Any]) -> Any:
-        return self._field(card, "power_mw")
-
     def nvmlDeviceGetTemperature(self, card: dict[str, Any], sensor: int) -> int:
         assert sensor == 0
         return int(self._field(card, "temperature"))
+
+    def nvmlDeviceGetPowerUsage(self, card: dict[str, Any]) -> int:
+        return int(self._field(card, "power"))
 
 
 GTX = {
@@ -94,8 +94,8 @@ GTX = {
     "pci": b"00000000:0A:00.0",
     "capability": (6, 1),
     "utilization": 25,
-    "power_mw": 180_000,
     "temperature": 61,
+    "power": 180_500,
 }
 LEGACY = {"name": b"Tesla K80", "total": 12 * GIB, "free": 12 * GIB}
 
@@ -126,7 +126,7 @@ async def test_a_card_is_a_device_with_its_pci_id_and_live_bytes() -> None:
     assert card.total_bytes == 11 * GIB
     (load,) = devices.load()
     assert (load.free_bytes, load.used_by_others_bytes) == (10 * GIB, GIB // 2)
-    assert (load.utilization, load.temperature_c, load.power_w) == (0.25, 61.0, 180.0)
+    assert (load.utilization, load.temperature_c, load.power_w) == (0.25, 61.0, 180.5)
 
 
 async def test_a_field_that_an_old_card_lacks_costs_that_field_only() -> None:

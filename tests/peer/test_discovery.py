@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from aivailable.peer import discovery
 from aivailable.peer.discovery import MdnsDiscovery, sighting_of, usable_interfaces
-from aivailable.peer.ports import Sighting
+from aivailable.peer.ports import Endpoints, Sighting
 
 DEADLINE_S = 15.0
 LOOPBACK_ONLY = ("127.0.0.1",)
@@ -37,10 +37,7 @@ async def until(port: MdnsDiscovery, condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 async def ports() -> AsyncIterator[list[MdnsDiscovery]]:
-    started = [
-        MdnsDiscovery(lambda n=number: 9000 + n, LOOPBACK_ONLY)  # type: ignore[misc]
-        for number in range(2)
-    ]
+    started = [MdnsDiscovery(Endpoints(9000 + number), LOOPBACK_ONLY) for number in range(2)]
     for port in started:
         await port.start()
     yield started
@@ -74,7 +71,7 @@ async def test_updates_and_goodbyes_are_heard(ports: list[MdnsDiscovery]) -> Non
 async def test_a_late_one_hears_who_was_there(ports: list[MdnsDiscovery]) -> None:
     first, _ = ports
     await first.announce(sighting(0))
-    late = MdnsDiscovery(lambda: 9002, LOOPBACK_ONLY)
+    late = MdnsDiscovery(Endpoints(9002), LOOPBACK_ONLY)
     await late.start()
     await until(late, lambda: heard(0) in late.sightings())
     await late.stop()
@@ -83,7 +80,7 @@ async def test_a_late_one_hears_who_was_there(ports: list[MdnsDiscovery]) -> Non
 async def test_no_address_is_a_problem_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "RESCAN_S", 0.01)
     monkeypatch.setattr(discovery.ifaddr, "get_adapters", list)
-    port = MdnsDiscovery(lambda: 9000, LOOPBACK_ONLY)
+    port = MdnsDiscovery(Endpoints(9000), LOOPBACK_ONLY)
     await port.start()
     assert "no network interface" in port.problem
     await port.announce(sighting(0))
@@ -101,7 +98,7 @@ async def test_a_failing_interface_is_tried_again(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(discovery, "RESCAN_S", 0.01)
     working = discovery.AsyncZeroconf
     monkeypatch.setattr(discovery, "AsyncZeroconf", fail)
-    port = MdnsDiscovery(lambda: 9000, LOOPBACK_ONLY)
+    port = MdnsDiscovery(Endpoints(9000), LOOPBACK_ONLY)
     await port.start()
     assert "No such device" in port.problem
     monkeypatch.setattr(discovery, "AsyncZeroconf", working)
@@ -133,7 +130,7 @@ async def test_an_address_that_is_not_ours_yet_is_waited_for(
     with monkeypatch.context() as early:
         machine = [adapter("card0", 3, "192.0.2.77"), adapter("card1", 4, "2001:db8::77")]
         early.setattr(discovery.ifaddr, "get_adapters", lambda: machine)
-        port = MdnsDiscovery(lambda: 9000, ("card0", "card1", *LOOPBACK_ONLY))
+        port = MdnsDiscovery(Endpoints(9000), ("card0", "card1", *LOOPBACK_ONLY))
         await port.start()
         assert "no network interface" in port.problem
     await until(port, lambda: port.problem == "")

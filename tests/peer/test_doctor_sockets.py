@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 from fixtures.cluster_status import lab
+from fixtures.join_house import Server
 from fixtures.mesh import CLUSTER, make_node, stop_nodes
 
 from aivailable.core.status import ClusterStatus
@@ -28,7 +29,6 @@ from aivailable.peer.doctor import Case, Report, examine, machine, network
 from aivailable.peer.doctor.findings import Attempt, Fault, Stage, Target
 from aivailable.peer.identity import Identity
 from aivailable.peer.join import JoinDoor
-from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LOOPBACK = ("127.0.0.1",)
@@ -174,39 +174,24 @@ async def test_names_are_resolved_and_unknown_ones_said(monkeypatch: pytest.Monk
     assert one.detail == "Name or service not known"
 
 
-class Server:
-    """A cluster's side of joining, which must never be asked to admit anybody."""
-
-    def __init__(self, node: str, **changes: Any) -> None:
-        self.node = node
-        self.changes = changes
-
-    def offer(self, nonce: bytes) -> JoinOffer | None:
-        if self.changes.get("seeking"):
-            return None
-        told = {"cluster_name": "lab", "window_open": True} | self.changes
-        return JoinOffer(
-            nonce=nonce, node=self.node, cluster_id=CLUSTER, members=2, pristine=False,
-            proto_min=1, proto_max=1, **told,
-        )  # fmt: skip
-
-    async def admit(self, request: JoinRequest, node: str) -> JoinAnswer:
-        raise AssertionError("doctor asked to be admitted")
-
-
 @contextlib.asynccontextmanager
 async def cluster(folder: Path, **changes: Any) -> AsyncIterator[int]:
-    """A real join door; its link port."""
+    """A real join door, which doctor asks for its offer only; its link port. `seeking`: it has
+    nothing to offer."""
+    seeking = changes.pop("seeking", False)
     doors: list[JoinDoor] = []
     node = make_node(folder / "node", stranger=lambda: doors[0].protocol())
     doors.append(JoinDoor(node.identity))
-    doors[0].open(Server(node.id, **changes))
+    server = Server(node.id, members=2, pristine=False, **changes)
+    server.silent = seeking
+    doors[0].open(server)
     await node.links.start(node.listener)
     try:
         yield node.links.port
     finally:
         await doors[0].close()
         await stop_nodes([node])
+    assert server.admitted == []
 
 
 async def test_a_real_door_tells_its_offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from fixtures.states import Cluster, deployment, equipped
+from fixtures.cluster_parts import FakeProposer, FakeView
+from fixtures.states import deployment, equipped
 from fixtures.virtual_time import run
 
-from aivailable.core.commands import Body, PutDeployment, SetDraining
+from aivailable.core.commands import PutDeployment, SetDraining
 from aivailable.core.liveness import Heard, Liveness
 from aivailable.core.status import DrainStatus
-from aivailable.errors import ProposalRejected, RequestError
+from aivailable.errors import RequestError
 from aivailable.peer.draining import set_draining
 from aivailable.wire.peer import Heartbeat
-
-
-class Proposing:
-    """Applies to the test's cluster at once."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.bodies: list[Body] = []
-
-    async def propose(self, body: Body, *, actor: str, reason: str) -> None:
-        self.bodies.append(body)
-        outcome = self.cluster.propose(body, actor=actor)
-        if not outcome.accepted:
-            raise ProposalRejected(outcome.code, outcome.message)
 
 
 def heard(*nodes: str) -> Liveness:
@@ -34,13 +21,18 @@ def heard(*nodes: str) -> Liveness:
 
 
 async def drain(
-    proposing: Proposing, node: str, draining: bool = True, *, force: bool = False, alive: int = 2
+    proposing: FakeProposer,
+    node: str,
+    draining: bool = True,
+    *,
+    force: bool = False,
+    alive: int = 2,
 ) -> DrainStatus:
+    nodes = [f"n{number}" for number in range(1, alive + 1)]
     return await set_draining(
         node,
         draining,
-        state=proposing.cluster.state,
-        liveness=heard(*(f"n{n}" for n in range(1, alive + 1))),
+        cluster=FakeView("n1", proposing.cluster, lambda: heard(*nodes)),
         proposer=proposing,  # type: ignore[arg-type]
         force=force,
         actor="operator:k",
@@ -49,7 +41,7 @@ async def drain(
 
 def test_a_drain_is_committed_once_and_ended_once() -> None:
     async def scenario() -> None:
-        proposing = Proposing(equipped(2))
+        proposing = FakeProposer(equipped(2))
         replica = proposing.cluster.place("tiny", "n1")
         done = await drain(proposing, "n1")
         assert (done.draining, done.changed) == (True, True)
@@ -65,7 +57,7 @@ def test_a_drain_is_committed_once_and_ended_once() -> None:
 
 def test_the_last_usable_node_is_refused_with_what_would_go_dark_unless_forced() -> None:
     async def scenario() -> None:
-        proposing = Proposing(equipped(2))
+        proposing = FakeProposer(equipped(2))
         replica = proposing.cluster.place("tiny", "n1")
         with pytest.raises(RequestError, match=r"host-n1 is the last.*dark: tiny; --force") as told:
             await drain(proposing, "n1", alive=1)
@@ -80,7 +72,7 @@ def test_the_last_usable_node_is_refused_with_what_would_go_dark_unless_forced()
 
 def test_of_two_nodes_only_one_can_be_drained_without_force() -> None:
     async def scenario() -> None:
-        proposing = Proposing(equipped(2))
+        proposing = FakeProposer(equipped(2))
         await drain(proposing, "n1")
         with pytest.raises(RequestError, match="last usable"):
             await drain(proposing, "n2")
@@ -98,7 +90,7 @@ def test_what_fits_nowhere_else_stays_and_is_named() -> None:
         tiny = cluster.place("tiny", "n1")
         cluster.place("wide", "n1", bytes_=900)
         cluster.place("other", "n2", bytes_=900)
-        done = await drain(Proposing(cluster), "n1")
+        done = await drain(FakeProposer(cluster), "n1")
         assert (done.staying, done.moving) == (("wide",), (tiny,))
 
     run(scenario())
@@ -107,6 +99,6 @@ def test_what_fits_nowhere_else_stays_and_is_named() -> None:
 def test_nobody_is_no_member() -> None:
     async def scenario() -> None:
         with pytest.raises(RequestError, match="no member"):
-            await drain(Proposing(equipped(2)), "n9")
+            await drain(FakeProposer(equipped(2)), "n9")
 
     run(scenario())

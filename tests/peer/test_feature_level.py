@@ -9,8 +9,9 @@ from typing import Any
 
 import msgpack
 import pytest
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core import levels, machine, state
 from aivailable.core.codec import COMMAND_FORMAT, encode_command
@@ -18,7 +19,7 @@ from aivailable.core.commands import Command, SetDraining, SetWindow
 from aivailable.core.ids import CommandId, short
 from aivailable.core.levels import LEVEL
 from aivailable.errors import CodeTooOld, ProposalRejected
-from aivailable.peer import cluster_file, membership, session
+from aivailable.peer import applicant, cluster_file, session
 from aivailable.peer.cluster_file import ClusterFile
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import PeerConfig, Sighting
@@ -33,7 +34,7 @@ ELSEWHERE = ("192.0.2.2", 8421)
 
 def run_level(patch: pytest.MonkeyPatch, level: int) -> None:
     """From now on this process runs code of that level."""
-    for module in (machine, state, session, membership, cluster_file, levels):
+    for module in (machine, state, session, applicant, cluster_file, levels):
         patch.setattr(module, "LEVEL", level)
 
 
@@ -73,7 +74,7 @@ def scenario(
 
 
 def stranger(level: int, **changes: Any) -> tuple[JoinRequest, str]:
-    identity = FakeIdentity("n2")
+    identity = SimIdentity.named("n2")
     request = JoinRequest(
         identity.certificate, b"s", "n2", ("192.0.2.9",), 8421, 8420, "0.1.0", 1, 1, level, "i"
     )
@@ -116,7 +117,7 @@ async def test_a_newcomer_that_is_too_old_shows_why_it_waits(patch: pytest.Monke
             Sighting(short("n2" * 8), "i2", "cccccccc", "default", True, 8420, (ELSEWHERE,))
         )
         await elapse(FOUND_S)
-        status = stage.peer.status()
+        status = stage.peer.observation.status()
         assert status.phase == "waiting"
         assert f"level {NEXT}" in status.advice
         assert sum(f"level {NEXT}" in line for line in stage.said) == 1
@@ -182,7 +183,7 @@ async def test_an_unknown_kind_ends_the_node_where_it_is(patch: pytest.MonkeyPat
         # What was committed before is all that a snapshot of it would hold.
         stage.session.raft.compact()
         await elapse(2.0)
-        assert stage.session.raft.faults == 0
+        assert stage.session.raft.tally.faults == 0
         asking.cancel()
 
 
@@ -193,11 +194,11 @@ async def test_what_not_all_can_apply_is_not_proposed(patch: pytest.MonkeyPatch)
         node = stage.peer.node
         assert (await stage.peer.admit(*stranger(NEXT))).code == ""
         await elapse(1.0)
-        assert stage.peer.status().held_back_by == (node,)
+        assert stage.peer.observation.status().held_back_by == (node,)
         patch.setattr(levels, "KIND_LEVELS", {SetDraining: NEXT})
         version = stage.session.state.version
         with pytest.raises(ProposalRejected, match="host1") as caught:
-            await stage.peer.propose(SetDraining(node, True), actor="operator:k", reason="")
+            await stage.peer.changes.propose(SetDraining(node, True), actor="operator:k", reason="")
         assert caught.value.code == "feature_level"
         assert stage.session.state.version == version
         other = stranger(NEXT)[1]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fixtures.peer_ports import FakeLinks, LoopClock, turns
+from fixtures.peer_ports import FakeLinks, turns
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimClock
 
 from aivailable.peer.heartbeat import Heartbeats
 from aivailable.wire.peer import Heartbeat, ReplicaLoad
@@ -20,7 +21,7 @@ class Stage:
         self.heard: list[Heartbeat] = []
         self.replicas: tuple[ReplicaLoad, ...] = ()
         self.beats = Heartbeats(
-            "n1", LoopClock(), self.links, PERIOD_S, self.sample, self.heard.append
+            "n1", SimClock(), self.links, PERIOD_S, self.sample, self.heard.append
         )
 
     def sample(self) -> Heartbeat:

@@ -13,7 +13,8 @@ from fixtures.mesh import CLUSTER, make_node
 
 from aivailable.errors import LinkError
 from aivailable.peer.join import NO_KEY, UNPROVED, TlsJoinClient
-from aivailable.peer.join_key import JoinKey, KeyCheck, make_join_key
+from aivailable.peer.join_key import JoinKey, make_join_key
+from aivailable.peer.ports import KeyCheck
 from aivailable.wire import frames
 from aivailable.wire.join import (
     JOIN,

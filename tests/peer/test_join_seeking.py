@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.ids import short
 from aivailable.peer.membership import KNOCK_PERIOD_S
@@ -24,7 +25,7 @@ class Neighbour:
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
-        self.identity = FakeIdentity(f"other{number}")
+        self.identity = SimIdentity.named(f"other{number}")
         self.address = (f"192.0.2.{number}", 8421)
         self.cluster_id = f"{number}" * 26
 
@@ -98,7 +99,7 @@ def test_none_that_proves_the_key_is_waited_for_and_nothing_is_founded(
             del stage.world.join_client.answers[stage.others[1].address]
             stage.show()
             await elapse(20 * KNOCK_PERIOD_S)
-            status = stage.peer.status()
+            status = stage.peer.observation.status()
             assert (status.phase, status.advice) == ("waiting", "another join key")
             asked = stage.world.join_client.asked
             assert all(asked.count(other.address) >= 5 for other in stage.others)
@@ -127,7 +128,7 @@ def test_a_pristine_cluster_of_one_stays_apart_from_another_key(code: str) -> No
             await elapse(20.0)
             assert stage.cluster_id == own
             assert len([line for line in stage.said if "stays apart" in line]) == 3
-            assert stage.peer.status().phase == "member"
+            assert stage.peer.observation.status().phase == "member"
             stage.others[1].admits()
             await elapse(20.0)
             assert stage.cluster_id == stage.others[1].cluster_id
@@ -142,7 +143,7 @@ def test_a_closed_window_is_no_reason_to_hide_a_cluster() -> None:
                 other.refuses("window_closed", "type `aivailable admit`")
             stage.show()
             await elapse(SEEK_S)
-            assert stage.peer.status().phase == "waiting"
+            assert stage.peer.observation.status().phase == "waiting"
             assert frozenset(stage.world.join_client.asked) == {stage.others[0].address}
 
     run(scenario(), limit_s=600.0)

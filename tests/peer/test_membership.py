@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, World, turns
+from fixtures.peer_ports import World, turns
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.commands import PutKey, SetWindow
 from aivailable.core.ids import key_hash, key_id, short
@@ -34,7 +35,7 @@ class Stage:
     def __init__(self, world: World | None = None, **config: Any) -> None:
         self.world = world if world is not None else World()
         self.said: list[str] = []
-        self.other = FakeIdentity("other")
+        self.other = SimIdentity.named("other")
         self.peer = Peer(PeerConfig("host1", **config), self.world.ports(), self.said.append)
 
     async def __aenter__(self) -> Stage:
@@ -71,7 +72,7 @@ class Stage:
 
     @property
     def cluster_id(self) -> str:
-        return self.peer.status().cluster_id
+        return self.peer.observation.status().cluster_id
 
 
 def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -85,7 +86,7 @@ def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None
 
 
 def stranger(name: str = "n2", **changes: Any) -> tuple[JoinRequest, str]:
-    identity = FakeIdentity(name)
+    identity = SimIdentity.named(name)
     request = JoinRequest(
         identity.certificate, b"s", name, ("192.0.2.9",), 8421, 8420, "0.1.0", 1, 1, 1, "i"
     )
@@ -100,7 +101,7 @@ async def test_alone_it_founds_and_its_key_opens_its_api() -> None:
         state = stage.peer.session.state  # type: ignore[union-attr]
         assert state.pristine
         assert state.window.open
-        key = stage.peer.find_key(stage.peer.admin_key)
+        key = stage.peer.api_keys.find_key(stage.peer.admin_key)
         assert key is not None
         assert key.scope is Scope.ADMIN
         announced = stage.world.discovery.announced[-1]
@@ -127,7 +128,7 @@ async def test_a_restart_resumes_and_founds_nothing() -> None:
     async with Stage(world) as again:
         await again.founded()
         assert again.cluster_id == before
-        events = again.peer.events(0)
+        events = again.peer.observation.events(0)
         assert [event.kind for event in events].count("founded") == 1
         request, node = stranger()
         answer = await again.peer.admit(request, node)
@@ -147,7 +148,7 @@ async def test_an_open_window_is_joined_at_once() -> None:
         assert [contact.node for contact in stage.world.links.contacts] == [stage.other.node]
         request = stage.world.join_client.requests[0]
         assert request.key_hashes == (key_hash(stage.peer.admin_key),)
-        assert not stage.peer.ready()[0]
+        assert not stage.peer.observation.ready()[0]
 
 
 @scenario
@@ -157,8 +158,8 @@ async def test_a_closed_window_is_waited_at_visibly_until_it_opens() -> None:
         stage.world.join_client.answers[OTHER] = closed
         stage.show(window_open=False)
         await elapse(FOUND_S)
-        assert stage.peer.status().phase == "waiting"
-        assert "aivailable admit" in stage.peer.status().advice
+        assert stage.peer.observation.status().phase == "waiting"
+        assert "aivailable admit" in stage.peer.observation.status().advice
         knocks = len(stage.world.join_client.asked)
         assert FOUND_S / KNOCK_PERIOD_S / 2 <= knocks <= 2 * FOUND_S / KNOCK_PERIOD_S + 1
         assert sum("aivailable admit" in text for text in stage.said) == 1, "said once"
@@ -212,7 +213,7 @@ async def test_what_an_operator_has_touched_is_not_given_up() -> None:
         await stage.founded()
         hashed = key_hash("someone's")
         key = ApiKey(key_id(hashed), hashed, Scope.USER, "someone")
-        await stage.peer.propose(PutKey(key), actor="operator:k", reason="")
+        await stage.peer.changes.propose(PutKey(key), actor="operator:k", reason="")
         stage.world.join_client.offers[OTHER] = stage.offer()
         stage.admits()
         stage.show()
@@ -290,7 +291,7 @@ async def test_a_stranger_comes_in_through_the_open_window_with_its_key() -> Non
         answer = await stage.peer.admit(request, node)
         assert (answer.code, answer.cluster_id) == ("", stage.cluster_id)
         assert [seat.node for seat in answer.seats] == [stage.peer.node, node]
-        key = stage.peer.find_key("their key")
+        key = stage.peer.api_keys.find_key("their key")
         assert key is not None
         assert key.scope is Scope.ADMIN
         assert not stage.peer.session.state.pristine  # type: ignore[union-attr]
@@ -303,21 +304,21 @@ async def test_a_locked_cluster_shows_who_waits_and_lets_its_own_back_in() -> No
         await stage.founded()
         member, known = stranger("n2")
         assert (await stage.peer.admit(member, known)).code == ""
-        await stage.peer.propose(SetWindow(0), actor="operator:k", reason="lock")
+        await stage.peer.changes.propose(SetWindow(0), actor="operator:k", reason="lock")
         request, node = stranger("n3")
         answer = await stage.peer.admit(request, node)
         assert (answer.code, "aivailable admit" in answer.message) == ("window_closed", True)
-        (waiting,) = stage.peer.status().waiting
+        (waiting,) = stage.peer.observation.status().waiting
         assert (waiting.node, waiting.name, waiting.address) == (node, "n3", "192.0.2.9")
         assert (await stage.peer.admit(member, known)).code == ""
         await elapse(31.0)
-        assert stage.peer.status().waiting == ()
+        assert stage.peer.observation.status().waiting == ()
         for number in range(100):
             await stage.peer.admit(*stranger(f"crowd{number}"))
-        assert len(stage.peer.status().waiting) <= 32
-        await stage.peer.propose(SetWindow(60), actor="operator:k", reason="admit")
+        assert len(stage.peer.observation.status().waiting) <= 32
+        await stage.peer.changes.propose(SetWindow(60), actor="operator:k", reason="admit")
         assert (await stage.peer.admit(request, node)).code == ""
-        assert node not in [entry.node for entry in stage.peer.status().waiting]
+        assert node not in [entry.node for entry in stage.peer.observation.status().waiting]
 
 
 @scenario

@@ -8,19 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.states import FACTS
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.commands import Admit, PutDeployment, SetWindow
 from aivailable.core.ids import key_hash, key_id, short
 from aivailable.core.records import ApiKey, Deployment, Member, Model, Scope
 from aivailable.errors import RequestError
 from aivailable.peer.belongings import BELONGINGS_FILE, WAIT_S, Belongings
-from aivailable.peer.join_key import KeyCheck
 from aivailable.peer.merging import LOOK_PERIOD_S
 from aivailable.peer.node import Peer
-from aivailable.peer.ports import PeerConfig, Sighting
+from aivailable.peer.ports import KeyCheck, PeerConfig, Sighting
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, MergeWish, Seat
 
 THERE = ("192.0.2.2", 8421)
@@ -34,12 +34,12 @@ class Stage:
     def __init__(self, world: World, **config: Any) -> None:
         self.world = world
         self.said: list[str] = []
-        self.other = FakeIdentity("other")
+        self.other = SimIdentity.named("other")
         self.peer = Peer(PeerConfig("host1", **config), world.ports(), self.said.append)
 
     @property
     def id(self) -> str:
-        return self.peer.status().cluster_id
+        return self.peer.observation.status().cluster_id
 
     def meet(self, members: int = 11, **offer: Any) -> None:
         """A cluster of so many members (by its word) is here, and adopts whoever asks."""
@@ -53,7 +53,7 @@ class Stage:
 
     async def deploy(self, name: str) -> None:
         body = PutDeployment(Deployment(name, "fake:x", engine="fake", weights_bytes=1))
-        await self.peer.propose(body, actor="operator:k", reason="deploy")
+        await self.peer.changes.propose(body, actor="operator:k", reason="deploy")
 
     def wish(self, *members: str, **changes: Any) -> tuple[JoinRequest, str]:
         """Another cluster asks us, by its first member."""
@@ -68,8 +68,8 @@ async def founded(**config: Any) -> AsyncIterator[Stage]:
     stage = Stage(World(), **config)
     await stage.peer.start()
     await elapse(FOUND_S)
-    joiner = Member(FakeIdentity("n2").node, "host2", b"c")
-    await stage.peer.propose(Admit(joiner, (), 1), actor="window", reason="join")
+    joiner = Member(SimIdentity.named("n2").node, "host2", b"c")
+    await stage.peer.changes.propose(Admit(joiner, (), 1), actor="window", reason="join")
     try:
         yield stage
     finally:
@@ -109,7 +109,7 @@ def test_a_key_on_both_sides_stands_for_both_open_windows(theirs: bool, code: st
 
     async def on_virtual_time() -> None:
         async with founded(keyed=True) as stage:
-            await stage.peer.propose(SetWindow(0), actor="planner", reason="")
+            await stage.peer.changes.propose(SetWindow(0), actor="planner", reason="")
             own = stage.id
             stage.meet(window_open=False, keyed=theirs)
             if code:
@@ -119,7 +119,7 @@ def test_a_key_on_both_sides_stands_for_both_open_windows(theirs: bool, code: st
             assert stage.peer.session is not None
             stays = bool(code) or not theirs
             assert stage.peer.session.file.cluster_id == (own if stays else OTHER_ID)
-            refused = "has another join key" in stage.peer.status().advice
+            refused = "has another join key" in stage.peer.observation.status().advice
             assert refused is (theirs and code == "bad_proof")
 
     run(on_virtual_time(), limit_s=1200.0)
@@ -132,14 +132,14 @@ def test_ten_fake_members_and_an_open_window_take_over_nothing(used: str) -> Non
             if used == "deployed":
                 await stage.deploy("ours")
             elif used == "touched":
-                await stage.peer.propose(SetWindow(900), actor="operator:k", reason="admit")
+                await stage.peer.changes.propose(SetWindow(900), actor="operator:k", reason="admit")
             elif used == "window closed":
-                await stage.peer.propose(SetWindow(0), actor="planner", reason="")
+                await stage.peer.changes.propose(SetWindow(0), actor="planner", reason="")
             stage.meet(window_open=used != "theirs closed")
             await elapse(10 * LOOK_PERIOD_S)
             assert stage.world.join_client.requests == []
             assert stage.id not in ("", OTHER_ID)
-            assert f"aivailable merge {OTHER_ID}` here" in stage.peer.status().advice
+            assert f"aivailable merge {OTHER_ID}` here" in stage.peer.observation.status().advice
 
     run(on_virtual_time(), limit_s=600.0)
 
@@ -151,10 +151,10 @@ async def test_the_operator_ends_it_by_the_other_id_only() -> None:
         stage.meet()
         for into, code in (("z", "invalid_value"), ("y" * 26, "unknown_cluster")):
             with pytest.raises(RequestError) as caught:
-                await stage.peer.merge(into, actor="operator:k")
+                await stage.peer.members.merge(into, actor="operator:k")
             assert caught.value.code == code
         assert stage.world.join_client.requests == []
-        await stage.peer.merge(OTHER_ID, actor="operator:k")
+        await stage.peer.members.merge(OTHER_ID, actor="operator:k")
         assert stage.peer.session is not None
         assert stage.peer.session.state.dissolved is not None
         request, node = stage.wish()
@@ -168,7 +168,7 @@ async def test_a_refusal_there_changes_nothing_here() -> None:
         stage.meet()
         stage.world.join_client.answers[THERE] = JoinAnswer("window_closed", "admit there first")
         with pytest.raises(RequestError, match="admit there first"):
-            await stage.peer.merge(OTHER_ID, actor="operator:k")
+            await stage.peer.members.merge(OTHER_ID, actor="operator:k")
         assert stage.world.home.load(BELONGINGS_FILE) is None
         await stage.deploy("another")
 
@@ -185,7 +185,7 @@ async def test_whom_the_winner_adopts() -> None:
         ]
         for (request, node), code in cases:
             assert (await stage.peer.admit(request, node)).code == code
-        await stage.peer.propose(SetWindow(0), actor="operator:k", reason="lock")
+        await stage.peer.changes.propose(SetWindow(0), actor="operator:k", reason="lock")
         request, node = stage.wish()
         closed = await stage.peer.admit(request, node)
         assert (closed.code, "aivailable admit" in closed.message) == ("window_closed", True)
@@ -224,7 +224,7 @@ async def test_what_is_brought_is_entered_and_a_clash_is_said() -> None:
         state = again.peer.session.state  # type: ignore[union-attr]
         assert sorted(state.deployments) == ["ours", "theirs"]
         assert state.deployments["ours"].digest == "fake:x", "the winner's stays"
-        assert again.peer.find_key("theirs") is not None
+        assert again.peer.api_keys.find_key("theirs") is not None
         assert any("ours: kept as this cluster has deployed it" in text for text in again.said)
         assert again.world.home.load(BELONGINGS_FILE) is not None, "a model may come yet"
         await elapse(WAIT_S)

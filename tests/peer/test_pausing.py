@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from fixtures.peer_ports import LoopClock
+from fixtures.cluster_parts import FakeCalls, FakeView
 from fixtures.states import equipped
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimClock
 
 from aivailable.errors import AivailableError, LinkLost, RequestError
 from aivailable.peer.pausing import PAUSE_MAX_S, Pause, pause_node
 
 
-class FakeCalls:
-    def __init__(self, error: Exception | None = None) -> None:
-        self.asked: list[tuple[str, str, dict[str, str]]] = []
-        self.error = error
-
-    async def ask(self, node: str, method: str, arguments: dict[str, str]) -> dict[str, str]:
-        self.asked.append((node, method, arguments))
-        if self.error is not None:
-            raise self.error
-        return {}
-
-
 def test_it_runs_out_and_can_be_ended_and_prolonged() -> None:
     async def scenario() -> None:
         told: list[int] = []
-        pause = Pause(LoopClock(), lambda: told.append(1))
+        pause = Pause(SimClock(), lambda: told.append(1))
         assert pause.left_s() == 0
         pause.set(60)
         await elapse(0.5)
@@ -48,7 +37,7 @@ def test_it_runs_out_and_can_be_ended_and_prolonged() -> None:
 @pytest.mark.parametrize("given", ["", "-1", "1.5", "x", str(PAUSE_MAX_S + 1), "9" * 40])
 def test_a_member_that_asks_for_nonsense_is_refused(given: str) -> None:
     async def scenario() -> None:
-        pause = Pause(LoopClock(), lambda: None)
+        pause = Pause(SimClock(), lambda: None)
         with pytest.raises(AivailableError):
             await pause.called("n1", {"duration_s": given} if given else {})
         assert pause.left_s() == 0
@@ -58,7 +47,7 @@ def test_a_member_that_asks_for_nonsense_is_refused(given: str) -> None:
 
 def test_here_or_at_another_member() -> None:
     async def scenario() -> None:
-        pause, calls = Pause(LoopClock(), lambda: None), FakeCalls()
+        pause, calls = Pause(SimClock(), lambda: None), FakeCalls()
         cluster = equipped(2)
         replica = cluster.place(node="n2")
 
@@ -66,10 +55,9 @@ def test_here_or_at_another_member() -> None:
             done = await pause_node(
                 node,
                 duration_s,
-                here="n1",
+                cluster=FakeView("n1", cluster),
                 pause=pause,
                 calls=by,  # type: ignore[arg-type]
-                state=cluster.state,
             )
             return done.ending
 
@@ -79,7 +67,7 @@ def test_here_or_at_another_member() -> None:
         assert calls.asked == [("n2", "pause", {"duration_s": "60"})]
         assert await ask("n2", 0) == ()
         with pytest.raises(RequestError) as caught:
-            await ask("n2", 60, FakeCalls(LinkLost("no link")))
+            await ask("n2", 60, FakeCalls({"n2": LinkLost("no link")}))
         assert (caught.value.status, caught.value.code) == (503, "unreachable")
         with pytest.raises(RequestError) as caught:
             await ask("nobody", 60)

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fixtures.peer_ports import LoopClock, MemoryHome
+from fixtures.peer_ports import lone_home
 from fixtures.states import founded
 from fixtures.virtual_time import run
 from hypothesis import given
 from hypothesis import strategies as st
+from sim.ports import SimClock
 
 from aivailable.core.codec import decode_command
 from aivailable.core.commands import SetWindow
@@ -27,7 +28,7 @@ from aivailable.peer.replicated import ReplicatedState
 
 @given(st.lists(st.integers(0, 2 * SEQUENCE_BLOCK + 3), min_size=1, max_size=5))
 def test_numbers_grow_across_restarts_and_block_borders(lives: list[int]) -> None:
-    home = MemoryHome()
+    home = lone_home()
     last = 0
     for count in lives:
         sequence = Sequence(home)
@@ -40,7 +41,7 @@ def test_numbers_grow_across_restarts_and_block_borders(lives: list[int]) -> Non
 @given(st.lists(st.booleans(), min_size=1, max_size=8))
 def test_a_disk_that_refuses_costs_no_repeat(refusals: list[bool]) -> None:
     """What was not reserved in home is not given out: a restart would give it out again."""
-    home = MemoryHome()
+    home = lone_home()
     taken: list[int] = []
     for refuses in refusals:
         sequence = Sequence(home)
@@ -55,7 +56,7 @@ def test_a_disk_that_refuses_costs_no_repeat(refusals: list[bool]) -> None:
 
 
 def test_a_block_is_one_write() -> None:
-    home = MemoryHome()
+    home = lone_home()
     sequence = Sequence(home)
     sequence.take()
     stored = home.files[SEQUENCE_FILE]
@@ -67,7 +68,7 @@ def test_a_block_is_one_write() -> None:
 
 
 def test_a_damaged_file_is_a_config_error_with_a_remedy() -> None:
-    home = MemoryHome()
+    home = lone_home()
     home.save(SEQUENCE_FILE, b"\xff garbage")
     with pytest.raises(ConfigError, match=r"'sequence'.*backup"):
         Sequence(home)
@@ -100,9 +101,9 @@ def proposer() -> tuple[Proposer, FakeRaft]:
     # Another process of n1 proposed before; ours goes on after what its home reserved.
     replicated.state = cluster.state
     raft = FakeRaft(replicated)
-    home = MemoryHome()
+    home = lone_home()
     home.save(SEQUENCE_FILE, b"5000")
-    made = Proposer("n1", Sequence(home), LoopClock(), raft, replicated)  # type: ignore[arg-type]
+    made = Proposer("n1", Sequence(home), SimClock(), raft, replicated)  # type: ignore[arg-type]
     return made, raft
 
 

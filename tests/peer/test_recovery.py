@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 from fixtures.join_house import REQUEST, join_house
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.merging import ADOPTED_MAX
 from aivailable.core.records import Cluster, Member, Role
 from aivailable.core.state import State, encode_state
 from aivailable.errors import LinkError, RequestError
+from aivailable.peer.applicant import Applicant
 from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import Contact, PeerConfig
@@ -25,7 +27,7 @@ from aivailable.peer.straying import STRAY_AFTER_S, Straying
 from aivailable.raft.seeding import seed
 from aivailable.raft.snapshot import unseal
 from aivailable.raft.store import MemoryStore
-from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, MergeWish, Seat
+from aivailable.wire.join import JoinAnswer, JoinOffer, MergeWish, Seat
 
 OLD = "q" * 26
 NEW = "z" * 26
@@ -43,15 +45,15 @@ def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None
 @asynccontextmanager
 async def orphan() -> AsyncIterator[tuple[Peer, World]]:
     """An observer whose only voter is gone, with a copy of the state."""
-    world, other = World(), FakeIdentity("other")
+    world, other = World(), SimIdentity.named("other")
     own = world.identity
     members = {
         identity.node: Member(identity.node, name, identity.certificate)
         for name, identity in (("us", own), ("gone", other))
     }
     state = State(version=7, cluster=Cluster(OLD, "default", other.node, 0), members=members)
-    world.logs[OLD] = MemoryStore()
-    await seed(world.logs[OLD], other.node, encode_state(state))
+    world.machine.logs[OLD] = MemoryStore()
+    await seed(world.machine.logs[OLD], other.node, encode_state(state))
     seats = (Seat(other.node, other.certificate, (THERE[0],), THERE[1], True),)
     file = ClusterFile(OLD, "default", Role.OBSERVER, (other.node,), seats)
     file.save(world.home)
@@ -75,7 +77,7 @@ async def test_the_new_log_is_durable_before_the_cluster_file_names_it() -> None
                 save(name, data)
                 file = ClusterFile.load(world.home)
                 assert file is not None
-                log = world.logs[file.cluster_id]
+                log = world.machine.logs[file.cluster_id]
                 log.crash()
                 assert log.snapshot is not None
                 assert unseal(log.snapshot).state
@@ -85,16 +87,16 @@ async def test_the_new_log_is_durable_before_the_cluster_file_names_it() -> None
                 save(name, data)
 
         world.home.save = saving  # type: ignore[method-assign]
-        result = await peer.recover(actor="operator:k")
+        result = await peer.members.recover(actor="operator:k")
         assert result.gone == ("gone",)
         assert seen[0] != OLD
         assert world.dropped == [OLD]
         await elapse(3.0)
-        status = peer.status()
+        status = peer.observation.status()
         assert (status.cluster_id, status.leader) == (seen[0], peer.node)
-        assert peer.events(0)[0].kind == "recovered"
+        assert peer.observation.events(0)[0].kind == "recovered"
         with pytest.raises(RequestError, match="has a leader"):
-            await peer.recover(actor="operator:k")
+            await peer.members.recover(actor="operator:k")
 
 
 @scenario
@@ -102,8 +104,8 @@ async def test_a_disk_that_takes_nothing_leaves_all_as_it_was() -> None:
     async with orphan() as (peer, world):
         world.home.fails = 1
         with pytest.raises(OSError, match=r".+"):
-            await peer.recover(actor="operator:k")
-        assert peer.status().cluster_id == OLD
+            await peer.members.recover(actor="operator:k")
+        assert peer.observation.status().cluster_id == OLD
         file = ClusterFile.load(world.home)
         assert file is not None
         assert file.cluster_id == OLD
@@ -118,7 +120,7 @@ async def test_it_is_refused_before_anybody_could_have_answered() -> None:
         await again.start()
         await elapse(1.0)
         with pytest.raises(RequestError) as caught:
-            await again.recover(actor="operator:k")
+            await again.members.recover(actor="operator:k")
         assert (caught.value.status, caught.value.code) == (409, "too_early")
         await again.stop()
 
@@ -149,8 +151,8 @@ def straying(world: World, **offer: Any) -> Straying:
         b"n", told["node"], told["cluster_id"], "default", 2, False, False, 1, 1
     )
     world.join_client.answers[THERE] = JoinAnswer("", "", told["cluster_id"], "default")
-    request = JoinRequest(b"", b"", "us", (), 1, 1, "", 1, 1, 1, "i")
-    return Straying(world.ports(), lambda: request)
+    ports = world.ports()
+    return Straying(ports, Applicant(PeerConfig("us"), ports, "0" * 64))
 
 
 @scenario

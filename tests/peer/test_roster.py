@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
+from fixtures.cluster_parts import FakeCalls, FakeView
 from fixtures.cluster_state import cluster, device
+from fixtures.peer_ports import FakeLinks
+from fixtures.states import Cluster
 from fixtures.virtual_time import elapse, run
 
 from aivailable.core.records import Role
@@ -47,23 +49,12 @@ def test_a_newer_list_is_taken_from_whoever_tells_it() -> None:
     assert seen(fresh, state("ab", 4), "a") == fresh, "what is replayed meanwhile is older"
 
 
-class Calls:
-    def __init__(self, answers: Mapping[str, Mapping[str, str]]) -> None:
-        self.answers = answers
-        self.asked: list[str] = []
-
-    async def ask(self, node: str, method: str, arguments: Any) -> Mapping[str, str]:
-        self.asked.append(node)
-        return self.answers[node]
-
-
-class Links:
-    def connected(self) -> tuple[str, ...]:
-        return ("b", "c")
+def view(of: State, leaderless_ms: int = 0) -> FakeView:
+    return FakeView("a", Cluster(of), leaderless_ms=leaderless_ms)
 
 
 async def answer_of(told_state: State) -> Mapping[str, str]:
-    return await roster.methods(lambda: told_state)[roster.METHOD]("a", {})
+    return await roster.methods(view(told_state))[roster.METHOD]("a", {})
 
 
 @pytest.mark.parametrize(("leaderless_ms", "asks"), [(LEADERLESS_MS, True), (0, False)])
@@ -73,13 +64,14 @@ def test_only_a_node_without_a_leader_asks(leaderless_ms: int, asks: bool) -> No
             "b": {"told": base64.b64encode(b"no list").decode()},
             "c": await answer_of(state("abcd", 9)),
         }
-        calls, learnt = Calls(answers), list[Told]()
+        links = FakeLinks(peers=["b", "c"])
+        calls, learnt = FakeCalls(answers), list[Told]()
         task = asyncio.ensure_future(
-            keep_asking(calls, Links(), lambda: leaderless_ms, learnt.append)  # type: ignore[arg-type]
+            keep_asking(calls, links, view(state("a", 1), leaderless_ms), learnt.append)  # type: ignore[arg-type]
         )
         await elapse(roster.ASK_PERIOD_S * 1.5)
         task.cancel()
-        assert calls.asked == (["b", "c"] if asks else [])
+        assert [node for node, *_ in calls.asked] == (["b", "c"] if asks else [])
         assert [news.version for news in learnt] == ([9] if asks else [])
 
     run(scenario())

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from fixtures.cluster_parts import FakeView
 from fixtures.peer_ports import FakeStream, World, turns
 from fixtures.states import equipped
 from fixtures.virtual_time import run
@@ -75,10 +76,8 @@ class Stage:
         self.routing = Routing("n1", wait_s=5.0)
         self.tasks = Tasks("test")
         self.router = Router(
-            "n1",
             self.world.ports(),
-            lambda: self.state,
-            self.liveness,
+            FakeView("n1", self, self.liveness),
             self.agent,  # type: ignore[arg-type]
             self.tasks,
         )
@@ -212,6 +211,7 @@ def test_unknown_models_and_full_queues_are_refused_at_once() -> None:
             await stage.ask(replace(REQUEST, deployment="nobody"))
         assert (caught.value.status, caught.value.code) == (404, "model_not_found")
         stage.router._reserved = dict.fromkeys(stage.replicas, 1000)
+        stage.router._under_way = {"": dict.fromkeys(stage.replicas, 1000)}
         with pytest.raises(RequestError) as caught:
             await stage.ask()
         assert caught.value.code == "queue_full"
@@ -232,6 +232,22 @@ def test_a_chat_with_a_model_that_has_no_template_is_refused_at_once() -> None:
         with pytest.raises(RequestError, match="/v1/completions") as caught:
             await stage.ask(chat)
         assert (caught.value.status, caught.value.code, stage.asked) == (400, "template_error", [])
+
+    run(scenario())
+
+
+def test_a_line_that_others_fill_is_asked_for_an_account_with_nothing_there() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.router._reserved = dict.fromkeys(stage.replicas, 1000)
+        stage.router._under_way = {"key:greedy": dict.fromkeys(stage.replicas, 1000)}
+        stage.hosts(says(started(), finished()))
+        with pytest.raises(RequestError, match="full queue"):
+            await stage.ask(replace(REQUEST, account="key:greedy"))
+        await stage.ask(replace(REQUEST, account="key:modest"))
+        ((_, forwarded),) = stage.asked
+        assert forwarded.account == "key:modest"
+        assert list(stage.router._under_way) == ["key:greedy"], "what has ended is not counted"
 
     run(scenario())
 

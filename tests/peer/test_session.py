@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, FakeStream, FakeWorker, World, turns
+from fixtures.peer_ports import FakeStream, FakeWorker, World, turns
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.core.codec import encode_command
 from aivailable.core.commands import Command, Remove, SetWindow
@@ -52,7 +53,7 @@ class Stage:
         return self.world.launcher.workers[-1]
 
     async def admit(self, name: str) -> str:
-        identity = FakeIdentity(name)
+        identity = SimIdentity.named(name)
         request = JoinRequest(
             identity.certificate, b"s", name, ("192.0.2.9",), 8421, 8420, "0.1", 1, 1, 1, "i"
         )
@@ -63,7 +64,7 @@ class Stage:
         request = DeployRequest(
             "f", engine="fake", context=64, slots=1, options={"need_bytes": "10"}
         )
-        made = await self.peer.deploy(request, actor="operator:k")
+        made = await self.peer.deployments.deploy(request, actor="operator:k")
         await elapse(3.0)
         self.worker.ready()
         await elapse(3.0)
@@ -86,26 +87,28 @@ async def test_a_founder_controls_votes_and_tells_what_it_has() -> None:
         assert state.control.node == node
         assert state.voters() == (node,)
         assert [device.device_id for device in state.inventories[node].devices] == ["d0"]
-        assert stage.peer.status().leader == node
-        assert stage.peer.ready() == (True, "")
+        assert stage.peer.observation.status().leader == node
+        assert stage.peer.observation.ready() == (True, "")
 
 
 @scenario
 async def test_a_deployment_is_placed_loaded_and_answers() -> None:
     async with Stage() as stage:
         made = await stage.deploy()
-        (shown,) = stage.peer.status().deployments
+        (shown,) = stage.peer.observation.status().deployments
         assert (shown.name, shown.state, shown.replicas_ready) == (made.name, "ready", 1)
         routing = Routing(stage.peer.node)
         got: list[GenerationEvent] = []
 
         async def ask() -> None:
-            request = Generate("r1", "f", prompt="x")
-            events = stage.peer.generate(request, None, routing)
+            request = Generate("r1", "f", prompt="x", account="key:forged")
+            events = stage.peer.inference.generate(request, "key:real", routing)
             got.extend([event async for event in events])
 
         asking = asyncio.ensure_future(ask())
         await turns(50)
+        (sent,) = [one for one in stage.worker.sent if isinstance(one, Generate)]
+        assert sent.account == "key:real", "who asks is the ingress's word, never the request's"
         told = [Started("r1", 1, prompt_ids=(1,)), Tokens("r1", (2,), "t"), Finished("r1", "stop")]
         stage.worker.step(started=(told[0],), tokens=(told[1],), finished=(told[2],))
         await asking
@@ -119,14 +122,14 @@ async def test_after_a_restart_everything_acknowledged_is_back_and_runs_again() 
     world = World()
     async with Stage(world) as stage:
         made = await stage.deploy()
-        term = stage.peer.status().term
+        term = stage.peer.observation.status().term
     async with Stage(world) as again:
-        assert again.peer.deployments() == (made,)
-        assert again.peer.status().term >= term
+        assert again.peer.observation.deployments() == (made,)
+        assert again.peer.observation.status().term >= term
         assert len(world.launcher.workers) == 2
         again.worker.ready()
         await elapse(2.0)
-        assert again.peer.status().deployments[0].replicas_ready == 1
+        assert again.peer.observation.status().deployments[0].replicas_ready == 1
 
 
 @scenario
@@ -195,8 +198,8 @@ async def test_no_one_speaks_for_another() -> None:
 async def test_the_last_member_cannot_leave() -> None:
     async with Stage() as stage:
         with pytest.raises(ProposalRejected, match="last member"):
-            await stage.peer.leave()
-        assert stage.peer.ready()[0]
+            await stage.peer.members.leave()
+        assert stage.peer.observation.ready()[0]
 
 
 @scenario
@@ -211,13 +214,15 @@ async def test_who_was_removed_keeps_nothing_of_the_cluster() -> None:
             await stage.session.proposer.propose(remove, actor="operator:k", reason="test")
         await elapse(3.0)
         assert stage.peer.session is None
-        assert stage.peer.status().phase == "removed"
+        assert stage.peer.observation.status().phase == "removed"
         assert CLUSTER_FILE not in stage.world.home.files
         assert stage.world.dropped == [cluster_id]
         assert stage.world.links.contacts == ()
         assert stage.worker.killed
         with pytest.raises(RequestError, match=r"no cluster|removed"):
-            stage.peer.generate(Generate("r", "f", prompt="x"), None, Routing(stage.peer.node))
+            stage.peer.inference.generate(
+                Generate("r", "f", prompt="x"), "", Routing(stage.peer.node)
+            )
 
 
 @scenario
@@ -226,12 +231,12 @@ async def test_before_it_belongs_to_a_cluster_it_says_so() -> None:
     peer = Peer(PeerConfig("host1"), world.ports(), lambda text: None)
     await peer.start()
     await turns()
-    assert peer.status().phase == "seeking"
-    assert not peer.ready()[0]
-    assert peer.find_key(peer.admin_key) is not None
-    assert peer.find_key("guess") is None
+    assert peer.observation.status().phase == "seeking"
+    assert not peer.observation.ready()[0]
+    assert peer.api_keys.find_key(peer.admin_key) is not None
+    assert peer.api_keys.find_key("guess") is None
     with pytest.raises(RequestError) as caught:
-        await peer.propose(SetWindow(0), actor="operator:k", reason="")
+        await peer.changes.propose(SetWindow(0), actor="operator:k", reason="")
     assert (caught.value.status, caught.value.code) == (503, "not_a_member")
     peer.message("n2", Heartbeat("n2", "i", 1, 1))
     peer.link_up("n2", "i", "0.1")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fixtures.cluster_parts import FakeView
 from fixtures.peer_ports import FakeStream, World, turns
 from fixtures.states import DIGEST, equipped
 from fixtures.virtual_time import elapse, run
@@ -36,7 +37,7 @@ class Stage:
         self.ends: Ends = []
         self.transfers = Transfers(
             self.world.ports(),
-            lambda: self.state,
+            FakeView("n1", self),
             lambda digest, error: self.ends.append((digest, error)),
         )
 

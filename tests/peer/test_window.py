@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from fixtures.peer_ports import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aivailable.core.records import JoinWindow
 from aivailable.peer.window import INHERIT_GRACE_S, WindowClock
 
-
-@dataclass
-class Clock:
-    now_s: float = 100.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def wall_ms(self) -> int:
-        return 0
-
-
 OPEN = JoinWindow(serial=1, open=True, duration_s=60)
 SHUT = JoinWindow(serial=2)
 
 
 def test_a_window_seen_live_ends_after_its_duration() -> None:
-    clock = Clock()
+    clock = HandClock()
     window = WindowClock(clock)
     window.see(OPEN, live=True)
     assert (window.left_s(OPEN), window.admits(OPEN), window.expired(OPEN)) == (60, True, False)
@@ -38,7 +25,7 @@ def test_a_window_seen_live_ends_after_its_duration() -> None:
 
 
 def test_seeing_the_same_window_again_does_not_restart_it() -> None:
-    clock = Clock()
+    clock = HandClock()
     window = WindowClock(clock)
     window.see(OPEN, live=True)
     clock.now_s += 40
@@ -47,7 +34,7 @@ def test_seeing_the_same_window_again_does_not_restart_it() -> None:
 
 
 def test_a_newcomer_keeps_what_it_heard_before_its_first_state() -> None:
-    clock = Clock()
+    clock = HandClock()
     window = WindowClock(clock)
     window.hear(30)
     clock.now_s += 10
@@ -58,7 +45,7 @@ def test_a_newcomer_keeps_what_it_heard_before_its_first_state() -> None:
 
 
 def test_what_was_heard_early_never_lengthens_a_window() -> None:
-    clock = Clock()
+    clock = HandClock()
     window = WindowClock(clock)
     window.hear(10_000)
     window.see(OPEN, live=False)
@@ -68,7 +55,7 @@ def test_what_was_heard_early_never_lengthens_a_window() -> None:
 
 
 def test_after_a_restart_nobody_is_admitted_and_the_window_expires() -> None:
-    clock = Clock()
+    clock = HandClock()
     window = WindowClock(clock)
     window.see(OPEN, live=False)
     assert not window.admits(OPEN)
@@ -79,7 +66,7 @@ def test_after_a_restart_nobody_is_admitted_and_the_window_expires() -> None:
 
 
 def test_after_a_restart_a_heartbeat_tells_the_rest() -> None:
-    clock = Clock()
+    clock = HandClock()
     window = WindowClock(clock)
     window.see(OPEN, live=False)
     clock.now_s += INHERIT_GRACE_S - 1
@@ -92,7 +79,7 @@ def test_after_a_restart_a_heartbeat_tells_the_rest() -> None:
 
 
 def test_locking_ends_it_and_a_late_heartbeat_does_not_open_it() -> None:
-    clock = Clock()
+    clock = HandClock()
     window = WindowClock(clock)
     window.see(OPEN, live=True)
     window.see(SHUT, live=True)
@@ -119,7 +106,7 @@ def test_no_window_outlives_its_duration_from_when_its_rest_became_known(
     duration_s: int, steps: list[tuple[str, int]]
 ) -> None:
     """Heartbeats of laggards may say anything: each process admits for `duration_s` at most."""
-    clock = Clock()
+    clock = HandClock()
     window, record = WindowClock(clock), JoinWindow(7, True, duration_s)
     admitted_since: float | None = None
     for step, value in steps:

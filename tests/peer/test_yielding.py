@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fixtures.peer_ports import FakeIdentity, World
+from fixtures.peer_ports import World
 from fixtures.virtual_time import elapse, run
+from sim.ports import SimIdentity
 
 from aivailable.peer.membership import PRISTINE_PERIOD_S
 from aivailable.peer.node import Peer
@@ -25,11 +26,11 @@ def test_a_seed_that_does_not_come_is_gone_to(pristine: bool) -> None:
     """It was named here, not there: it never hears of us. One in use is gone to at once."""
 
     async def on_virtual_time() -> None:
-        world, other = World(), FakeIdentity("other")
+        world, other = World(), SimIdentity.named("other")
         peer = Peer(PeerConfig("host1", seeds=(SEED,)), world.ports())
         await peer.start()
         await elapse(FOUND_S)
-        assert peer.status().cluster_id not in ("", GREATEST_ID)
+        assert peer.observation.status().cluster_id not in ("", GREATEST_ID)
         seat = Seat(other.node, other.certificate, (SEED[0],), SEED[1], True)
         offer = JoinOffer(b"n" * 32, other.node, GREATEST_ID, "default", 1, pristine, True, 1, 1)
         world.join_client.answers[SEED] = JoinAnswer("", "", GREATEST_ID, "default", (seat,))

@@ -69,7 +69,7 @@ class Moves:
         self.busy = True
         self.done[how] = self.done.get(how, 0) + 1
         if how == "leaves":
-            self._leave = self._ask(name, lambda run: run.peer.leave())
+            self._leave = self._ask(name, lambda run: run.peer.members.leave())
         else:
             self._ghosts.append(node)
         if how == "replaced":
@@ -101,7 +101,8 @@ class Moves:
         asked = [name for name in asked if self._world.machine(name).node != node]
         if asked:
             task = self._ask(
-                self._rng.choice(asked), lambda run: run.peer.remove(node, actor="operator:sim")
+                self._rng.choice(asked),
+                lambda run: run.peer.members.remove(node, actor="operator:sim"),
             )
             await asyncio.wait([task])
             if not task.cancelled() and task.result() == "":
@@ -123,7 +124,7 @@ class Moves:
             now_s = self._world.loop.time()
             if now_s - self._unlisted_s.setdefault(name, now_s) >= UNLISTED_S:
                 del self._unlisted_s[name]
-                self._ask(name, lambda run: run.peer.leave())
+                self._ask(name, lambda run: run.peer.members.leave())
 
     def _listed(self, name: str) -> bool:
         """Whether the newest state of its own cluster, or this node's lone one, has it."""

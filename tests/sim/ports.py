@@ -1,7 +1,8 @@
 """The small simulated ports: clock, chance, home, identity, log store, model files, prediction.
 
 Each belongs to one process and loses its effect at that process's death. What survives a death is
-the `Machine` of sim.hardware that they are given. Built by sim.world.
+the `Machine` of sim.hardware that they are given. Built by sim.world, and by fixtures.peer_ports
+for the tests of the peer's parts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from fixtures.virtual_time import elapse
@@ -25,6 +27,7 @@ from aivailable.wire.peer import DeviceLoad, FileChunk
 
 WALL_START_MS = 1_800_000_000_000
 WALL_SKEW_MAX_MS = 3_600_000
+OFFSET_MAX_S = 10_000.0
 CHUNK_BYTES = 8 * 1024
 CHUNK_PAUSE_S = 0.02
 """Weights are sent paced, so that a fault can fall into the middle of a file."""
@@ -32,18 +35,24 @@ BYTES_PER_TOKEN = 1024
 
 
 class SimClock:
-    """Monotonic time with an offset of its own per start; a wall clock that is wrong."""
+    """The running loop's time. With `drawn`, monotonic time has an offset of its own per start,
+    and the wall clock is wrong."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, rng: random.Random) -> None:
-        self._loop = loop
-        self._offset_s = rng.uniform(0.0, 10_000.0)
-        self._skew_ms = rng.randint(-WALL_SKEW_MAX_MS, WALL_SKEW_MAX_MS)
+    def __init__(self, offset_s: float = 0.0, skew_ms: int = 0) -> None:
+        self._offset_s = offset_s
+        self._skew_ms = skew_ms
+
+    @classmethod
+    def drawn(cls, rng: random.Random) -> SimClock:
+        offset_s = rng.uniform(0.0, OFFSET_MAX_S)
+        return cls(offset_s, rng.randint(-WALL_SKEW_MAX_MS, WALL_SKEW_MAX_MS))
 
     def monotonic(self) -> float:
-        return self._loop.time() + self._offset_s
+        return asyncio.get_running_loop().time() + self._offset_s
 
     def wall_ms(self) -> int:
-        return WALL_START_MS + self._skew_ms + round(self._loop.time() * 1000)
+        passed_ms = round(asyncio.get_running_loop().time() * 1000)
+        return WALL_START_MS + self._skew_ms + passed_ms
 
 
 class SimRandomness:
@@ -60,46 +69,47 @@ class SimRandomness:
         return self._random.randbytes(count)
 
 
+@dataclass
 class SimIdentity:
     """The same node at every start; another instance each time."""
 
-    def __init__(self, machine: Machine, instance_id: str) -> None:
-        self._certificate = machine.certificate
-        self._node = node_id(machine.certificate)
-        self._instance_id = instance_id
+    certificate: bytes
+    instance_id: str
+    node: NodeId = ""
 
-    @property
-    def node(self) -> NodeId:
-        return self._node
+    def __post_init__(self) -> None:
+        self.node = self.node or node_id(self.certificate)
 
-    @property
-    def certificate(self) -> bytes:
-        return self._certificate
-
-    @property
-    def instance_id(self) -> str:
-        return self._instance_id
+    @classmethod
+    def named(cls, name: str) -> SimIdentity:
+        """One that is known by a name only."""
+        return cls(name.encode(), f"instance of {name}")
 
 
 class SimHome:
-    """Facts on the machine's disk: atomic and durable, as long as the process lives."""
+    """Facts on the machine's disk: atomic and durable, as long as the process lives. `fails`: so
+    many of the next saves raise OSError."""
 
     def __init__(self, machine: Machine, process: Process) -> None:
+        self.files = machine.files
+        self.fails = 0
         self._machine = machine
-        self._files = machine.files
         self._process = process
 
     def load(self, name: str) -> bytes | None:
-        return self._files.get(name)
+        return self.files.get(name)
 
     def save(self, name: str, data: bytes) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise OSError("no space left on device")
         if self._process.alive:
-            self._files[name] = bytes(data)
+            self.files[name] = bytes(data)
             self._machine.wrote()
 
     def remove(self, name: str) -> None:
         if self._process.alive:
-            self._files.pop(name, None)
+            self.files.pop(name, None)
             self._machine.wrote()
 
 
@@ -136,11 +146,12 @@ class SimStore:
 class SimDevices:
     """ports.DevicePort: what the machine has, less what its workers hold."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, engines: tuple[str, ...] = ("fake",)) -> None:
+        self.engines = engines
         self._machine = machine
 
     def inventory(self, node: NodeId) -> Inventory:
-        return Inventory(node=node, devices=self._machine.devices, engines=("fake",))
+        return Inventory(node=node, devices=self._machine.devices, engines=self.engines)
 
     def load(self) -> tuple[DeviceLoad, ...]:
         return tuple(

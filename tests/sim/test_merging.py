@@ -60,7 +60,7 @@ async def formed(world: World, names: list[str]) -> None:
 
 
 async def recover(world: World, name: str) -> Recovered:
-    task = world.on_behalf(name, lambda run: run.peer.recover(actor="operator:test"))
+    task = world.on_behalf(name, lambda run: run.peer.members.recover(actor="operator:test"))
     assert task is not None
     result = await task
     assert isinstance(result, Recovered)
@@ -71,7 +71,7 @@ async def change(world: World, name: str, label: str) -> None:
     """One acknowledged command through this node."""
     key = PutKey(make_key(label))
     task = world.on_behalf(
-        name, lambda run: run.peer.propose(key, actor="operator:test", reason=label)
+        name, lambda run: run.peer.changes.propose(key, actor="operator:test", reason=label)
     )
     assert task is not None
     await task
@@ -157,7 +157,7 @@ def test_a_death_in_the_middle_leaves_the_old_cluster_or_the_new(after_s: float)
         await until(world, lambda: voters(world, survivor) == 3)
         task = world.on_behalf(
             survivor,
-            lambda run: run.peer.propose(
+            lambda run: run.peer.changes.propose(
                 PutDeployment(fake_deployment("model", 1 << 20, 1)), actor="operator:t", reason="d"
             ),
         )
@@ -168,7 +168,9 @@ def test_a_death_in_the_middle_leaves_the_old_cluster_or_the_new(after_s: float)
         world.kill(other)
         world.kill("n3")
         await elapse(15.0)
-        attempt = world.on_behalf(survivor, lambda run: run.peer.recover(actor="operator:t"))
+        attempt = world.on_behalf(
+            survivor, lambda run: run.peer.members.recover(actor="operator:t")
+        )
         assert attempt is not None
         await elapse(after_s)
         world.kill(survivor, power=True)
@@ -222,7 +224,7 @@ class Two:
 
 
 async def order(world: World, name: str, into: str) -> None:
-    task = world.on_behalf(name, lambda run: run.peer.merge(into, actor="operator:t"))
+    task = world.on_behalf(name, lambda run: run.peer.members.merge(into, actor="operator:t"))
     assert task is not None
     await task
 
@@ -230,7 +232,7 @@ async def order(world: World, name: str, into: str) -> None:
 async def deploy(world: World, name: str, label: str) -> None:
     body = PutDeployment(fake_deployment(label, 1 << 20, 1))
     task = world.on_behalf(
-        name, lambda run: run.peer.propose(body, actor="operator:t", reason=label)
+        name, lambda run: run.peer.changes.propose(body, actor="operator:t", reason=label)
     )
     assert task is not None
     await task
@@ -238,14 +240,15 @@ async def deploy(world: World, name: str, label: str) -> None:
 
 async def open_window(world: World, name: str) -> None:
     task = world.on_behalf(
-        name, lambda run: run.peer.propose(SetWindow(600), actor="operator:t", reason="admit")
+        name,
+        lambda run: run.peer.changes.propose(SetWindow(600), actor="operator:t", reason="admit"),
     )
     assert task is not None
     await task
 
 
 def advice(world: World, name: str) -> str:
-    return world.running[name].peer.status().advice
+    return world.running[name].peer.observation.status().advice
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -306,7 +309,8 @@ def test_a_closed_window_of_the_winner_refuses_and_says_what_to_type() -> None:
         await two.form()
         winner, loser = two.ids()
         lock = world.on_behalf(
-            "n1", lambda run: run.peer.propose(SetWindow(0), actor="operator:t", reason="lock")
+            "n1",
+            lambda run: run.peer.changes.propose(SetWindow(0), actor="operator:t", reason="lock"),
         )
         assert lock is not None
         await lock

@@ -328,7 +328,7 @@ def test_the_leader_leaves_and_another_takes_over(nodes: int) -> None:
     async def story(scene: Scene) -> None:
         leader = scene.leader()
         await scene.deploy_on(AWAY, [leader])
-        task = scene.world.on_behalf(leader, lambda run: run.peer.leave())
+        task = scene.world.on_behalf(leader, lambda run: run.peer.members.leave())
         assert task is not None
         await task
         await scene.stop(leader)
@@ -347,7 +347,9 @@ def test_the_leader_is_removed_by_an_operator(nodes: int) -> None:
         operator = next(name for name in scene.on() if name != leader)
         node = scene.world.machine(leader).node
         await scene.change(SetWindow(0))
-        task = scene.world.on_behalf(operator, lambda r: r.peer.remove(node, actor="operator:sim"))
+        task = scene.world.on_behalf(
+            operator, lambda r: r.peer.members.remove(node, actor="operator:sim")
+        )
         assert task is not None
         await task
         await scene.until(lambda: gone(scene, leader), NIGHT_LIMIT_S)
@@ -404,11 +406,13 @@ def test_a_removed_voter_comes_back_and_votes_again(nodes: int) -> None:
     async def story(scene: Scene) -> None:
         leader, voter = scene.leader(), scene.followers()[0]
         node = scene.world.machine(voter).node
-        task = scene.world.on_behalf(leader, lambda r: r.peer.remove(node, actor="operator:sim"))
+        task = scene.world.on_behalf(
+            leader, lambda r: r.peer.members.remove(node, actor="operator:sim")
+        )
         assert task is not None
         await task
         await elapse(STEP_S)
-        task = scene.world.on_behalf(voter, lambda run: run.peer.leave())
+        task = scene.world.on_behalf(voter, lambda run: run.peer.members.leave())
         assert task is not None
         await task
         await scene.stop(voter)

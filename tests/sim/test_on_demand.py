@@ -66,7 +66,7 @@ class Story:
     async def deploy(self, wanted: Deployment) -> None:
         async def put(run: Running) -> None:
             body: Body = PutDeployment(wanted)
-            await run.peer.propose(body, actor="operator", reason="test")
+            await run.peer.changes.propose(body, actor="operator", reason="test")
 
         await self.behalf(self.world.leader() or "n1", put)
         states = self.world.states
@@ -82,7 +82,7 @@ class Story:
         async def answer(run: Running) -> str:
             routing = Routing(run.peer.node, wait_s=wait_s)
             try:
-                async for event in run.peer.generate(request, None, routing):
+                async for event in run.peer.inference.generate(request, "", routing):
                     if isinstance(event, Finished):
                         return "done"
             except RequestError as error:
@@ -173,7 +173,7 @@ def test_a_paused_machine_is_empty_until_its_time_is_over() -> None:
         node = story.world.machine("n2").node
 
         async def pause(run: Running) -> object:
-            return await run.peer.pause(node, 30)
+            return await run.peer.members.pause(node, 30)
 
         await story.behalf("n1", pause)
         begun_s = story.world.loop.time()

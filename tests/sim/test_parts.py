@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from fixtures.mesh import Listener
 from fixtures.virtual_time import elapse
 from sim.checks import Checker
 from sim.faults import Damage
@@ -33,37 +33,18 @@ from aivailable.wire.peer import RaftMessage
 NAMES = ("a", "b")
 
 
-class Listener:
-    """A LinkListener that remembers, and echoes what a stream brings."""
+class Echo:
+    """Sends back what a stream brings. `resets`: the codes of streams that the other side ended."""
 
     def __init__(self) -> None:
-        self.ups: list[str] = []
-        self.downs: list[str] = []
-        self.refusals: list[str] = []
-        self.got: list[Any] = []
-        self.ended: list[str] = []
+        self.resets: list[str] = []
 
-    def link_up(self, node: str, instance_id: str, version: str) -> None:
-        self.ups.append(node)
-
-    def link_down(self, node: str, reason: str) -> None:
-        self.downs.append(reason)
-
-    def message(self, node: str, message: Any) -> None:
-        self.got.append(message)
-
-    def refused(self, node: str, code: str, message: str) -> None:
-        self.refusals.append(code)
-
-    async def serve_stream(self, node: str, first: Any, stream: Stream) -> None:
+    async def __call__(self, node: str, first: Any, stream: Stream) -> None:
         try:
             while (message := await stream.receive()) is not None:
                 await stream.send(message)
-        except asyncio.CancelledError:
-            self.ended.append("cancelled")
-            raise
         except StreamReset as error:
-            self.ended.append(error.code)
+            self.resets.append(error.code)
 
 
 class Cable:
@@ -76,12 +57,17 @@ class Cable:
         self.network = Network(loop, random.Random(2), self.damage, self.trace)
         self.network.start()
         board = Switchboard(self.network)
-        self.listeners = {name: Listener() for name in NAMES}
+        self.echo = Echo()
+        self.listeners = {name: Listener(self.echo) for name in NAMES}
         self.processes = {name: Process(name, 1) for name in NAMES}
         self.links = {
             name: SimLinks(board, self.processes[name], name, f"ip {name}", "i", "1")
             for name in NAMES
         }
+
+    def got(self, name: str) -> list[Any]:
+        """The control messages that came to a process."""
+        return [message for _, _, message in self.listeners[name].of("message")]
 
     async def connect(self, clusters: tuple[str, str] = ("c", "c")) -> None:
         for name, cluster in zip(NAMES, clusters, strict=True):
@@ -107,11 +93,11 @@ def test_links_need_one_cluster_and_carry_messages_in_order() -> None:
     async def scenario(cable: Cable) -> None:
         await cable.connect()
         assert cable.links["a"].connected() == ("b",)
-        assert cable.listeners["b"].ups == ["a"]
+        assert [node for _, node, _ in cable.listeners["b"].of("up")] == ["a"]
         for number in range(50):
             assert cable.links["a"].send("b", RaftMessage(bytes([number])))
         await elapse(1.0)
-        assert [message.data[0] for message in cable.listeners["b"].got] == list(range(50))
+        assert [message.data[0] for message in cable.got("b")] == list(range(50))
 
     run(scenario)
 
@@ -120,7 +106,7 @@ def test_another_cluster_is_refused() -> None:
     async def scenario(cable: Cable) -> None:
         await cable.connect(("c", "other"))
         assert cable.links["a"].connected() == ()
-        assert set(cable.listeners["a"].refusals) == {"other_cluster"}
+        assert {code for *_, code in cable.listeners["a"].of("refused")} == {"other_cluster"}
 
     run(scenario)
 
@@ -131,14 +117,15 @@ def test_a_short_cut_delays_and_a_long_one_breaks() -> None:
         cable.damage.cut("a", "b", cable.loop.time())
         cable.links["a"].send("b", RaftMessage(b"late"))
         await elapse(1.0)
-        assert cable.listeners["b"].got == []
+        assert cable.got("b") == []
         cable.damage.heal()
         await elapse(0.5)
-        assert cable.listeners["b"].got == [RaftMessage(b"late")]
+        assert cable.got("b") == [RaftMessage(b"late")]
         cable.damage.cut("a", "b", cable.loop.time())
         await elapse(3.0)
         assert cable.links["b"].connected() == ()
-        assert [listener.downs for listener in cable.listeners.values()] == [["silent"]] * 2
+        for listener in cable.listeners.values():
+            assert [reason for *_, reason in listener.of("down")] == ["silent"]
         cable.damage.heal()
         await elapse(2.0)
         assert cable.links["b"].connected() == ("a",)
@@ -159,7 +146,7 @@ def test_loss_takes_control_messages_and_never_a_stream() -> None:
             assert echo.ids == (number,)
         stream.finish()
         assert await stream.receive() is None
-        assert 20 < len(cable.listeners["b"].got) < 80
+        assert 20 < len(cable.got("b")) < 80
 
     run(scenario)
 
@@ -171,7 +158,7 @@ def test_a_stream_ends_by_reset_and_by_the_death_of_its_host() -> None:
         await elapse(0.5)
         first.reset("cancelled")
         await elapse(0.5)
-        assert cable.listeners["b"].ended == ["cancelled"]
+        assert cable.echo.resets == ["cancelled"]
         second = await cable.links["a"].open_stream("b", Generate("r", "d"))
         await elapse(0.5)
         victim = cable.processes["b"]

@@ -178,7 +178,7 @@ class Workload:
         if session is None or self._world.main not in ("", session.file.cluster_id):
             return "no session"
         try:
-            await run.peer.propose(body, actor="operator:sim", reason=reason)
+            await run.peer.changes.propose(body, actor="operator:sim", reason=reason)
         except ProposalRejected as error:
             if error.code not in BEFORE_THE_LOG:
                 self._world.checker.refused(session.file.cluster_id, reason)
@@ -225,7 +225,7 @@ class Workload:
         text, ended = "", ""
         try:
             routing = Routing(ingress=run.peer.node)
-            async for event in run.peer.generate(generate, None, routing):
+            async for event in run.peer.inference.generate(generate, "", routing):
                 match event:
                     case Tokens(text=piece):
                         text += piece

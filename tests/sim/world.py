@@ -106,7 +106,7 @@ class World:
     def _build(self, machine: Machine, process: Process) -> Running:
         life = f"{self.seed} {process!r}"
         instance_id = random.Random(f"instance {life}").randbytes(8).hex()
-        identity = SimIdentity(machine, instance_id)
+        identity = SimIdentity(machine.certificate, instance_id)
         discovery = SimDiscovery(self.lan, process, machine.address)
         links = SimLinks(self.board, process, identity.node, machine.address, instance_id, "0.1.0")
         launcher = SimLauncher(machine, process, random.Random(f"workers {life}"), self.trace)
@@ -120,7 +120,7 @@ class World:
                 machine.wrote()
 
         ports = Ports(
-            clock=SimClock(self.loop, random.Random(f"clock {life}")),
+            clock=SimClock.drawn(random.Random(f"clock {life}")),
             randomness=SimRandomness(f"dice {life}"),
             identity=identity,
             home=SimHome(machine, process),

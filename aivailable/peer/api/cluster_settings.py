@@ -1,7 +1,7 @@
 """`/cluster/v1/settings`: what holds for the whole cluster.
 
 Owns rendering and the words of a refusal; keys, units and ranges are `core.settings`'. Changes
-need an admin key. Its routes are part of `cluster.ClusterApi`.
+need an admin key.
 """
 
 from __future__ import annotations
@@ -12,39 +12,67 @@ from aivailable.core.commands import PutSettings
 from aivailable.core.records import ClusterSettings
 from aivailable.core.settings import SETTINGS, changed
 from aivailable.errors import RequestError
-from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.answer_types import SettingsPage
+from aivailable.peer.api.documents import json_answer
+from aivailable.peer.api.fields import Flag, Integer, Object
 from aivailable.peer.api.parameters import read_body
-from aivailable.peer.service import Service
+from aivailable.peer.api.routes import Access, Answer, Body, Route
+from aivailable.peer.service import Changes, Observation
+
+CHANGES = Object(
+    {
+        one.key: Integer(one.least, one.most, text=f"{one.unit}: {one.meaning}")
+        if one.unit
+        else Flag(text=one.meaning)
+        for one in SETTINGS
+    },
+    closed=True,
+)
 
 
 class SettingsApi:
     """The handlers."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, observation: Observation, changes: Changes) -> None:
+        self._observation = observation
+        self._changes = changes
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         path = "/cluster/v1/settings"
-        return [web.get(path, self.show), web.patch(path, self.change)]
+        page = (Answer(SettingsPage, "all settings"),)
+        return [
+            Route("GET", path, self.show, "The cluster's settings with units and ranges", page),
+            Route(
+                "PATCH",
+                path,
+                self.change,
+                "Change the keys of the body, all of them or none",
+                page,
+                access=Access.ADMIN,
+                body=Body("Settings", CHANGES),
+                errors=(409,),
+            ),
+        ]
 
     async def show(self, _: web.Request) -> web.Response:
-        return web.json_response(_page(self._service.settings()))
+        return json_answer(_page(self._observation.settings()))
 
     async def change(self, request: web.Request) -> web.Response:
         """The keys of the body are changed, all of them or none."""
-        call = require_admin(request)
+        call = call_of(request)
         wishes = (await read_body(request)).plain()
         try:
-            settings = changed(self._service.settings(), wishes)
+            settings = changed(self._observation.settings(), wishes)
         except ValueError as error:
             raise RequestError(400, "invalid_setting", str(error)) from error
-        await self._service.propose(
+        await self._changes.propose(
             PutSettings(settings), actor=call.actor, reason=f"api {call.request_id}"
         )
-        return web.json_response(_page(settings))
+        return json_answer(_page(settings))
 
 
-def _page(settings: ClusterSettings) -> dict[str, object]:
+def _page(settings: ClusterSettings) -> SettingsPage:
     defaults = ClusterSettings()
     return {
         "settings": [

@@ -1,4 +1,4 @@
-"""One or several runs of `Service.generate` for one HTTP request, as every dialect consumes them.
+"""One or several runs of `Inference.generate` for one HTTP request, as every dialect consumes them.
 
 Owns the tasks that read the service's events and the figures they leave in the call's record;
 it must not know any dialect. One task does all the reading and the closing of a run, so that the
@@ -16,7 +16,7 @@ from functools import partial
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call
-from aivailable.peer.service import Routing, Service
+from aivailable.peer.service import Inference, Routing
 from aivailable.wire.generation import Failed, Finished, Generate, GenerationEvent, Started, Tokens
 
 WAIT_S = 60.0
@@ -42,7 +42,7 @@ class Generation:
 
     def __init__(
         self,
-        service: Service,
+        inference: Inference,
         requests: Sequence[Generate],
         call: Call,
         *,
@@ -52,7 +52,7 @@ class Generation:
         self._call = call
         self._per_prompt = per_prompt
         self._loop = asyncio.get_running_loop()
-        self._runs = [_Run(Routing(ingress=service.node, wait_s=wait_s)) for _ in requests]
+        self._runs = [_Run(Routing(ingress=inference.node, wait_s=wait_s)) for _ in requests]
         call.routing = self._runs[0].routing
         self._unheard = True
         self._waiting: deque[tuple[int, GenerationEvent | None]] = deque()
@@ -61,7 +61,7 @@ class Generation:
         self._room = asyncio.Event()
         self._pumps: list[asyncio.Task[None]] = []
         for index, (request, run) in enumerate(zip(requests, self._runs, strict=True)):
-            source = service.generate(request, call.key, run.routing)
+            source = inference.generate(request, call.account, run.routing)
             pump = self._loop.create_task(self._read(index, source))
             pump.add_done_callback(partial(self._ended, index))
             self._pumps.append(pump)

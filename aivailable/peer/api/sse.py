@@ -1,18 +1,26 @@
 """Server-sent events (WHATWG HTML, "Server-sent events"): the frames, and nothing of their sense.
 
 Writing waits for the socket (back-pressure). A client that is gone raises ClientGone or cancels
-the handler; both end the request as cancelled in `server`.
+the handler; both end the request as cancelled in `server`. So does a client that reads nothing for
+UNREAD_MAX_S: its answer holds a slot that others may wait for.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from aivailable.peer.api.errors import ClientGone
+from aivailable.wire.schema import to_json
+
+UNREAD_MAX_S = 60.0
+"""How long a client may take nothing while the buffers on its way are full."""
+
+log = logging.getLogger("aivailable.api")
 
 
 class SseWriter:
@@ -39,19 +47,20 @@ class SseWriter:
 
     async def data(self, value: Any) -> None:
         """One unnamed event with JSON data."""
-        await self._write(f"data: {compact(value)}\n\n")
+        await self._write(b"data: %b\n\n" % to_json(value))
 
     async def event(self, event_id: int, kind: str, value: Any) -> None:
         """One named event that a client can resume after."""
-        await self._write(f"id: {event_id}\nevent: {kind}\ndata: {compact(value)}\n\n")
+        head = f"id: {event_id}\nevent: {kind}\ndata: ".encode()
+        await self._write(b"%b%b\n\n" % (head, to_json(value)))
 
     async def raw(self, text: str) -> None:
         """One unnamed event that is not JSON: OpenAI's [DONE]."""
-        await self._write(f"data: {text}\n\n")
+        await self._write(f"data: {text}\n\n".encode())
 
     async def comment(self, text: str) -> None:
         """Something to keep proxies and clients from giving up; clients ignore it."""
-        await self._write(f": {text}\n\n")
+        await self._write(f": {text}\n\n".encode())
 
     async def end(self) -> web.StreamResponse:
         try:
@@ -60,12 +69,15 @@ class SseWriter:
             raise ClientGone from error
         return self._response
 
-    async def _write(self, text: str) -> None:
+    async def _write(self, data: bytes) -> None:
         try:
-            await self._response.write(text.encode("utf-8", "replace"))
+            async with asyncio.timeout(UNREAD_MAX_S):
+                await self._response.write(data)
+        except TimeoutError as error:
+            log.info("a client has read nothing for %.0f s: its answer is ended", UNREAD_MAX_S)
+            # What waits to be sent would keep the connection open for ever.
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ClientGone from error
         except ConnectionError as error:
             raise ClientGone from error
-
-
-def compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -260,6 +260,7 @@ class SystemDevices:
             temperature_c=by_kernel.temperature_c
             if reading.temperature_c is None
             else reading.temperature_c,
+            power_w=by_kernel.power_w if reading.power_w is None else reading.power_w,
             utilization=max(reading.utilization, by_kernel.utilization),
         )
 

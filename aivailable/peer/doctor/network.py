@@ -40,6 +40,7 @@ from aivailable.peer.doctor.findings import (
     Target,
 )
 from aivailable.peer.identity import node_id_of
+from aivailable.peer.ports import Endpoints
 from aivailable.peer.trust import SNI_JOIN, join_context, peer_certificate
 from aivailable.wire import frames
 from aivailable.wire.frames import FrameDecoder
@@ -132,7 +133,7 @@ def _has_carrier(name: str) -> bool:
 
 async def hear(only: tuple[str, ...], seconds: float) -> HearingFinding:
     """What mDNS brings in `seconds`, without announcing anything."""
-    discovery = MdnsDiscovery(lambda: 0, only)
+    discovery = MdnsDiscovery(Endpoints(), only)
     await discovery.start()
     try:
         await asyncio.sleep(seconds)

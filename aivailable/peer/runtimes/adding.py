@@ -1,16 +1,16 @@
 """`runtime add` as a whole: the cards of this machine, the recipe for them, the making.
 
-Owns the order of these. The only module of this room that looks at devices.
+Owns the order of these. Who looks at the cards is an argument: `peer.devices` asks the runtimes
+what they can use, so this room must not ask it back.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aivailable.core.records import Backend
-from aivailable.peer.devices.offload import Offload
-from aivailable.peer.devices.system import SystemDevices
 from aivailable.peer.runtimes.interpreters import BACKENDS, Runtime
 from aivailable.peer.runtimes.making import Maker, Say, Wish, half_made, remove, whole
 from aivailable.peer.runtimes.recipes import Recipe, RuntimeTrouble, missing, recipe
@@ -18,7 +18,8 @@ from aivailable.peer.runtimes.tools import look_around
 
 __all__ = ["BACKENDS", "add", "half_made", "remove", "whole"]
 
-_VENDORS = {Backend.CUDA: "nvidia", Backend.ROCM: "amd"}
+CardsSeen = Callable[[Backend], Awaitable[tuple[str, ...]]]
+"""The architectures of this machine's cards that a backend could serve."""
 
 
 async def add(
@@ -28,9 +29,10 @@ async def add(
     wheels: tuple[str, ...],
     offline: bool,
     say: Say,
+    cards_seen: CardsSeen,
 ) -> Runtime:
-    """Make a runtime, or go on with a half-made one. `architectures`: instead of those of the
-    cards seen. Raises RuntimeTrouble."""
+    """Make a runtime, or go on with a half-made one. `architectures`: instead of those of
+    `cards_seen`, which is asked only where they are needed. Raises RuntimeTrouble."""
     if offline and not wheels:
         raise RuntimeTrouble("--offline needs --find-links with a folder of wheels")
     tools = await asyncio.to_thread(look_around)
@@ -48,20 +50,3 @@ async def add(
     for note in chosen.notes:
         say(note)
     return await Maker(home, wish, chosen, tools, say).make()
-
-
-async def cards_seen(backend: Backend) -> tuple[str, ...]:
-    """Architectures of this machine's cards of the backend's vendor."""
-
-    async def nothing() -> Offload:
-        return Offload(False)
-
-    devices = SystemDevices((), dict, offload=nothing)
-    await devices.look()
-    devices.close()
-    vendor = _VENDORS.get(backend)
-    return tuple(
-        gpu.architecture
-        for gpu in devices.gpus
-        if gpu.vendor == vendor and gpu.architecture and not gpu.integrated
-    )

@@ -7,7 +7,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fixtures.api_service import FakeService, FixedClock
+from fixtures.api_service import FakeService
+from fixtures.peer_ports import HandClock
 
 from aivailable.peer.api.server import ApiServer
 
@@ -26,9 +27,9 @@ async def serve(service: FakeService) -> AsyncIterator[Serve]:
 
     async def start(behind: FakeService = service, **options: Any) -> ApiServer:
         options.setdefault("hosts", ("127.0.0.1",))
-        server = ApiServer(behind, FixedClock(), port=0, **options)
+        server = ApiServer(behind, HandClock(), port=0, **options)
         await server.start()
-        behind.api_port = server.port
+        behind.observation.api_port = server.port
         started.append(server)
         return server
 

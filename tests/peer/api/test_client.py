@@ -38,7 +38,7 @@ def nobody() -> str:
 
 
 async def test_everything_that_can_be_read(client: Client, service: FakeService) -> None:
-    assert await client.state() == service.status()
+    assert await client.state() == service.observation.status()
     assert await client.models() == (MODEL,)
     keys = await client.keys()
     assert [(one.label, one.scope, one.revoked) for one in keys if one.revoked] == [
@@ -49,15 +49,15 @@ async def test_everything_that_can_be_read(client: Client, service: FakeService)
 async def test_everything_that_can_be_changed(client: Client, service: FakeService) -> None:
     deployment = await client.deploy("/m/a.gguf", name="mine", context=512, slots=None)
     assert deployment.name == "mine"
-    assert service.deployed[0][0].context == 512
+    assert service.deployments.deployed[0][0].context == 512
     await client.undeploy("org/tiny:q4")
     text, info = await client.create_key("user", "bob")
     assert (text, info.label) == ("av-minted-bob", "bob")
     await client.revoke_key("12345678")
     await client.window(60)
     await client.leave()
-    assert service.left
-    assert [body for body, _ in service.proposed] == [
+    assert service.members.left
+    assert [body for body, _ in service.changes.proposed] == [
         RemoveDeployment("org/tiny:q4"),
         RevokeKey("12345678"),
         SetWindow(60),
@@ -73,11 +73,11 @@ async def test_settings_and_pauses_come_back_as_values(
     assert after["spare_fill"] is False
     assert (await client.pause("one", 60)).paused_left_s == 60
     assert (await client.pause("", 0)).paused_left_s == 0
-    assert service.paused == [(NODE, 60), (NODE, 0)]
+    assert service.members.paused == [(NODE, 60), (NODE, 0)]
 
 
 async def test_a_refusal_is_an_error_with_its_code(client: Client, service: FakeService) -> None:
-    service.refuse = ProposalRejected("unknown_deployment", "no such deployment")
+    service.changes.refuse = ProposalRejected("unknown_deployment", "no such deployment")
     with pytest.raises(ClientError, match="no such deployment") as caught:
         await client.undeploy("x")
     assert (caught.value.status, caught.value.code) == (409, "unknown_deployment")
@@ -95,7 +95,12 @@ async def test_a_chat_arrives_in_pieces_with_its_way(client: Client) -> None:
 
 async def test_a_chat_tells_reasoning_from_text(client: Client, service: FakeService) -> None:
     end = Finished("", "stop", "", 1, 2)
-    service.script = [Started("", 1), Tokens("", (1,), "", "hm"), Tokens("", (2,), "Hi"), end]
+    service.inference.script = [
+        Started("", 1),
+        Tokens("", (1,), "", "hm"),
+        Tokens("", (2,), "Hi"),
+        end,
+    ]
     deltas = [delta async for delta in client.chat(MODEL, HELLO)]
     assert "".join(delta.reasoning for delta in deltas) == "hm"
     assert "".join(delta.text for delta in deltas) == "Hi"
@@ -105,7 +110,7 @@ async def test_a_chat_that_breaks_raises_after_its_pieces(
     client: Client, service: FakeService
 ) -> None:
     broken = RequestError(502, "worker_lost", "the worker died")
-    service.script = [Started("", 1), Tokens("", (1,), "Hel"), broken]
+    service.inference.script = [Started("", 1), Tokens("", (1,), "Hel"), broken]
     deltas = aiter(client.chat(MODEL, HELLO))
     assert [(await anext(deltas)).text for _ in range(2)] == ["", "Hel"]
     with pytest.raises(ClientError, match="the worker died") as caught:
@@ -120,20 +125,20 @@ async def test_a_refused_chat_raises_at_once(client: Client) -> None:
 
 
 async def test_closing_a_chat_cancels_it(client: Client, service: FakeService) -> None:
-    service.script = [Started("", 1), Tokens("", (1,), "x"), asyncio.Event()]
+    service.inference.script = [Started("", 1), Tokens("", (1,), "x"), asyncio.Event()]
     stream = client.chat(MODEL, HELLO)
     async for delta in stream:
         if delta.text:
             break
     await stream.aclose()
-    await service.closed.wait()
+    await service.inference.closed.wait()
 
 
 async def test_a_long_chat_is_sent_without_complaint(client: Client, service: FakeService) -> None:
     long = [{"role": "user", "content": "x" * 2_000_000}]
     deltas = [delta async for delta in client.chat(MODEL, long)]
     assert deltas[-1].usage is not None
-    assert service.asked[0][0].messages == tuple(long)
+    assert service.inference.asked[0][0].messages == tuple(long)
 
 
 async def test_nobody_there_names_every_address(nobody: str) -> None:
@@ -153,7 +158,7 @@ async def test_a_dead_first_address_is_passed_over_for_changes_too(
         assert client.url == url(server)
         with pytest.raises(ClientError):
             await client.leave()
-    assert not service.left
+    assert not service.members.left
 
 
 async def test_a_change_whose_answer_is_lost_is_not_sent_again(
@@ -170,7 +175,7 @@ async def test_a_change_whose_answer_is_lost_is_not_sent_again(
         with pytest.raises(ClientError, match="unknown, check status") as caught:
             await client.window(60)
         assert caught.value.code == "connection_lost"
-        assert service.proposed == []
+        assert service.changes.proposed == []
         assert (await client.state()).cluster_name == "lab"
         assert client.url == url(other)
 
@@ -178,9 +183,9 @@ async def test_a_change_whose_answer_is_lost_is_not_sent_again(
 async def test_watching_follows_to_a_member_it_learned_of(serve: Any, service: FakeService) -> None:
     first = await serve()
     other_service = FakeService()
-    other_service.applied = 77
+    other_service.observation.applied = 77
     other = await serve(other_service)
-    service.api_port = other.port
+    service.observation.api_port = other.port
     async with Client([url(first)], USER) as client:
         watching = client.watch(interval_s=0)
         assert (await anext(watching)).version == 5
@@ -195,7 +200,7 @@ async def test_watching_follows_to_a_member_it_learned_of(serve: Any, service: F
 
 async def test_events_are_read_to_the_end(client: Client, service: FakeService) -> None:
     for version in (6, 7, 8):
-        service.add_event(event(version))
+        service.observation.add_event(event(version))
     read = [one.version async for one in client.events(6, follow=False)]
     assert read == [7, 8]
 
@@ -204,15 +209,15 @@ async def test_events_are_followed_across_a_dead_member_without_loss(
     serve: Any, service: FakeService
 ) -> None:
     first, second = await serve(), await serve()
-    service.add_event(event(6))
+    service.observation.add_event(event(6))
     async with Client([url(first), url(second)], USER) as client:
         events = client.events(0)
         assert (await anext(events)).version == 6
-        service.add_event(event(7))
+        service.observation.add_event(event(7))
         assert (await anext(events)).version == 7
         await first.stop()
-        service.add_event(event(7, "its second half"))
-        service.add_event(event(8))
+        service.observation.add_event(event(7, "its second half"))
+        service.observation.add_event(event(8))
         assert (await anext(events)).text == "its second half"
         assert (await anext(events)).version == 8
         assert client.url == url(second)
@@ -222,7 +227,7 @@ async def test_events_are_followed_across_a_dead_member_without_loss(
 async def test_no_key_from_loopback_may_chat_but_not_change(
     server: ApiServer, service: FakeService
 ) -> None:
-    service.script = answer("Hi")
+    service.inference.script = answer("Hi")
     async with Client([url(server)]) as client:
         assert [one.text async for one in client.chat(MODEL, HELLO)][1] == "Hi"
         with pytest.raises(ClientError) as caught:

@@ -41,7 +41,7 @@ async def test_the_state_is_the_whole_status_document(
 ) -> None:
     status, body = await call(http, "GET", "state")
     assert status == 200
-    assert from_plain(ClusterStatus, body) == service.status()
+    assert from_plain(ClusterStatus, body) == service.observation.status()
 
 
 async def test_parts_of_the_state_have_their_own_addresses(
@@ -65,7 +65,7 @@ async def test_deploy_passes_what_was_asked(
     wanted = {"model": "/m/a.gguf", "name": "a/b:c", "context": 2048, "slots": None}
     status, body = await call(admin, "POST", "deployments", wanted)
     assert (status, body["name"]) == (201, "a/b:c")
-    request, actor = service.deployed[0]
+    request, actor = service.deployments.deployed[0]
     assert (request.model, request.context, request.slots) == ("/m/a.gguf", 2048, None)
     assert actor == ACTOR
 
@@ -79,7 +79,7 @@ async def test_context_and_slots_may_be_automatic(
         ({"slots": 2, "slots_max": 8}, (None, None), (2, 8)),
     ):
         status, _ = await call(admin, "POST", "deployments", {"model": "m"} | wanted)
-        request, _ = service.deployed[-1]
+        request, _ = service.deployments.deployed[-1]
         assert status == 201
         assert (request.context, request.context_max) == context
         assert (request.slots, request.slots_max) == slots
@@ -105,7 +105,7 @@ async def test_a_wrong_deployment_is_refused_by_name(
 ) -> None:
     status, body = await call(admin, "POST", "deployments", given)
     assert (status, body["error"]["param"]) == (400, param)
-    assert service.deployed == []
+    assert service.deployments.deployed == []
 
 
 async def test_a_wrong_type_deep_inside_is_a_400(admin: aiohttp.ClientSession) -> None:
@@ -135,7 +135,7 @@ async def test_what_the_node_refuses_keeps_its_meaning(
     status: int,
     code: str | None,
 ) -> None:
-    service.refuse = error
+    service.deployments.refuse = error
     async with admin.post("/cluster/v1/deployments", json={"model": "m"}) as response:
         body = await response.json()
     assert response.status == status
@@ -150,7 +150,7 @@ async def test_changes_become_commands(admin: aiohttp.ClientSession, service: Fa
     assert (await call(admin, "DELETE", "keys/12345678"))[0] == 200
     assert (await call(admin, "POST", "window", {"duration_s": 900}))[0] == 200
     assert (await call(admin, "POST", "window", {"duration_s": 0}))[0] == 200
-    assert service.proposed == [
+    assert service.changes.proposed == [
         (RemoveDeployment("org/tiny:q4"), ACTOR),
         (RemoveDeployment("org/tiny"), ACTOR),
         (RevokeKey("12345678"), ACTOR),
@@ -158,7 +158,7 @@ async def test_changes_become_commands(admin: aiohttp.ClientSession, service: Fa
         (SetWindow(0), ACTOR),
     ]
     assert (await call(admin, "POST", "leave"))[0] == 200
-    assert service.left
+    assert service.members.left
 
 
 async def test_recover_says_what_was_given_up_and_is_refused_while_there_is_a_leader(
@@ -167,7 +167,7 @@ async def test_recover_says_what_was_given_up_and_is_refused_while_there_is_a_le
     status, body = await call(admin, "POST", "recover")
     assert status == 200
     assert body == {"cluster_id": "new" + "c" * 23, "gone": ["host-b"], "lost_models": ["tiny"]}
-    service.leader_known = True
+    service.members.leader_known = True
     status, body = await call(admin, "POST", "recover")
     assert (status, body["error"]["code"]) == (409, "has_leader")
 
@@ -177,19 +177,19 @@ async def test_merge_names_the_other_cluster(
 ) -> None:
     assert (await call(admin, "POST", "merge", {}))[0] == 400
     assert (await call(admin, "POST", "merge", {"into": "x" * 65}))[0] == 400
-    assert service.merged == []
+    assert service.members.merged == []
     assert (await call(admin, "POST", "merge", {"into": "z" * 26}))[0] == 200
-    assert service.merged == [("z" * 26, ACTOR)]
+    assert service.members.merged == [("z" * 26, ACTOR)]
 
 
 async def test_a_consistent_state_waits_for_a_majority(
     admin: aiohttp.ClientSession, service: FakeService
 ) -> None:
     assert (await call(admin, "GET", "state"))[0] == 200
-    assert service.barriers == 0
+    assert service.observation.barriers == 0
     assert (await call(admin, "GET", "state?consistent=1"))[0] == 200
-    assert service.barriers == 1
-    service.refuse = ProposalUnknown("no majority")
+    assert service.observation.barriers == 1
+    service.observation.refuse = ProposalUnknown("no majority")
     assert (await call(admin, "GET", "state?consistent=1"))[0] == 503
 
 
@@ -198,7 +198,7 @@ async def test_a_member_is_removed_by_id_prefix_or_name(
     admin: aiohttp.ClientSession, service: FakeService, wanted: str
 ) -> None:
     assert (await call(admin, "DELETE", f"members/{wanted}"))[0] == 200
-    assert service.removed == [(NODE, ACTOR)]
+    assert service.members.removed == [(NODE, ACTOR)]
 
 
 @pytest.mark.parametrize("wanted", ["nobody", NODE[:3]])
@@ -206,7 +206,7 @@ async def test_nobody_is_removed_by_guess(
     admin: aiohttp.ClientSession, service: FakeService, wanted: str
 ) -> None:
     assert (await call(admin, "DELETE", f"members/{wanted}"))[0] == 400
-    assert service.removed == []
+    assert service.members.removed == []
 
 
 @pytest.mark.parametrize("given", [{}, {"duration_s": -1}, {"duration_s": 90_000}])
@@ -214,7 +214,7 @@ async def test_a_wrong_window_is_refused(
     admin: aiohttp.ClientSession, service: FakeService, given: Any
 ) -> None:
     assert (await call(admin, "POST", "window", given))[0] == 400
-    assert service.proposed == []
+    assert service.changes.proposed == []
 
 
 async def test_a_new_key_is_shown_once_and_hashes_never(
@@ -224,7 +224,7 @@ async def test_a_new_key_is_shown_once_and_hashes_never(
     assert (status, made["key"], made["scope"]) == (201, "av-minted-bob", "user")
     status, listed = await call(admin, "GET", "keys")
     assert len(listed["keys"]) == 3
-    assert all(one.hashed not in json.dumps(listed) for one in service.known)
+    assert all(one.hashed not in json.dumps(listed) for one in service.api_keys.known)
     for wrong in ({"scope": "root"}, {"label": "x" * 65}, {"label": "a\nb"}):
         assert (await call(admin, "POST", "keys", wrong))[0] == 400
 
@@ -233,7 +233,7 @@ async def test_events_as_json_go_on_after_a_version(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
     for version in (6, 7, 7, 8):
-        service.add_event(event(version))
+        service.observation.add_event(event(version))
     _, first = await call(http, "GET", "events?after=5&limit=2")
     assert [one["version"] for one in first["events"]] == [6, 7, 7]
     _, rest = await call(http, "GET", f"events?after={first['version']}")
@@ -259,12 +259,12 @@ async def next_event(response: aiohttp.ClientResponse) -> tuple[str, Any]:
 async def test_events_are_followed_and_resumed(
     http: aiohttp.ClientSession, server: ApiServer, service: FakeService
 ) -> None:
-    service.add_event(event(6, "first"))
+    service.observation.add_event(event(6, "first"))
     accept = {"Accept": "text/event-stream"}
     async with http.get("/cluster/v1/events", headers=accept) as response:
         assert await next_event(response) == ("6", {**_plain(6), "text": "first"})
-        service.add_event(event(7))
-        service.add_event(event(8))
+        service.observation.add_event(event(7))
+        service.observation.add_event(event(8))
         assert (await next_event(response))[0] == "7"
     seen = {**accept, "Last-Event-ID": "7"}
     async with http.get("/cluster/v1/events", headers=seen) as response:
@@ -294,8 +294,8 @@ async def test_an_event_stream_that_cannot_go_on_ends_cleanly(
     accept = {"Accept": "text/event-stream"}
     async with http.get("/cluster/v1/events?after=5", headers=accept) as response:
         assert response.status == 200
-        service.refuse = error
-        service.add_event(event(6))
+        service.observation.refuse = error
+        service.observation.add_event(event(6))
         assert await response.text() == ": connected\n\n"
 
 
@@ -318,20 +318,20 @@ async def test_settings_are_shown_changed_and_refused_by_name(
     assert shown["idle_ttl_s"] == (600, "s")
     status, body = await call(admin, "PATCH", "settings", {"idle_ttl_s": 5, "spare_fill": False})
     assert status == 200
-    ((proposed, actor),) = service.proposed
+    ((proposed, actor),) = service.changes.proposed
     assert proposed == PutSettings(ClusterSettings(idle_ttl_s=5, spare_fill=False))
     assert actor == ACTOR
     for wrong in ({}, {"nonsense": 1}, {"down_after_ms": 1}, {"idle_ttl_s": "5"}):
         status, body = await call(admin, "PATCH", "settings", wrong)
         assert (status, body["error"]["code"]) == (400, "invalid_setting")
-    assert len(service.proposed) == 1
+    assert len(service.changes.proposed) == 1
 
 
 async def test_a_pause_is_passed_on(admin: aiohttp.ClientSession, service: FakeService) -> None:
     for name in ("one", "_here"):
         status, body = await call(admin, "POST", f"nodes/{name}/pause", {"duration_s": 60})
         assert (status, body["paused_left_s"]) == (200, 60)
-    assert service.paused == [(NODE, 60), (NODE, 60)]
+    assert service.members.paused == [(NODE, 60), (NODE, 60)]
     for wrong in ({}, {"duration_s": -1}, {"duration_s": 10**9}):
         status, body = await call(admin, "POST", "nodes/one/pause", wrong)
         assert (status, body["error"]["param"]) == (400, "duration_s")
@@ -345,4 +345,4 @@ async def test_owners_and_settings_need_an_admin_key(
     ) as user:
         assert (await call(user, "PATCH", "settings", {"idle_ttl_s": 5}))[0] == 403
         assert (await call(user, "POST", "nodes/one/pause", {"duration_s": 5}))[0] == 403
-    assert (service.proposed, service.paused) == ([], [])
+    assert (service.changes.proposed, service.members.paused) == ([], [])

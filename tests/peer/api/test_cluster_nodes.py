@@ -32,7 +32,7 @@ async def test_a_node_is_drained_and_serves_again(
     assert (status, body["name"], body["draining"]) == (200, "one", True)
     assert (await post(http, f"{wanted}/drain?force=1"))[0] == 200
     assert (await post(http, f"{wanted}/undrain"))[0] == 200
-    assert service.drained == [
+    assert service.members.drained == [
         (NODE, True, False, ACTOR),
         (NODE, True, True, ACTOR),
         (NODE, False, False, ACTOR),
@@ -42,11 +42,11 @@ async def test_a_node_is_drained_and_serves_again(
 async def test_only_an_admin_may(http: aiohttp.ClientSession, service: FakeService) -> None:
     for verb in ("drain", "undrain"):
         assert (await post(http, f"one/{verb}", USER))[0] == 403
-    assert service.drained == []
+    assert service.members.drained == []
 
 
 async def test_a_refusal_keeps_its_words(http: aiohttp.ClientSession, service: FakeService) -> None:
-    service.refuse = RequestError(409, "last_node", "with it goes dark: tiny")
+    service.members.refuse = RequestError(409, "last_node", "with it goes dark: tiny")
     status, body = await post(http, "one/drain")
     assert (status, body["error"]["code"]) == (409, "last_node")  # type: ignore[index]
 

@@ -28,9 +28,9 @@ async def test_a_fit_is_answered_whole(http: aiohttp.ClientSession, service: Fak
     wanted = {"model": "m", "context": 2048, "slots": 2, "options": {"kv_type": "q8_0"}}
     status, body = await post(http, "fit", wanted)
     assert (status, from_plain(FitStatus, body)) == (200, some_fit())
-    (request,) = service.fitted
+    (request,) = service.deployments.fitted
     assert (request.context, request.slots, request.options) == (2048, 2, {"kv_type": "q8_0"})
-    assert service.proposed == []
+    assert service.changes.proposed == []
 
 
 @pytest.mark.parametrize("given", [{}, {"model": "m", "pin": True}, {"model": "m", "slots": 0}])
@@ -38,20 +38,25 @@ async def test_a_wrong_question_is_refused(
     http: aiohttp.ClientSession, service: FakeService, given: Any
 ) -> None:
     assert (await post(http, "fit", given))[0] == 400
-    assert service.fitted == []
+    assert service.deployments.fitted == []
 
 
 async def test_a_dry_run_deploys_nothing(http: aiohttp.ClientSession, service: FakeService) -> None:
     status, body = await post(http, "deployments?dry_run=1", {"model": "m", "replicas_min": 2})
     assert (status, from_plain(PlanStatus, body)) == (200, some_plan())
-    assert [request.replicas_min for request in service.previewed] == [2]
-    assert service.deployed == []
+    assert [request.replicas_min for request in service.deployments.previewed] == [2]
+    assert service.deployments.deployed == []
 
 
 async def test_both_need_an_admin(http: aiohttp.ClientSession, service: FakeService) -> None:
     for path in ("fit", "deployments?dry_run=1"):
         assert (await post(http, path, {"model": "m"}, USER))[0] == 403
-    assert service.fitted == service.previewed == service.deployed == []
+    assert (
+        service.deployments.fitted
+        == service.deployments.previewed
+        == service.deployments.deployed
+        == []
+    )
 
 
 async def test_the_client_asks_both(server: ApiServer, service: FakeService) -> None:
@@ -59,7 +64,7 @@ async def test_the_client_asks_both(server: ApiServer, service: FakeService) -> 
         assert await client.fit("m", context=None, slots=2) == some_fit()
         assert await client.preview("m", name="n") == some_plan()
         assert (await client.drain("one", True, force=True)).draining
-        service.refuse = RequestError(404, "unknown_model", "no model 'm'")
+        service.deployments.refuse = RequestError(404, "unknown_model", "no model 'm'")
         with pytest.raises(ClientError, match="no model 'm'"):
             await client.fit("m")
-    assert service.drained[0][1:3] == (True, True)
+    assert service.members.drained[0][1:3] == (True, True)

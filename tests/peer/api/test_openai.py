@@ -52,10 +52,10 @@ async def test_a_chat_answer_is_whole_and_says_where_it_came_from(
     assert headers["X-AIvailable-Host"] == HOST[:8]
     assert headers["X-AIvailable-Replica"] == f"{MODEL}#1.1"
     assert (headers["X-AIvailable-Attempts"], headers["X-AIvailable-Queue-Ms"]) == ("1", "12")
-    request, key = service.asked[0]
+    request, account = service.inference.asked[0]
     assert request.deployment == MODEL
     assert request.request_id == headers["X-AIvailable-Request"]
-    assert key is None
+    assert account == f"local:{NODE[:8]}"
 
 
 async def test_the_openai_client_streams_chunks_in_order(
@@ -76,7 +76,7 @@ async def test_the_openai_client_streams_chunks_in_order(
     assert (chunks[4].usage.prompt_tokens, chunks[4].usage.completion_tokens) == (7, 3)
     assert len(chunks) == 5
     assert len({chunk.id for chunk in chunks}) == 1
-    assert service.asked[0][1] is not None
+    assert service.inference.asked[0][1].startswith("key:")
 
 
 async def test_a_stream_without_usage_ends_with_done(http: aiohttp.ClientSession) -> None:
@@ -91,15 +91,19 @@ async def test_a_stream_without_usage_ends_with_done(http: aiohttp.ClientSession
 async def test_what_was_held_back_is_sent_before_the_end(
     sdk: openai.AsyncOpenAI, service: FakeService
 ) -> None:
-    service.script = [Started("", 1), Tokens("", (1, 2), "a"), Finished("", "length", "b", 1, 2)]
+    service.inference.script = [
+        Started("", 1),
+        Tokens("", (1, 2), "a"),
+        Finished("", "length", "b", 1, 2),
+    ]
     stream = await sdk.completions.create(model=MODEL, prompt="x", stream=True)
     chunks = [chunk async for chunk in stream]
     assert [one.choices[0].text for one in chunks] == ["a", "b", ""]
     assert chunks[-1].choices[0].finish_reason == "length"
     whole = await sdk.completions.create(model=MODEL, prompt=[1, 2, 3])
     assert whole.choices[0].text == "ab"
-    assert service.asked[1][0].prompt_ids == (1, 2, 3)
-    assert service.asked[1][0].max_tokens == 16
+    assert service.inference.asked[1][0].prompt_ids == (1, 2, 3)
+    assert service.inference.asked[1][0].max_tokens == 16
 
 
 async def test_models_are_listed_and_found_by_name_and_alias(sdk: openai.AsyncOpenAI) -> None:
@@ -126,7 +130,7 @@ async def test_an_unknown_model_is_refused_with_those_that_exist(
 async def test_a_node_without_a_state_says_so_instead_of_not_found(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
-    service.is_ready = (False, "waits to be admitted")
+    service.observation.is_ready = (False, "waits to be admitted")
     status, body = await post(http, {**ASK, "model": "x"})
     assert (status, body["error"]["code"]) == (503, "not_ready")
     assert "waits to be admitted" in body["error"]["message"]
@@ -136,7 +140,7 @@ async def test_a_node_without_a_state_says_so_instead_of_not_found(
 async def test_an_error_before_the_first_event_has_its_status(
     http: aiohttp.ClientSession, service: FakeService, stream: bool
 ) -> None:
-    service.script = [RequestError(503, "loading", "60 % loaded", retry_after_s=9)]
+    service.inference.script = [RequestError(503, "loading", "60 % loaded", retry_after_s=9)]
     async with http.post("/v1/chat/completions", json={**ASK, "stream": stream}) as response:
         body = await response.json()
         assert response.status == 503
@@ -160,7 +164,7 @@ async def test_an_error_before_the_first_event_has_its_status(
 async def test_an_error_in_mid_stream_is_an_event_and_no_done(
     http: aiohttp.ClientSession, server: ApiServer, service: FakeService, broken: Any
 ) -> None:
-    service.script = [Started("", 1), Tokens("", (1,), "Hel"), broken]
+    service.inference.script = [Started("", 1), Tokens("", (1,), "Hel"), broken]
     async with http.post("/v1/chat/completions", json={**ASK, "stream": True}) as response:
         assert response.status == 200
         text = await response.text()
@@ -178,13 +182,13 @@ async def test_a_stream_waits_longer_for_a_model_to_load(
     for stream in (False, True):
         async with http.post("/v1/chat/completions", json={**ASK, "stream": stream}) as response:
             await response.read()
-    assert service.waits_s == [60.0, 600.0]
+    assert service.inference.waits_s == [60.0, 600.0]
 
 
 async def test_an_answer_that_stops_without_an_end_is_an_error(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
-    service.script = [Started("", 1), Tokens("", (1,), "Hel")]
+    service.inference.script = [Started("", 1), Tokens("", (1,), "Hel")]
     status, body = await post(http, ASK)
     assert (status, body["error"]["code"]) == (500, "worker_lost")
 
@@ -199,12 +203,12 @@ async def test_a_client_that_leaves_ends_the_generation(
     begun: bool,
 ) -> None:
     never = asyncio.Event()
-    service.script = [Started("", 1), Tokens("", (1,), "x"), never] if begun else [never]
+    service.inference.script = [Started("", 1), Tokens("", (1,), "x"), never] if begun else [never]
     asking = asyncio.create_task(post(http, {**ASK, "stream": stream}))
-    await service.blocked.wait()
-    assert not service.closed.is_set()
+    await service.inference.blocked.wait()
+    assert not service.inference.closed.is_set()
     asking.cancel()
-    await service.closed.wait()
+    await service.inference.closed.wait()
     await server.stop()
     assert server.metrics.outcomes() == {"cancelled": 1}
 
@@ -213,7 +217,7 @@ async def test_a_client_that_does_not_read_holds_the_generation_back(
     http: aiohttp.ClientSession, server: ApiServer, service: FakeService
 ) -> None:
     # 64 MiB: more than sockets and our own read-ahead hold.
-    service.script = [Started("", 1), *(Tokens("", (n,), "x" * MIB) for n in range(64))]
+    service.inference.script = [Started("", 1), *(Tokens("", (n,), "x" * MIB) for n in range(64))]
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
     body = json.dumps({**ASK, "stream": True}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
@@ -223,15 +227,15 @@ async def test_a_client_that_does_not_read_holds_the_generation_back(
     for _ in range(100):
         async with http.get("/healthz") as response:
             assert response.status == 200
-    assert not service.closed.is_set()
+    assert not service.inference.closed.is_set()
     writer.close()
-    await service.closed.wait()
+    await service.inference.closed.wait()
 
 
 async def test_keep_alives_come_while_nothing_else_does(serve: Any, service: FakeService) -> None:
     server = await serve(keep_alive_s=0.001, headers_wait_s=0.001)
     go_on = asyncio.Event()
-    service.script = [go_on, *answer("Hi")]
+    service.inference.script = [go_on, *answer("Hi")]
     url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
     async with (
         aiohttp.ClientSession() as session,

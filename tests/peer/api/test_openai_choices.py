@@ -52,7 +52,7 @@ def calling() -> list[Step]:
 async def test_tool_calls_and_reasoning_whole(
     sdk: openai.AsyncOpenAI, service: FakeService
 ) -> None:
-    service.script = calling()
+    service.inference.script = calling()
     whole = await sdk.chat.completions.create(
         model=MODEL, messages=HELLO, tools=TOOLS, tool_choice="required"
     )
@@ -66,13 +66,13 @@ async def test_tool_calls_and_reasoning_whole(
         {"id": "call_a", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}},
         {"id": "call_b", "type": "function", "function": {"name": "f", "arguments": "{}"}},
     ]
-    assert service.asked[0][0].tool_choice == "required"
+    assert service.inference.asked[0][0].tool_choice == "required"
 
 
 async def test_tool_calls_streamed_are_put_together_by_the_client(
     sdk: openai.AsyncOpenAI, service: FakeService
 ) -> None:
-    service.script = calling()
+    service.inference.script = calling()
     async with sdk.chat.completions.stream(model=MODEL, messages=HELLO, tools=TOOLS) as stream:
         chunks = [event.chunk async for event in stream if event.type == "chunk"]
         final = await stream.get_final_completion()
@@ -91,7 +91,7 @@ async def test_tool_calls_streamed_are_put_together_by_the_client(
 async def test_reasoning_that_is_not_wanted_is_left_out(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
-    service.script = calling()
+    service.inference.script = calling()
     body = {"model": MODEL, "messages": HELLO, "include_reasoning": False}
     for stream in (False, True):
         async with http.post("/v1/chat/completions", json={**body, "stream": stream}) as response:
@@ -122,7 +122,7 @@ def with_logprobs() -> list[Step]:
 async def test_logprobs_of_a_chat_whole_and_streamed(
     sdk: openai.AsyncOpenAI, service: FakeService
 ) -> None:
-    service.script = with_logprobs()
+    service.inference.script = with_logprobs()
     asked: Any = {"model": MODEL, "messages": HELLO, "logprobs": True, "top_logprobs": 2}
     whole = await sdk.chat.completions.create(**asked)
     assert whole.choices[0].logprobs is not None
@@ -140,13 +140,13 @@ async def test_logprobs_of_a_chat_whole_and_streamed(
         logprobs = chunk.choices[0].logprobs
         streamed.extend(logprobs.content or [] if logprobs else [])
     assert streamed == content
-    assert service.asked[0][0].logprobs == 2
+    assert service.inference.asked[0][0].logprobs == 2
 
 
 async def test_logprobs_of_a_completion_whole_and_streamed(
     sdk: openai.AsyncOpenAI, service: FakeService
 ) -> None:
-    service.script = with_logprobs()
+    service.inference.script = with_logprobs()
     whole = await sdk.completions.create(model=MODEL, prompt="x", logprobs=2)
     logprobs = whole.choices[0].logprobs
     assert logprobs is not None
@@ -172,7 +172,7 @@ async def test_n_choices_share_one_stream_and_one_record(
     first = asyncio.Event()
     second = answer("b", "B")
     # The first choice goes on only when the second has begun: they run side by side.
-    service.scripts = [[*answer("a", "A")[:2], first, *answer("a", "A")[2:]], second]
+    service.inference.scripts = [[*answer("a", "A")[:2], first, *answer("a", "A")[2:]], second]
     stream = await sdk.chat.completions.create(
         model=MODEL,
         messages=HELLO,
@@ -195,7 +195,7 @@ async def test_n_choices_share_one_stream_and_one_record(
     assert ends == {0: "stop", 1: "stop"}
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (7, 4, 11)
-    asked = [request for request, _ in service.asked]
+    asked = [request for request, _ in service.inference.asked]
     assert [one.sampling.seed for one in asked] == [40, 41]
     assert [one.request_id[-2:] for one in asked] == [".0", ".1"]
     await server.stop()
@@ -205,7 +205,7 @@ async def test_n_choices_share_one_stream_and_one_record(
 async def test_several_prompts_are_several_choices_and_each_prompt_counts_once(
     sdk: openai.AsyncOpenAI, service: FakeService
 ) -> None:
-    service.scripts = [answer(text) for text in "abcd"]
+    service.inference.scripts = [answer(text) for text in "abcd"]
     whole = await sdk.completions.create(model=MODEL, prompt=["x", "y"], n=2, echo=True)
     assert [(one.index, one.text) for one in whole.choices] == [
         (0, "xa"),
@@ -229,7 +229,7 @@ async def test_a_choice_that_fails_ends_the_others(
     http: aiohttp.ClientSession, server: ApiServer, service: FakeService, stream: bool
 ) -> None:
     never = asyncio.Event()
-    service.scripts = [
+    service.inference.scripts = [
         [Started("", 1), Tokens("", (1,), "x"), never],
         [Started("", 1), RequestError(502, "worker_lost", "gone")],
     ]
@@ -239,14 +239,14 @@ async def test_a_choice_that_fails_ends_the_others(
     assert "worker_lost" in text
     assert "[DONE]" not in text
     await server.stop()
-    assert service.running == 0
+    assert service.inference.running == 0
     assert server.metrics.outcomes() == {"failed": 1}
 
 
 async def test_a_client_that_leaves_ends_every_choice(
     http: aiohttp.ClientSession, server: ApiServer, service: FakeService
 ) -> None:
-    service.script = [Started("", 1), asyncio.Event()]
+    service.inference.script = [Started("", 1), asyncio.Event()]
     body = {"model": MODEL, "messages": HELLO, "n": 3}
 
     async def ask() -> None:
@@ -254,12 +254,12 @@ async def test_a_client_that_leaves_ends_every_choice(
             pass
 
     asking = asyncio.create_task(ask())
-    await service.blocked.wait()
+    await service.inference.blocked.wait()
     asking.cancel()
-    await service.closed.wait()
+    await service.inference.closed.wait()
     await server.stop()
-    assert len(service.asked) == 3
-    assert service.running == 0
+    assert len(service.inference.asked) == 3
+    assert service.inference.running == 0
     assert server.metrics.outcomes() == {"cancelled": 1}
 
 
@@ -279,11 +279,13 @@ async def test_what_was_ignored_is_named_in_the_answer_and_once_in_the_log(
 
 
 async def test_too_many_choices_at_once_are_told_to_come_later(
-    http: aiohttp.ClientSession, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    serve: Any, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoints, "GENERATIONS_MAX", 3)
+    server = await serve()
     body = {"model": MODEL, "messages": HELLO}
-    for n, status in ((4, 503), (3, 200), (3, 200)):
-        async with http.post("/v1/chat/completions", json={**body, "n": n}) as response:
-            assert response.status == status
-    assert len(service.asked) == 6
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as http:
+        for n, status in ((4, 503), (3, 200), (3, 200)):
+            async with http.post("/v1/chat/completions", json={**body, "n": n}) as response:
+                assert response.status == status
+    assert len(service.inference.asked) == 6

@@ -46,7 +46,7 @@ async def post(http: aiohttp.ClientSession, path: str, body: Any) -> tuple[int, 
 async def test_the_openai_client_reads_embeddings_in_order(
     sdk: openai.AsyncOpenAI, server: ApiServer, service: FakeService, form: Any
 ) -> None:
-    service.script = vectors((1.0, THIRD), (-2.5, 1e-30))
+    service.inference.script = vectors((1.0, THIRD), (-2.5, 1e-30))
     given = {} if form is None else {"encoding_format": form}
     # Asked for base64 by name the client leaves the decoding to its caller.
     answer = await sdk.embeddings.create(model=MODEL, input=["a", "b"], **given)
@@ -60,7 +60,7 @@ async def test_the_openai_client_reads_embeddings_in_order(
         ]
     assert [one.index for one in answer.data] == [0, 1]
     assert answer.usage.model_dump() == {"prompt_tokens": 6, "total_tokens": 6}
-    request = service.asked[0][0]
+    request = service.inference.asked[0][0]
     assert (request.task, request.inputs, request.prompt) == ("embed", ("a", "b"), None)
     await server.stop()
     assert server.metrics.outcomes() == {"done": 1}
@@ -70,17 +70,17 @@ async def test_the_openai_client_reads_embeddings_in_order(
 async def test_token_ids_are_embedded_as_they_are(
     sdk: openai.AsyncOpenAI, service: FakeService, given: Any, ids: tuple[tuple[int, ...], ...]
 ) -> None:
-    service.script = vectors(*[(1.0, 0.0)] * len(ids))
+    service.inference.script = vectors(*[(1.0, 0.0)] * len(ids))
     answer = await sdk.embeddings.create(model=MODEL, input=given)
     assert len(answer.data) == len(ids)
-    request = service.asked[0][0]
+    request = service.inference.asked[0][0]
     assert (request.inputs, request.input_ids) == ((), ids)
 
 
 async def test_fewer_dimensions_are_made_unit_length_again(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
-    service.script = vectors((0.6, 0.8, 5.0))
+    service.inference.script = vectors((0.6, 0.8, 5.0))
     body = {"model": MODEL, "input": "a", "dimensions": 2}
     status, answer = await post(http, "/v1/embeddings", body)
     assert status == 200
@@ -88,13 +88,13 @@ async def test_fewer_dimensions_are_made_unit_length_again(
     status, answer = await post(http, "/v1/embeddings", {**body, "dimensions": 4})
     assert (status, answer["error"]["param"]) == (400, "dimensions")
     assert "3 dimensions" in answer["error"]["message"]
-    assert service.running == 0
+    assert service.inference.running == 0
 
 
 async def test_a_ranking_is_sorted_best_first(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
-    service.script = vectors((0.25,), (0.75,), (-1.0,), (0.75,))
+    service.inference.script = vectors((0.25,), (0.75,), (-1.0,), (0.75,))
     body = {
         "model": "small",
         "query": "q",
@@ -110,14 +110,16 @@ async def test_a_ranking_is_sorted_best_first(
         {"index": 0, "relevance_score": 0.25, "document": {"text": "a"}},
     ]
     assert (answer["model"], answer["usage"]["total_tokens"]) == ("small", 6)
-    request = service.asked[0][0]
+    request = service.inference.asked[0][0]
     assert (request.task, request.prompt, request.inputs) == ("rerank", "q", ("a", "b", "c", "d"))
 
 
 async def test_a_model_that_cannot_says_so(
     http: aiohttp.ClientSession, service: FakeService
 ) -> None:
-    service.script = [Failed("", "invalid_request", "this model makes no embeddings", 400)]
+    service.inference.script = [
+        Failed("", "invalid_request", "this model makes no embeddings", 400)
+    ]
     status, answer = await post(http, "/v1/embeddings", {"model": MODEL, "input": "a"})
     assert (status, answer["error"]["message"]) == (400, "this model makes no embeddings")
 
@@ -128,7 +130,7 @@ async def test_a_model_that_cannot_says_so(
 async def test_an_answer_that_is_no_vectors_is_our_fault(
     http: aiohttp.ClientSession, service: FakeService, rows: tuple[tuple[float, ...], ...]
 ) -> None:
-    service.script = vectors(*rows)
+    service.inference.script = vectors(*rows)
     status, _ = await post(http, "/v1/embeddings", {"model": MODEL, "input": ["a", "b"]})
     assert status == 500
     body = {"model": MODEL, "query": "q", "documents": ["a", "b"]}

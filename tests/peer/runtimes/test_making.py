@@ -65,6 +65,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+async def no_cards(backend: Backend) -> tuple[str, ...]:
+    return ()
+
+
 def maker(
     home: Path, said: list[str], wheels: Path | None = None, recipe: Recipe = RECIPE
 ) -> Maker:
@@ -76,7 +80,7 @@ def maker(
 async def test_a_runtime_is_made_tried_used_and_removed(tmp_path: Path, wheels: Path) -> None:
     pytest.importorskip("llama_cpp", reason="no inference engine is installed")
     said: list[str] = []
-    made = await add(tmp_path, Backend.CPU, (), (str(wheels),), True, said.append)
+    made = await add(tmp_path, Backend.CPU, (), (str(wheels),), True, said.append, no_cards)
     assert [line[:4] for line in said] == [f"{number}/6 " for number in range(1, 7)]
     assert made.version == "0.3.36"
     assert made == whole(tmp_path, Backend.CPU)

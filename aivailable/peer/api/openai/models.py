@@ -8,28 +8,28 @@ from __future__ import annotations
 from aivailable.core.records import Deployment
 from aivailable.errors import RequestError
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.service import Service
+from aivailable.peer.service import Observation
 
 RETRY_AFTER_S = 3
 MODELS_NAMED_MAX = 20
 """How many existing models a refusal of an unknown one lists."""
 
 
-def find_deployment(service: Service, name: str) -> Deployment:
+def find_deployment(observation: Observation, name: str) -> Deployment:
     """A deployment's name first, then an alias. Raises RequestError 404, or 503 while this node
     cannot know."""
-    deployments = service.deployments()
+    deployments = observation.deployments()
     for one in deployments:
         if one.name == name:
             return one
     for one in deployments:
         if name in one.aliases:
             return one
-    raise unknown_model(service, name)
+    raise unknown_model(observation, name)
 
 
-def unknown_model(service: Service, name: str) -> RequestError:
-    ready, reason = service.ready()
+def unknown_model(observation: Observation, name: str) -> RequestError:
+    ready, reason = observation.ready()
     if not ready:
         return RequestError(
             503,
@@ -37,7 +37,7 @@ def unknown_model(service: Service, name: str) -> RequestError:
             f"this node cannot answer yet: {reason}",
             retry_after_s=RETRY_AFTER_S,
         )
-    names = [one.name for one in service.deployments()]
+    names = [one.name for one in observation.deployments()]
     if not names:
         return _not_found(
             f"there is no model {name!r}: nothing is deployed yet; "
