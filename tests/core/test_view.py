@@ -81,7 +81,7 @@ def test_shows_what_a_device_draws_and_how_fast_it_was_measured() -> None:
         state, liveness("ab", devices={"b": (draws,)})
     ).nodes)  # fmt: skip
     assert (there.decode_tokens_per_s, there.prefill_tokens_per_s) == (20.0, 300.0)
-    assert (there.driver, there.power_w, here.power_w) == ("570.86", 120.0, None)
+    assert (there.driver, there.power_w, here.power_w) == ("570.86", 120.0, 180.5)
 
 
 def test_shows_how_far_each_node_is_and_who_founded() -> None:
