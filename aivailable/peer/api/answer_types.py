@@ -71,6 +71,10 @@ class MemberStatus(TypedDict):
     draining: bool
     paused_left_s: int
     problems: list[str]
+    applied: int | None
+    raft_role: str
+    term: int
+    says_it_leads: bool
 
 
 class MembersPage(TypedDict):
