@@ -102,6 +102,8 @@ BROKEN = [
     (tidy.broken_imports, "aivailable/peer/x.py", "def f():\n    import llama_cpp"),
     (tidy.broken_imports, "aivailable/peer/links.py", "import ssl"),
     (tidy.broken_imports, "aivailable/peer/x.py", "from pysyncobj import SyncObj"),
+    (tidy.broken_imports, "aivailable/core/x.py", "import msgpack"),
+    (tidy.broken_imports, "aivailable/raft/x.py", "import msgspec"),
     (tidy.broken_imports, "aivailable/client.py", "from aivailable.core.state import State"),
     (tidy.broken_imports, "aivailable/cli/x.py", "from aivailable.peer.ports import Clock"),
     (tidy.broken_imports, "aivailable/attic/x.py", "import json"),

@@ -9,15 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
-
 from aivailable.core.commands import KINDS, Command
 from aivailable.core.ids import CommandId
 from aivailable.core.levels import FIRST_LEVEL, LEVEL, needed
 from aivailable.core.records import Control
 from aivailable.errors import SchemaError
 from aivailable.wire.limits import COMMAND_MAX_BYTES
-from aivailable.wire.schema import INT_MAX, from_plain, to_plain, unpack_plain
+from aivailable.wire.schema import INT_MAX, from_plain, pack, unpack_plain
 
 _NAMES = {kind: name for name, kind in KINDS.items()}
 COMMAND_FORMAT = 1
@@ -42,21 +40,19 @@ def encode_command(command: Command) -> bytes:
     """Bytes for the log, with the level that the body needs, or a higher one that the command
     states. Raises SchemaError when over COMMAND_MAX_BYTES."""
     level = max(command.level, needed(command.body))
-    packed = msgpack.packb(
+    packed = pack(
         [
             COMMAND_FORMAT,
             _NAMES[type(command.body)],
-            to_plain(command.body),
+            command.body,
             [command.command_id.proposer, command.command_id.seq],
             command.actor,
             command.reason,
             command.proposed_at_ms,
-            to_plain(command.control),
+            command.control,
             *([level] if level > FIRST_LEVEL else []),
-        ],
-        use_bin_type=True,
+        ]
     )
-    assert isinstance(packed, bytes)
     if len(packed) > COMMAND_MAX_BYTES:
         raise SchemaError(f"command of {len(packed)} bytes is over {COMMAND_MAX_BYTES}")
     return packed

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from aivailable.wire.schema import Int
+
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 Task = Literal["generate", "embed", "rerank"]
 IMAGE_ROW_ID = -1
@@ -107,9 +109,9 @@ class Started:
     """The request has a slot; prefill begins."""
 
     request_id: str
-    prompt_tokens: int
-    cached_tokens: int = 0
-    prompt_ids: tuple[int, ...] = ()
+    prompt_tokens: Int
+    cached_tokens: Int = 0
+    prompt_ids: tuple[Int, ...] = ()
     """The tokenized prompt, for continuation on another replica of the same digest; with
     IMAGE_ROW_ID where the images of the messages are."""
 
@@ -119,7 +121,7 @@ class CallDelta:
     """A piece of one tool call. `id` and `name` come whole with its first piece, `arguments` is
     JSON text that grows; `index` counts the calls of one answer from 0."""
 
-    index: int
+    index: Int
     id: str = ""
     name: str = ""
     arguments: str = ""
@@ -129,7 +131,7 @@ class CallDelta:
 class Alternative:
     """One token that could have come, with its log probability (natural, before temperature)."""
 
-    token: int
+    token: Int
     logprob: float
     piece: bytes
 
@@ -149,7 +151,7 @@ class Tokens:
     possible stop string or marker is held back. Ids are never held back."""
 
     request_id: str
-    ids: tuple[int, ...]
+    ids: tuple[Int, ...]
     text: str
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
@@ -163,7 +165,7 @@ class Embedded:
     the relevance score."""
 
     request_id: str
-    index: int
+    index: Int
     vector: bytes
 
 
@@ -174,9 +176,9 @@ class Finished:
     request_id: str
     reason: FinishReason
     text: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
+    prompt_tokens: Int = 0
+    completion_tokens: Int = 0
+    cached_tokens: Int = 0
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
 
@@ -193,7 +195,7 @@ class Failed:
     request_id: str
     code: str
     message: str
-    status: int = 500
+    status: Int = 500
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,18 @@
-"""Typed dataclass ⇄ plain values ⇄ msgpack, for everything that crosses a process or a disk.
+"""Typed dataclass ⇄ msgpack, plain values and JSON, for what crosses a process or a disk.
 
-Owns: the one rule how a frozen dataclass becomes a map and back, with every value checked
-against its annotation. Unknown fields are ignored (a newer writer), missing fields take their
-default (an older one), anything else is a SchemaError that names the path. It must not do I/O.
-A field that came later (`since`) is left out while it holds its default, so that old and new code
-write equal bytes for as long as nobody uses it.
+Owns: the one rule how a frozen dataclass becomes a map and back, with every value checked against
+its annotation. Unknown fields are ignored (a newer writer), missing fields take their default (an
+older one), anything else is a SchemaError that names the path. It must not do I/O. A field that
+came later (`since`) is left out while it holds its default, so that old and new code write equal
+bytes for as long as nobody uses it.
+
+Two libraries, each with a task of its own:
+
+* **msgspec** writes everything, and turns values into dataclasses. `wire.envelope` also lets it
+  read typed messages straight from their bytes.
+* **msgpack** reads bytes of which the type is not known yet. Such bytes are in logs and snapshots,
+  and a log entry is refused by all members or by none. So their verdict must be the first
+  version's for ever: on depth, double keys, extension types, and text that nobody looks at.
 
 Supported annotations: bool, int, float, str, bytes, None, Literal, StrEnum, dataclass,
 tuple[X, ...], tuple[X, Y], Mapping[str, X], X | None, and Any (plain values only).
@@ -14,12 +22,25 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgpack
+import msgspec
 
 from aivailable.errors import SchemaError
 
@@ -27,12 +48,18 @@ T = TypeVar("T")
 Plain = Any
 """None, bool, int, float, str, bytes, list and dict[str, Plain]."""
 
-DEPTH_MAX_LEVELS = 32
-INT_MAX = 2**63 - 1
+DEPTH_MAX_LEVELS: Final = 96
+"""Of what is declared as Any, a client's own objects: more than the API lets in (a tool's schema of
+64 levels lies some levels deep in a request). What has a type is as deep as its type."""
+INT_MAX: Final = 2**63 - 1
+Int = Annotated[int, msgspec.Meta(ge=-INT_MAX, le=INT_MAX)]
+"""An int whose bounds msgspec checks while it reads. An ordinary int has the same ones, checked
+afterwards; messages that come with every token cannot wait for that."""
 
-_Encode = Callable[[Any], Plain]
-_Decode = Callable[[Plain, str], Any]
 _SINCE = "since"
+_SCALARS: Final = (bool, int, float, str, bytes)
+_SIMPLE: Final = frozenset({str, bytes, bool, float, type(None)})
+"""Types of values in which nothing is left to check."""
 
 
 def since(level: int) -> Mapping[str, int]:
@@ -57,24 +84,165 @@ def _default(entry: dataclasses.Field[Any]) -> Any:
     return entry.default
 
 
+# What an annotation holds.
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    """What lies anywhere below an annotation."""
+
+    level: int = 0
+    """Of its latest field; 0 = none came later."""
+    free: bool = False
+    """Something is declared as Any."""
+    ints: bool = False
+    """It holds an int that is not an Int."""
+
+    @property
+    def direct(self) -> bool:
+        """msgspec writes it as it is: no field is left out, and every mapping is sorted."""
+        return not self.free and not self.level
+
+
+@lru_cache(maxsize=2048)
+def shape(annotation: Any) -> Shape:
+    """Raises TypeError for an annotation that is not supported."""
+    level = 0
+    seen, waiting = {annotation}, [annotation]
+    while waiting:
+        one = waiting.pop()
+        if dataclasses.is_dataclass(one):
+            level = max(level, *(found for found, _ in late_fields(cast(type, one)).values()), 0)
+        fresh = [part for part in _parts(one) if part not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return Shape(level, Any in seen, int in seen)
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """The annotations inside this one. Raises TypeError."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation is Any or annotation in (*_SCALARS, Int) or origin is Literal:
+        return ()
+    if isinstance(annotation, type) and issubclass(annotation, enum.StrEnum):
+        return ()
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return tuple(get_type_hints(annotation, include_extras=True).values())
+    if origin in (Union, types.UnionType) and len(args) == 2 and type(None) in args:
+        return (_inner(args),)
+    if origin is tuple and args:
+        return tuple(arg for arg in args if arg is not Ellipsis)
+    if origin in (Mapping, dict) and args[0] is str:
+        return (args[1],)
+    raise TypeError(f"unsupported annotation {annotation!r}")
+
+
+def _inner(args: tuple[Any, ...]) -> Any:
+    """X of `X | None`."""
+    return next(arg for arg in args if arg is not type(None))
+
+
+@lru_cache(maxsize=512)
+def _fields(kind: type) -> tuple[tuple[str, bool], ...]:
+    """Each field's name and whether what it holds is a client's own (declared with Any)."""
+    hints = get_type_hints(kind)
+    return tuple((field.name, _has_any(hints[field.name])) for field in dataclasses.fields(kind))
+
+
+def _has_any(annotation: Any) -> bool:
+    return annotation is Any or any(_has_any(part) for part in get_args(annotation))
+
+
+# Writing.
+
+
+def _base(value: Any) -> Any:
+    """What msgspec does not know, as the value that it is of: numpy's float, a read-only mapping.
+    Raises TypeError."""
+    for kind in _SCALARS:
+        if isinstance(value, kind):
+            return cast(Any, kind)(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (tuple, list)):
+        return list(value)
+    raise TypeError(f"cannot encode {type(value).__name__}")
+
+
+SORTED: Final = msgspec.msgpack.Encoder(enc_hook=_base, order="deterministic")
+"""Canonical bytes of what is `direct`: fields in their order, mappings by key."""
+_IN_ORDER: Final = msgspec.msgpack.Encoder(enc_hook=_base)
+_JSON: Final = msgspec.json.Encoder(enc_hook=_base)
+
+
+def pack(value: Any) -> bytes:
+    """Canonical msgpack: the same value gives the same bytes on every node.
+
+    Raises SchemaError for a client's own object that is nested too deeply; TypeError, ValueError or
+    OverflowError for what has no bytes.
+    """
+    return SORTED.encode(value) if _direct(value) else _IN_ORDER.encode(to_plain(value))
+
+
+def to_json(value: Any) -> bytes:
+    """JSON of dataclasses and plain values, in the order of their fields and keys. What is not a
+    number in JSON (NaN, infinity) is null; half a surrogate pair, which is no text, is "?"."""
+    try:
+        return _JSON.encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=to_plain)
+        return text.encode("utf-8", "replace")
+
+
 def to_plain(value: Any) -> Plain:
     """A dataclass (or tuple, mapping, scalar) as plain values.
 
     Mappings are sorted by key, so that equal values give equal bytes; but what is declared as Any
-    belongs to a client (a JSON schema, template arguments) and keeps the order it came in.
+    belongs to a client (a JSON schema, template arguments) and keeps the order it came in. Raises
+    TypeError, and SchemaError as `pack`.
     """
-    return _to_plain(value, ordered=False)
+    return _to_plain(value, None)
 
 
-def from_plain(kind: type[T], value: Plain, path: str = "", level: int = INT_MAX) -> T:
-    """Rebuild a `kind` from plain values. Fields that came after `level` are ignored, as by the
-    code of that time. Raises SchemaError naming the first wrong path."""
-    return cast(T, _decoder(cast(Any, kind), level)(value, path or kind.__name__))
+def _direct(value: Any) -> bool:
+    if dataclasses.is_dataclass(value):
+        return shape(cast(type, type(value))).direct
+    if isinstance(value, (tuple, list)):
+        return all(map(_direct, value))
+    return value is None or type(value) in _SCALARS
 
 
-def pack(value: Any) -> bytes:
-    """Canonical msgpack: the same value gives the same bytes on every node."""
-    return cast(bytes, msgpack.packb(to_plain(value), use_bin_type=True))
+def _to_plain(value: Any, levels: int | None) -> Plain:
+    """`levels`: that a client's own value may still have; None = it is not one."""
+    if value is None or isinstance(value, (bool, int, float, bytes)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if levels is not None:
+        levels = _one_level_down(levels)
+    if dataclasses.is_dataclass(value):
+        kind = cast(type, type(value))
+        late = late_fields(kind)
+        return {
+            name: _to_plain(getattr(value, name), DEPTH_MAX_LEVELS if free else levels)
+            for name, free in _fields(kind)
+            if name not in late or getattr(value, name) != late[name][1]
+        }
+    if isinstance(value, Mapping):
+        keys = sorted(value) if levels is None else value
+        return {key: _to_plain(value[key], levels) for key in keys}
+    if isinstance(value, (tuple, list)):
+        return [_to_plain(item, levels) for item in value]
+    raise TypeError(f"cannot encode {type(value).__name__}")
+
+
+def _one_level_down(levels: int) -> int:
+    if levels == 0:
+        raise SchemaError(f"nested deeper than {DEPTH_MAX_LEVELS} levels")
+    return levels - 1
+
+
+# Reading.
 
 
 def unpack(kind: type[T], data: bytes) -> T:
@@ -90,200 +258,107 @@ def unpack_plain(data: bytes) -> Plain:
         raise SchemaError(f"not msgpack: {error}") from error
 
 
-def _to_plain(value: Any, *, ordered: bool) -> Plain:
-    if value is None or isinstance(value, (bool, int, float, bytes)):
-        return value
-    if isinstance(value, str):
-        return str(value)
-    if dataclasses.is_dataclass(value):
-        kind = cast(type, type(value))
-        late = late_fields(kind)
-        return {
-            name: _to_plain(getattr(value, name), ordered=free)
-            for name, free in _fields(kind)
-            if name not in late or getattr(value, name) != late[name][1]
-        }
-    if isinstance(value, Mapping):
-        keys = value if ordered else sorted(value)
-        return {key: _to_plain(value[key], ordered=ordered) for key in keys}
-    if isinstance(value, (tuple, list)):
-        return [_to_plain(item, ordered=ordered) for item in value]
-    raise TypeError(f"cannot encode {type(value).__name__}")
+def from_plain(kind: type[T], value: Plain, path: str = "", level: int = INT_MAX) -> T:
+    """Rebuild a `kind` from plain values. Fields that came after `level` are ignored, as by the
+    code of that time. Raises SchemaError naming the first wrong path."""
+    where = path or kind.__name__
+    if shape(cast(Any, kind)).level > level:
+        value = _known(kind, value, where, level)
+    try:
+        found = _convert(value, kind)
+    except msgspec.ValidationError:
+        # Either a part is wrong, and is named now; or it is only what stands under names that are
+        # no text, which is nobody's and is ignored like every unknown field.
+        found = _convert(_known(kind, value, where, level), kind)
+    wrong = _wrong(found)
+    if wrong:
+        raise SchemaError(f"{where}{wrong}")
+    return cast(T, found)
 
 
-@lru_cache(maxsize=512)
-def _fields(kind: type) -> tuple[tuple[str, bool], ...]:
-    """Each field's name and whether its mappings keep their order."""
-    hints = get_type_hints(kind)
-    return tuple((field.name, _has_any(hints[field.name])) for field in dataclasses.fields(kind))
+def _convert(value: Plain, annotation: Any) -> Any:
+    return msgspec.convert(value, annotation, builtin_types=(bytes,))
 
 
-def _has_any(annotation: Any) -> bool:
-    return annotation is Any or any(_has_any(part) for part in get_args(annotation))
+def _known(annotation: Any, value: Plain, path: str, level: int) -> Plain:
+    """The value with no other fields than those known at `level`, each tried by itself.
 
-
-@lru_cache(maxsize=2048)
-def _decoder(annotation: Any, level: int) -> _Decode:
-    """One checked decoder for an annotation at a level, compiled once."""
-    scalar = _scalar_decoder(annotation)
-    if scalar is not None:
-        return scalar
+    Raises SchemaError naming the first part that is wrong.
+    """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return _optional_decoder(annotation, args, level)
-    if origin is Literal:
-        return _literal_decoder(args)
-    if origin is tuple:
-        return _tuple_decoder(args, level)
-    if origin in (Mapping, dict):
-        return _mapping_decoder(args, level)
-    if isinstance(annotation, type) and issubclass(annotation, enum.StrEnum):
-        return _enum_decoder(annotation)
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return _dataclass_decoder(annotation, level)
-    raise TypeError(f"unsupported annotation {annotation!r}")
-
-
-def _wrong(path: str, want: str, value: Plain) -> SchemaError:
-    return SchemaError(f"{path}: expected {want}, got {type(value).__name__}")
-
-
-def _scalar_decoder(annotation: Any) -> _Decode | None:
-    if annotation is Any:
-        return lambda value, path: value
-    if annotation is bool:
-        return _exactly(bool, "true or false")
-    if annotation is str:
-        return _exactly(str, "text")
-    if annotation is bytes:
-        return _exactly(bytes, "bytes")
-    if annotation is int:
-        return _decode_int
-    if annotation is float:
-        return _decode_float
-    return None
-
-
-def _exactly(kind: type, name: str) -> _Decode:
-    def decode(value: Plain, path: str) -> Any:
-        if type(value) is not kind:
-            raise _wrong(path, name, value)
-        return value
-
-    return decode
-
-
-def _decode_int(value: Plain, path: str) -> int:
-    if type(value) is not int:
-        raise _wrong(path, "an integer", value)
-    if not -INT_MAX <= value <= INT_MAX:
-        raise SchemaError(f"{path}: integer out of range")
+        return None if value is None else _known(_inner(args), value, path, level)
+    if isinstance(value, dict):
+        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            value = _known_fields(annotation, value, path, level)
+        elif origin in (Mapping, dict):
+            value = {
+                key: _known(args[1], entry, f"{path}.{key}", level) for key, entry in value.items()
+            }
+    elif isinstance(value, (list, tuple)) and origin is tuple:
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        value = [
+            _known(kinds[index], entry, f"{path}[{index}]", level) if index < len(kinds) else entry
+            for index, entry in enumerate(value)
+        ]
+    try:
+        _convert(value, annotation)
+    except msgspec.ValidationError as error:
+        raise SchemaError(f"{path}: {str(error).partition(' - at `')[0]}") from error
     return value
 
 
-def _decode_float(value: Plain, path: str) -> float:
-    if type(value) is float or type(value) is int:
-        return float(value)
-    raise _wrong(path, "a number", value)
+def _known_fields(kind: Any, value: Plain, path: str, level: int) -> Plain:
+    hints, found = get_type_hints(kind, include_extras=True), {}
+    for field in dataclasses.fields(kind):
+        if field.metadata.get(_SINCE, 0) > level:
+            continue
+        if field.name in value:
+            where = f"{path}.{field.name}"
+            found[field.name] = _known(hints[field.name], value[field.name], where, level)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise SchemaError(f"{path}.{field.name}: missing")
+    return found
 
 
-def _optional_decoder(annotation: Any, args: tuple[Any, ...], level: int) -> _Decode:
-    inner = [arg for arg in args if arg is not type(None)]
-    if len(inner) != 1 or len(inner) == len(args):
-        raise TypeError(f"unsupported union {annotation!r}")
-    decode_inner = _decoder(inner[0], level)
-    return lambda value, path: None if value is None else decode_inner(value, path)
+def _wrong(value: Any) -> str:
+    """What msgspec lets through in a typed value and we do not: where it is and why, or ""."""
+    kind = type(value)
+    if kind in _SIMPLE:
+        return ""
+    if kind is int:
+        return "" if -INT_MAX <= value <= INT_MAX else ": integer out of range"
+    if kind is tuple:
+        for index, item in enumerate(value):
+            if type(item) not in _SIMPLE and (wrong := _wrong(item)):
+                return f"[{index}]{wrong}"
+    elif kind is dict:
+        for key, item in value.items():
+            if type(item) not in _SIMPLE and (wrong := _wrong(item)):
+                return f".{key}{wrong}"
+    elif dataclasses.is_dataclass(kind):
+        for name, free in _fields(kind):
+            item = getattr(value, name)
+            if type(item) not in _SIMPLE and (
+                wrong := _not_plain(item, DEPTH_MAX_LEVELS) if free else _wrong(item)
+            ):
+                return f".{name}{wrong}"
+    return ""
 
 
-def _literal_decoder(choices: tuple[Any, ...]) -> _Decode:
-    def decode(value: Plain, path: str) -> Any:
-        for choice in choices:
-            if type(value) is type(choice) and value == choice:
-                return choice
-        raise SchemaError(f"{path}: expected one of {', '.join(map(repr, choices))}")
-
-    return decode
-
-
-def _enum_decoder(kind: type[enum.StrEnum]) -> _Decode:
-    def decode(value: Plain, path: str) -> Any:
-        if type(value) is str:
-            try:
-                return kind(value)
-            except ValueError:
-                raise SchemaError(f"{path}: {value[:40]!r} is no {kind.__name__}") from None
-        raise _wrong(path, kind.__name__, value)
-
-    return decode
-
-
-def _tuple_decoder(args: tuple[Any, ...], level: int) -> _Decode:
-    if len(args) == 2 and args[1] is Ellipsis:
-        item = _decoder(args[0], level)
-
-        def decode_many(value: Plain, path: str) -> Any:
-            if not isinstance(value, (list, tuple)):
-                raise _wrong(path, "a list", value)
-            return tuple(item(entry, f"{path}[{index}]") for index, entry in enumerate(value))
-
-        return decode_many
-    items = tuple(_decoder(arg, level) for arg in args)
-
-    def decode_fixed(value: Plain, path: str) -> Any:
-        if not isinstance(value, (list, tuple)) or len(value) != len(items):
-            raise _wrong(path, f"a list of {len(items)}", value)
-        return tuple(
-            decode(entry, f"{path}[{index}]")
-            for index, (decode, entry) in enumerate(zip(items, value, strict=True))
-        )
-
-    return decode_fixed
-
-
-def _mapping_decoder(args: tuple[Any, ...], level: int) -> _Decode:
-    if not args or args[0] is not str:
-        raise TypeError("only Mapping[str, X] can be encoded")
-    decode_value = _decoder(args[1], level)
-
-    def decode(value: Plain, path: str) -> Any:
-        if not isinstance(value, dict):
-            raise _wrong(path, "a map", value)
-        for key in value:
-            if type(key) is not str:
-                raise _wrong(path, "text keys", key)
-        return {key: decode_value(entry, f"{path}.{key}") for key, entry in value.items()}
-
-    return decode
-
-
-def _dataclass_decoder(kind: type, level: int) -> _Decode:
-    # The plan is compiled at first use, so that dataclasses may refer to themselves.
-    @lru_cache(maxsize=1)
-    def plan() -> tuple[tuple[str, _Decode, bool], ...]:
-        hints = get_type_hints(kind)
-        return tuple(
-            (
-                field.name,
-                _decoder(hints[field.name], level),
-                field.default is dataclasses.MISSING
-                and field.default_factory is dataclasses.MISSING,
-            )
-            for field in dataclasses.fields(kind)
-            if field.metadata.get(_SINCE, 0) <= level
-        )
-
-    def decode(value: Plain, path: str) -> Any:
-        if not isinstance(value, dict):
-            raise _wrong(path, f"a map ({kind.__name__})", value)
-        found: dict[str, Any] = {}
-        for name, decode_field, required in plan():
-            if name in value:
-                found[name] = decode_field(value[name], f"{path}.{name}")
-            elif required:
-                raise SchemaError(f"{path}.{name}: missing")
-        try:
-            return kind(**found)
-        except (ValueError, TypeError) as error:
-            raise SchemaError(f"{path}: {error}") from error
-
-    return decode
+def _not_plain(value: Any, levels: int) -> str:
+    """The same for what is declared as Any."""
+    kind = type(value)
+    if kind in _SIMPLE or kind is int:
+        return ""
+    if levels == 0:
+        return f": nested deeper than {DEPTH_MAX_LEVELS} levels"
+    if kind is list or kind is tuple:
+        parts = enumerate(value)
+    elif kind is dict:
+        parts = value.items()
+    else:
+        return f": {kind.__name__} is no plain value"
+    return next(
+        (f"[{key!r}]{told}" for key, item in parts if (told := _not_plain(item, levels - 1))), ""
+    )

@@ -14,6 +14,7 @@ from typing import Final
 
 from aivailable.wire.envelope import Registry
 from aivailable.wire.generation import Cancel, Embedded, Failed, Finished, Generate, Started, Tokens
+from aivailable.wire.schema import Int
 
 SOFTWARE_DEVICES: Final = ("llvmpipe", "swiftshader")
 """How Vulkan devices that compute on the CPU (Mesa's lavapipe, Google's) begin to name themselves.
@@ -103,10 +104,10 @@ class Step:
     embedded: tuple[Embedded, ...] = ()
     finished: tuple[Finished, ...] = ()
     failed: tuple[Failed, ...] = ()
-    slots_busy: int = 0
-    waiting: int = 0
+    slots_busy: Int = 0
+    waiting: Int = 0
     counters: Counters | None = None
-    prefixes: tuple[int, ...] | None = None
+    prefixes: tuple[Int, ...] | None = None
     """Digests of the prompt prefixes that are warm (wire.prefixes), when they changed."""
 
 
@@ -114,17 +115,17 @@ class Step:
 class Counters:
     """Since the worker's start. A test proves with them who did the work."""
 
-    requests: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    steps: int = 0
-    cached_tokens: int = 0
+    requests: Int = 0
+    finished: Int = 0
+    cancelled: Int = 0
+    failed: Int = 0
+    prompt_tokens: Int = 0
+    generated_tokens: Int = 0
+    steps: Int = 0
+    cached_tokens: Int = 0
     """Prompt tokens that were not computed, thanks to a shared prefix."""
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
+    drafted_tokens: Int = 0
+    accepted_tokens: Int = 0
     """Guesses of speculative decoding that were computed, and answers' tokens won by them."""
 
 

@@ -35,6 +35,7 @@ from aivailable.peer.api.answer_types import (
     WindowSet,
 )
 from aivailable.peer.api.cluster_nodes import asked
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ClientGone, ParameterError
 from aivailable.peer.api.fields import Fields, Integer, Object, Text
 from aivailable.peer.api.parameters import Parameters, read_body
@@ -240,12 +241,12 @@ class ClusterApi:
         """`?consistent=1`: not before everything committed until now is applied here."""
         if asked(request, "consistent"):
             await self._observation.barrier()
-        return web.json_response(to_plain(self._observation.status()))
+        return json_answer(self._observation.status())
 
     async def nodes(self, _: web.Request) -> web.Response:
         status = self._observation.status()
         page: NodesPage = {"version": status.version, "nodes": to_plain(status.nodes)}
-        return web.json_response(page)
+        return json_answer(page)
 
     async def members(self, _: web.Request) -> web.Response:
         """The same nodes without their devices, and who waits at the door."""
@@ -261,7 +262,7 @@ class ClusterApi:
             "members": members,
             "waiting": to_plain(status.waiting),
         }
-        return web.json_response(page)
+        return json_answer(page)
 
     async def deployments(self, _: web.Request) -> web.Response:
         status = self._observation.status()
@@ -270,18 +271,18 @@ class ClusterApi:
             "deployments": to_plain(status.deployments),
             "replicas": to_plain(status.replicas),
         }
-        return web.json_response(page)
+        return json_answer(page)
 
     async def models(self, _: web.Request) -> web.Response:
         status = self._observation.status()
         page: ModelsPage = {"version": status.version, "models": to_plain(status.models)}
-        return web.json_response(page)
+        return json_answer(page)
 
     async def keys(self, _: web.Request) -> web.Response:
         page: KeysPage = {
             "keys": [_shown_key(one) for one in sorted(self._api_keys.keys(), key=_age)]
         }
-        return web.json_response(page)
+        return json_answer(page)
 
     async def create_key(self, request: web.Request) -> web.Response:
         call = call_of(request)
@@ -294,7 +295,7 @@ class ClusterApi:
             raise ParameterError("label", "'label' must be printable")
         text, key = await self._api_keys.mint_key(scope, label, actor=call.actor)
         made: KeyMade = {"key": text, **_shown_key(key)}
-        return web.json_response(made, status=201, headers={"Cache-Control": "no-store"})
+        return json_answer(made, status=201, headers={"Cache-Control": "no-store"})
 
     async def revoke_key(self, request: web.Request) -> web.Response:
         call = call_of(request)
@@ -303,7 +304,7 @@ class ClusterApi:
             RevokeKey(key_id), actor=call.actor, reason=f"api {call.request_id}"
         )
         revoked: KeyRevoked = {"revoked": key_id}
-        return web.json_response(revoked)
+        return json_answer(revoked)
 
     async def window(self, request: web.Request) -> web.Response:
         call = call_of(request)
@@ -316,7 +317,7 @@ class ClusterApi:
             SetWindow(duration_s), actor=call.actor, reason=f"api {call.request_id}"
         )
         window: WindowSet = {"duration_s": duration_s}
-        return web.json_response(window)
+        return json_answer(window)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Take a member out by its id, a beginning of it, or its name."""
@@ -332,12 +333,12 @@ class ClusterApi:
             raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
         await self._members.remove(found[0], actor=call.actor)
         removed: Removed = {"removed": found[0]}
-        return web.json_response(removed)
+        return json_answer(removed)
 
     async def leave(self, _: web.Request) -> web.Response:
         await self._members.leave()
         left: Left = {"left": self._observation.node}
-        return web.json_response(left)
+        return json_answer(left)
 
     async def recover(self, request: web.Request) -> web.Response:
         """Found the cluster anew from this node's copy; says what was given up."""
@@ -349,7 +350,7 @@ class ClusterApi:
             "gone": list(result.gone),
             "lost_models": list(result.lost_models),
         }
-        return web.json_response(founded)
+        return json_answer(founded)
 
     async def merge(self, request: web.Request) -> web.Response:
         """End this cluster in the one named by `into`."""
@@ -357,7 +358,7 @@ class ClusterApi:
         into = (await read_body(request)).declared(MERGE).required_text("into")
         await self._members.merge(into, actor=call.actor)
         merging: Merging = {"into": into}
-        return web.json_response(merging)
+        return json_answer(merging)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """History after a version: what there is as JSON, or followed as server-sent events."""
@@ -371,7 +372,7 @@ class ClusterApi:
             "version": found[-1].version if found else max(after, 0),
             "events": to_plain(found),
         }
-        return web.json_response(page)
+        return json_answer(page)
 
     async def _follow(self, request: web.Request, after: int) -> web.StreamResponse:
         call = call_of(request)

@@ -16,12 +16,13 @@ from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import call_of
 from aivailable.peer.api.answer_types import Removed
 from aivailable.peer.api.cluster_nodes import asked
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.fields import AnyOf, Fields, Flag, Integer, Items, Object, Only, Text
 from aivailable.peer.api.parameters import Parameters, read_body
 from aivailable.peer.api.routes import Access, Answer, Body, Route
 from aivailable.peer.service import Changes, Deployments, DeployRequest
-from aivailable.wire.schema import from_plain, to_plain
+from aivailable.wire.schema import from_plain
 
 CONTEXT_MAX_TOKENS = 16 * 1024 * 1024
 SLOTS_MAX = 1024
@@ -131,9 +132,9 @@ class DeploymentsApi:
         call = call_of(request)
         wanted = _deploy_request(await read_body(request), DEPLOY)
         if asked(request, "dry_run"):
-            return web.json_response(to_plain(await self._deployments.preview(wanted)))
+            return json_answer(await self._deployments.preview(wanted))
         deployment = await self._deployments.deploy(wanted, actor=call.actor)
-        return web.json_response(to_plain(deployment), status=201)
+        return json_answer(deployment, status=201)
 
     async def undeploy(self, request: web.Request) -> web.Response:
         call = call_of(request)
@@ -144,12 +145,12 @@ class DeploymentsApi:
             RemoveDeployment(name), actor=call.actor, reason=f"api {call.request_id}"
         )
         removed: Removed = {"removed": name}
-        return web.json_response(removed)
+        return json_answer(removed)
 
     async def fit(self, request: web.Request) -> web.Response:
         """A verdict for each device; nothing is changed."""
         wanted = _deploy_request(await read_body(request), FIT)
-        return web.json_response(to_plain(await self._deployments.fit(wanted)))
+        return json_answer(await self._deployments.fit(wanted))
 
 
 def _deploy_request(given: Parameters, fields: Fields) -> DeployRequest:

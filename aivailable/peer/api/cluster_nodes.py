@@ -12,13 +12,13 @@ from aivailable.core.ids import NodeId, short
 from aivailable.core.status import HERE, ClusterStatus, DrainStatus, PauseStatus
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.fields import Fields, Integer, Object, Text
 from aivailable.peer.api.parameters import read_body
 from aivailable.peer.api.routes import Access, Answer, Body, Route
 from aivailable.peer.pausing import PAUSE_MAX_S
 from aivailable.peer.service import Members, Observation
-from aivailable.wire.schema import to_plain
 
 PREFIX_MIN_CHARS = 4
 NODES_NAMED_MAX = 32
@@ -88,13 +88,13 @@ class NodesApi:
         wanted = request.match_info["node"]
         status = self._observation.status()
         node = status.here if wanted == HERE else find_member(status, wanted)
-        return web.json_response(to_plain(await self._members.pause(node, duration_s)))
+        return json_answer(await self._members.pause(node, duration_s))
 
     async def _set(self, request: web.Request, draining: bool, *, force: bool) -> web.Response:
         call = call_of(request)
         node = find_member(self._observation.status(), request.match_info["node"])
         done = await self._members.drain(node, draining, force=force, actor=call.actor)
-        return web.json_response(to_plain(done))
+        return json_answer(done)
 
 
 def asked(request: web.Request, name: str) -> bool:

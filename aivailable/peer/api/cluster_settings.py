@@ -14,6 +14,7 @@ from aivailable.core.settings import SETTINGS, changed
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import call_of
 from aivailable.peer.api.answer_types import SettingsPage
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.fields import Flag, Integer, Object
 from aivailable.peer.api.parameters import read_body
 from aivailable.peer.api.routes import Access, Answer, Body, Route
@@ -55,7 +56,7 @@ class SettingsApi:
         ]
 
     async def show(self, _: web.Request) -> web.Response:
-        return web.json_response(_page(self._observation.settings()))
+        return json_answer(_page(self._observation.settings()))
 
     async def change(self, request: web.Request) -> web.Response:
         """The keys of the body are changed, all of them or none."""
@@ -68,7 +69,7 @@ class SettingsApi:
         await self._changes.propose(
             PutSettings(settings), actor=call.actor, reason=f"api {call.request_id}"
         )
-        return web.json_response(_page(settings))
+        return json_answer(_page(settings))
 
 
 def _page(settings: ClusterSettings) -> SettingsPage:

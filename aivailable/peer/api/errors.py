@@ -21,6 +21,7 @@ from aivailable.errors import (
     RequestError,
     SchemaError,
 )
+from aivailable.peer.api.documents import json_answer
 
 UNKNOWN_RETRY_AFTER_S = 2
 """A command whose outcome is unknown is usually visible after one election."""
@@ -74,7 +75,7 @@ def error_response(error: RequestError, request_id: str) -> web.Response:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="aivailable"'
-    return web.json_response(error_body(error, request_id), status=error.status, headers=headers)
+    return json_answer(error_body(error, request_id), status=error.status, headers=headers)
 
 
 def as_request_error(error: AivailableError | OSError) -> RequestError:

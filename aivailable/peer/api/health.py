@@ -14,6 +14,7 @@ from aiohttp import web
 from aivailable import __version__
 from aivailable.core.ids import short
 from aivailable.peer.api.answer_types import Alive, Ready
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.exposition import Page
 from aivailable.peer.api.routes import PLAIN_TEXT, Access, Answer, Route
 from aivailable.peer.service import Observation
@@ -85,12 +86,12 @@ class Health:
 
     async def alive(self, _: web.Request) -> web.Response:
         alive: Alive = {"status": "alive"}
-        return web.json_response(alive)
+        return json_answer(alive)
 
     async def ready(self, _: web.Request) -> web.Response:
         ready, reason = self._observation.ready()
         found: Ready = {"ready": ready, "reason": reason}
-        return web.json_response(found, status=200 if ready else 503)
+        return json_answer(found, status=200 if ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._page.render(request.headers.get("Accept", ""))

@@ -8,7 +8,6 @@ UNREAD_MAX_S: its answer holds a slot that others may wait for.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from aivailable.peer.api.errors import ClientGone
+from aivailable.wire.schema import to_json
 
 UNREAD_MAX_S = 60.0
 """How long a client may take nothing while the buffers on its way are full."""
@@ -47,19 +47,20 @@ class SseWriter:
 
     async def data(self, value: Any) -> None:
         """One unnamed event with JSON data."""
-        await self._write(f"data: {compact(value)}\n\n")
+        await self._write(b"data: %b\n\n" % to_json(value))
 
     async def event(self, event_id: int, kind: str, value: Any) -> None:
         """One named event that a client can resume after."""
-        await self._write(f"id: {event_id}\nevent: {kind}\ndata: {compact(value)}\n\n")
+        head = f"id: {event_id}\nevent: {kind}\ndata: ".encode()
+        await self._write(b"%b%b\n\n" % (head, to_json(value)))
 
     async def raw(self, text: str) -> None:
         """One unnamed event that is not JSON: OpenAI's [DONE]."""
-        await self._write(f"data: {text}\n\n")
+        await self._write(f"data: {text}\n\n".encode())
 
     async def comment(self, text: str) -> None:
         """Something to keep proxies and clients from giving up; clients ignore it."""
-        await self._write(f": {text}\n\n")
+        await self._write(f": {text}\n\n".encode())
 
     async def end(self) -> web.StreamResponse:
         try:
@@ -68,10 +69,10 @@ class SseWriter:
             raise ClientGone from error
         return self._response
 
-    async def _write(self, text: str) -> None:
+    async def _write(self, data: bytes) -> None:
         try:
             async with asyncio.timeout(UNREAD_MAX_S):
-                await self._response.write(text.encode("utf-8", "replace"))
+                await self._response.write(data)
         except TimeoutError as error:
             log.info("a client has read nothing for %.0f s: its answer is ended", UNREAD_MAX_S)
             # What waits to be sent would keep the connection open for ever.
@@ -80,7 +81,3 @@ class SseWriter:
             raise ClientGone from error
         except ConnectionError as error:
             raise ClientGone from error
-
-
-def compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

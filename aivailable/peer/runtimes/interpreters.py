@@ -3,12 +3,15 @@
 Owns the folder's layout and its record (`runtime.json`, written last: a runtime without it is half
 made and never used). A runtime has llama-cpp-python and what a worker needs beside it, but no copy
 of this program: its site-packages hold a link to ours, so that peer and worker are always of one
-version. Must not make or judge a runtime. Called by workers, oracle, devices and the commands.
+version. The library that packs what they say to each other is lent to it likewise: one that was
+made before workers needed it starts as it is. Must not make or judge a runtime. Called by workers,
+oracle, devices and the commands.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -28,6 +31,13 @@ BACKENDS: Final = (Backend.CUDA, Backend.ROCM, Backend.VULKAN, Backend.CPU)
 RECORD_MAX_BYTES: Final = 64 * 1024
 CODE: Final = Path(__file__).resolve().parents[2]
 """The package `aivailable` that runs now."""
+
+LENT: Final = ("msgspec",)
+"""Packages of ours that every runtime uses: they need no others, and fit each interpreter of our
+version."""
+LENT_FOLDER: Final = "lent"
+"""In the runtime. Not its site-packages: pip would write through the links."""
+_LENT_PATH: Final = f"../../../{LENT_FOLDER}\n"
 
 log = logging.getLogger(__name__)
 
@@ -111,13 +121,36 @@ def write_record(folder: Path, runtime: Runtime) -> None:
 
 
 def link_code(path: Path) -> None:
-    """Let `aivailable` in the runtime's site-packages be the one that runs now. Raises OSError."""
+    """Let `aivailable` in the runtime be the one that runs now, with what it lends. Raises
+    OSError."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    link = path / "lib" / version / "site-packages" / "aivailable"
+    packages = path / "lib" / version / "site-packages"
+    _link(packages / "aivailable", CODE)
+    (path / LENT_FOLDER).mkdir(exist_ok=True)
+    for name in LENT:
+        _link(path / LENT_FOLDER / name, _ours(name))
+    listed = packages / "aivailable_lent.pth"
     with contextlib.suppress(OSError):
-        if link.readlink() == CODE:
+        if listed.read_text(encoding="utf-8") == _LENT_PATH:
             return
-    draft = link.with_name(f".aivailable.{os.getpid()}")
+    draft = listed.with_name(f".{listed.name}.{os.getpid()}")
+    draft.write_text(_LENT_PATH, encoding="utf-8")
+    draft.replace(listed)
+
+
+def _link(link: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):
+        if link.readlink() == target:
+            return
+    draft = link.with_name(f".{link.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
-    draft.symlink_to(CODE)
+    draft.symlink_to(target)
     draft.replace(link)
+
+
+def _ours(name: str) -> Path:
+    """The folder of a package that we run with. Raises FileNotFoundError."""
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError(2, "the package cannot be lent", name)
+    return Path(found.submodule_search_locations[0])

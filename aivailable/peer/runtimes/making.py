@@ -199,7 +199,6 @@ class Maker:
         if len(wheels) != 1:
             raise RuntimeTrouble(f"{self._draft / 'wheels'} holds {len(wheels)} wheels, not one")
         await self._pip(INSTALL_LIMIT_S, "install", *self._sources(), str(wheels[0]))
-        link_code(self._draft)
 
     def _sources(self) -> list[str]:
         found = ["--no-index"] if self._wish.offline else []
@@ -209,6 +208,7 @@ class Maker:
 
     async def _check(self) -> str:
         """Its version, import and one decode on the CPU: a card has its own trial at each start."""
+        link_code(self._draft)
         child = await self._run("import", CHECK_LIMIT_S, self._python, "-c", _IMPORT)
         version = child.last_line
         wanted = ENGINE.partition("==")[2]

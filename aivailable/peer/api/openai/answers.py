@@ -14,6 +14,7 @@ from aiohttp import web
 
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import Call, Outcome
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ClientGone, as_request_error, error_body
 from aivailable.peer.api.generation import Generation
 from aivailable.peer.api.openai.choices import ChatChoice, Choice, TextChoice
@@ -53,7 +54,7 @@ async def collect(
         if isinstance(event, Finished):
             reasons[index] = event.reason
     parts = [(choice.whole(), reasons[index]) for index, choice in enumerate(choices)]
-    return web.json_response(reply.whole(parts, call), headers=call.headers())
+    return json_answer(reply.whole(parts, call), headers=call.headers())
 
 
 class Stream:

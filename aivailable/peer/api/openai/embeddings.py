@@ -21,6 +21,7 @@ from aiohttp import web
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call, call_of
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.fields import AnyOf, Fields, Flag, Integer, Items, Object, Only, Text
 from aivailable.peer.api.generation import Generation
@@ -37,10 +38,10 @@ from aivailable.peer.api.parameters import (
     wrong_type,
 )
 from aivailable.peer.api.routes import GENERATION_ERRORS, Answer, Body, Route
-from aivailable.peer.api.sse import compact
 from aivailable.peer.service import Inference, Observation
 from aivailable.wire.generation import Embedded, Finished, Generate
 from aivailable.wire.limits import MIB
+from aivailable.wire.schema import to_json
 
 INPUTS_MAX = 2048
 """Texts of one embeddings request, as OpenAI allows."""
@@ -191,7 +192,7 @@ class Inputs:
         _check_complete(items, asked.generate)
         data = ",".join(items[index] for index in range(len(items)))
         model = json.dumps(asked.generate.deployment)
-        usage = compact(input_usage_of(call))
+        usage = to_json(input_usage_of(call)).decode()
         text = f'{{"object":"list","data":[{data}],"model":{model},"usage":{usage}}}'
         return web.Response(text=text, content_type="application/json", headers=call.headers())
 
@@ -220,7 +221,7 @@ class Inputs:
             "results": results,
             "usage": input_usage_of(call),
         }
-        return web.json_response(document, headers=call.headers())
+        return json_answer(document, headers=call.headers())
 
     async def _run(
         self, call: Call, asked: Generate, ignored: tuple[str, ...]

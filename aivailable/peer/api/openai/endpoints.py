@@ -13,6 +13,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from aivailable.peer.api.accounting import Call, call_of
+from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.fields import Object
 from aivailable.peer.api.generation import WAIT_S, Generation
 from aivailable.peer.api.openai.answer_types import (
@@ -128,7 +129,7 @@ class OpenAi:
         return await self._answer(request, asked, chat=False)
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response(model_list(self._observation.status()))
+        return json_answer(model_list(self._observation.status()))
 
     async def model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
@@ -136,7 +137,7 @@ class OpenAi:
         status = self._observation.status()
         for one in status.deployments:
             if one.name == deployment.name:
-                return web.json_response(model_entry(status, one, name))
+                return json_answer(model_entry(status, one, name))
         raise unknown_model(self._observation, name)
 
     async def _answer(
