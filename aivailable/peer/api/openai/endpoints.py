@@ -1,6 +1,6 @@
 """OpenAI's endpoints: chat completions, completions, models.
 
-Owns the handlers; it must not route or retry: that is `Service.generate`. Routes are added by
+Owns the handlers; it must not route or retry: that is `Inference.generate`. Routes are added by
 `server`. Leaving a handler in any way, the client's disconnect included, closes the generation and
 so cancels every choice of it at its host.
 """
