@@ -39,7 +39,7 @@ REGISTRIES = {
 MESSAGES = [
     pytest.param(registry, kind, id=f"{name}-{word}")
     for name, registry in REGISTRIES.items()
-    for word, kind in registry._kinds.items()
+    for word, kind in registry.kinds.items()
 ]
 
 

@@ -20,6 +20,8 @@ Digest = str
 """SHA-256 of a model file, hex."""
 KeyId = str
 """First 8 hex digits of the SHA-256 of an API key: shown, never secret."""
+AccountId = str
+"""Whom fairness counts: an API key by its KeyId, or an address. "" = from an older version."""
 
 SHORT_CHARS = 8
 NODE_ID_CHARS = 52

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from aivailable.core.admission import places_sure
 from aivailable.core.ids import NodeId, ReplicaId
 from aivailable.core.records import Deployment
 from aivailable.core.state import State
@@ -87,6 +88,7 @@ def choose(
     excluded: Collection[ReplicaId] = (),
     reserved: Mapping[ReplicaId, int] | None = None,
     prefixes: Sequence[int] = (),
+    own: Mapping[ReplicaId, int] | None = None,
 ) -> Choice:
     """The replica that has computed the most of the request's beginning, if its load per slot is
     within WARM_LOAD_BOUND of the least one and it has a free slot; else the one with the least
@@ -96,24 +98,35 @@ def choose(
     `deployment_name`: what the request calls its model, a name or an alias. `excluded`: replicas
     this request has tried. `reserved`: requests this node has sent to each replica since its last
     heartbeat, so that a burst does not pile up on one. `prefixes`: the request's digests
-    (wire.prefixes).
+    (wire.prefixes). `own`: requests of the same account that this node has under way at each
+    replica. Where a line is full, an account with few of its own is sent there all the same when
+    nothing else is open: only the host knows whose requests fill it, and makes room.
     """
     deployment = view.state.find_deployment(deployment_name)
     if deployment is None:
         return _unknown(deployment_name, view.state)
     reserved = reserved if reserved is not None else {}
+    own = own if own is not None else {}
+    per_slot = view.state.settings.queue_per_slot_max
     ready = ready_replicas(view, deployment.name)
     rejected = _not_ready(view, deployment, ready)
     open_for_us: list[ReadyReplica] = []
+    full_for_others: list[ReadyReplica] = []
     full = False
     for candidate in ready:
         if candidate.replica in excluded:
             rejected.append(_because(candidate, "tried already"))
-        elif _is_full(candidate, reserved, view.state.settings.queue_per_slot_max):
+        elif not _is_full(candidate, reserved, per_slot):
+            open_for_us.append(candidate)
+        elif own.get(candidate.replica, 0) < places_sure(_places(candidate, per_slot)):
+            full_for_others.append(candidate)
+        else:
             full = True
             rejected.append(_because(candidate, "queue full"))
-        else:
-            open_for_us.append(candidate)
+    if open_for_us:
+        rejected += [_because(candidate, "queue full") for candidate in full_for_others]
+    else:
+        open_for_us = full_for_others
     if not open_for_us:
         return _nothing(deployment, rejected, full)
     bound = min(_load(candidate, reserved) for candidate in open_for_us) + WARM_LOAD_BOUND
@@ -194,7 +207,11 @@ def _is_full(
     load = candidate.load
     mine = reserved.get(candidate.replica, 0)
     overflow = load.slots_busy + load.waiting + mine - load.slots
-    return max(load.waiting, overflow) >= max(1, load.slots) * queue_per_slot_max
+    return max(load.waiting, overflow) >= _places(candidate, queue_per_slot_max)
+
+
+def _places(candidate: ReadyReplica, queue_per_slot_max: int) -> int:
+    return max(1, candidate.load.slots) * queue_per_slot_max
 
 
 def _not_ready(

@@ -28,6 +28,7 @@ class DeviceStatus:
     used_by_others_bytes: int = 0
     utilization: float = 0.0
     temperature_c: float | None = None
+    power_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,11 @@ class ReplicaStatus:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that were not computed anew."""
+    steps: int = 0
     """The worker's counters since its start, a heartbeat old."""
     notes: tuple[str, ...] = ()
     """What the engine runs with, given or chosen, as "threads=7"; empty until it is ready."""

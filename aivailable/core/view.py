@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aivailable.core.ids import NodeId, ReplicaId, short
 from aivailable.core.levels import waited_for
@@ -35,6 +36,11 @@ from aivailable.core.status import (
 from aivailable.wire.peer import DeviceLoad, ReplicaLoad
 
 EVENTS_SHOWN = 20
+COUNTED = (
+    *("requests", "finished", "cancelled", "failed", "steps", "prompt_tokens", "cached_tokens"),
+    *("generated_tokens", "drafted_tokens", "accepted_tokens"),
+)
+"""A worker's counters, by their one name in `ReplicaLoad` and `ReplicaStatus`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,7 @@ def _device(
         used_by_others_bytes=load.used_by_others_bytes,
         utilization=load.utilization,
         temperature_c=load.temperature_c,
+        power_w=load.power_w,
     )
 
 
@@ -317,6 +324,7 @@ def _replicas(view: View) -> tuple[ReplicaStatus, ...]:
             waiting=load.waiting,
             tokens_per_s=load.tokens_per_s,
             notes=load.notes,
+            **_counted(load),
         )
         for heard in _fresh(view)
         for load in heard.heartbeat.replicas
@@ -342,14 +350,14 @@ def _replica(state: State, replica: Replica, load: ReplicaLoad | None) -> Replic
         tokens_per_s=load.tokens_per_s if load is not None else 0.0,
         claimed_bytes=sum(claim.claim_bytes for claim in replica.claims),
         used_bytes=sum(replica.used_bytes.values()),
-        finished=load.finished if load is not None else 0,
-        cancelled=load.cancelled if load is not None else 0,
-        failed=load.failed if load is not None else 0,
-        generated_tokens=load.generated_tokens if load is not None else 0,
-        drafted_tokens=load.drafted_tokens if load is not None else 0,
-        accepted_tokens=load.accepted_tokens if load is not None else 0,
         notes=load.notes if load is not None else (),
+        **(_counted(load) if load is not None else {}),
     )
+
+
+def _counted(load: ReplicaLoad) -> dict[str, Any]:
+    """The worker's counters as the status document has them."""
+    return {name: getattr(load, name) for name in COUNTED}
 
 
 def _islands(view: View, deployment: str) -> list[ReadyReplica]:

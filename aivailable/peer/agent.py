@@ -37,6 +37,7 @@ from aivailable.core.state import State
 from aivailable.errors import AivailableError, ProposalError, WorkerError
 from aivailable.gguf.companion_options import with_paths
 from aivailable.peer.cluster_view import ClusterView
+from aivailable.peer.histogram import Histogram
 from aivailable.peer.pausing import Pause
 from aivailable.peer.ports import FileStatus, PeerConfig, Ports, Stream
 from aivailable.peer.proposals import Proposer
@@ -140,6 +141,10 @@ class Agent:
 
     def find(self, replica: ReplicaId) -> LocalReplica | None:
         return self._replicas.get(replica)
+
+    def queue_waits(self) -> dict[ReplicaId, Histogram]:
+        """How long requests waited for a slot, by replica on this node."""
+        return {key: self._replicas[key].queue_waits.copy() for key in sorted(self._replicas)}
 
     def loads(self) -> tuple[ReplicaLoad, ...]:
         return tuple(self._load(key) for key in sorted(self._replicas))

@@ -14,6 +14,7 @@ import os
 import random
 import secrets
 import signal
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from aivailable.config import Config
 from aivailable.core.ids import ClusterId
 from aivailable.errors import ConfigError
 from aivailable.peer.api.server import ApiServer
-from aivailable.peer.clock import SystemClock
 from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
 from aivailable.peer.devices.simulated import FILE_NAME, SimulatedUse
 from aivailable.peer.discovery import MdnsDiscovery
@@ -48,6 +48,16 @@ LOG_FILE_MAX_BYTES = 4 * 1024 * 1024
 LOG_FILES_KEPT = 3
 API_FILE = "api.json"
 STOP_DEADLINE_S = 10.0
+
+
+class SystemClock:
+    """ports.Clock over the operating system's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
 
 
 class SystemRandomness:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncGenerator, Awaitable
+from dataclasses import replace
 
 from aivailable.core.commands import Body, PutKey
-from aivailable.core.ids import ClusterId, NodeId, key_hash, key_id
+from aivailable.core.ids import AccountId, ClusterId, NodeId, key_hash, key_id
 from aivailable.core.merging import Recovered
 from aivailable.core.planner import explanations
 from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Scope
@@ -38,7 +39,7 @@ from aivailable.peer.membership import Membership
 from aivailable.peer.pausing import pause_node
 from aivailable.peer.ports import Ports
 from aivailable.peer.recovery import recover
-from aivailable.peer.service import DeployRequest, Routing
+from aivailable.peer.service import DeployRequest, NodeFigures, RaftFigures, Routing
 from aivailable.peer.session import Session
 from aivailable.wire.generation import Generate, GenerationEvent
 
@@ -100,9 +101,9 @@ class LocalInference:
         self._current = current
 
     def generate(
-        self, request: Generate, key: ApiKey | None, routing: Routing
+        self, request: Generate, account: AccountId, routing: Routing
     ) -> AsyncGenerator[GenerationEvent, None]:
-        return self._current.required().router.run(request, routing)
+        return self._current.required().router.run(replace(request, account=account), routing)
 
 
 class LocalObservation:
@@ -157,6 +158,22 @@ class LocalObservation:
         if self.node not in self._current.state.members:
             return False, "the cluster's state has not arrived yet"
         return True, ""
+
+    def figures(self) -> NodeFigures:
+        session = self._current.session
+        if session is None:
+            return NodeFigures()
+        return NodeFigures(
+            raft=RaftFigures(
+                leading=session.raft.is_leader,
+                commit_index=session.raft.commit_index,
+                last_index=session.raft.last_index,
+                log_length=session.raft.log_length,
+                tally=replace(session.raft.tally),
+            ),
+            demand=session.router.demands.sample(),
+            queue_waits=session.agent.queue_waits(),
+        )
 
     async def barrier(self) -> None:
         await self._current.required().raft.barrier(BARRIER_DEADLINE_S)

@@ -16,7 +16,9 @@ from aivailable.core.admission import FairQueue
 from aivailable.core.agent import LocalWorker
 from aivailable.core.records import Replica, Status
 from aivailable.errors import RequestError, WorkerError
+from aivailable.peer.histogram import WAIT_BOUNDS_S, Histogram
 from aivailable.peer.ports import Clock, Worker, WorkerLauncher
+from aivailable.peer.runs import Run, used_tokens
 from aivailable.wire.generation import (
     Cancel,
     Failed,
@@ -54,17 +56,6 @@ EVENTS_RESUME = 16
 """So few are left: the worker may go on."""
 EVENTS_MAX = 4096
 """A worker that goes on all the same has its request ended: far more than what was under way."""
-TOKENS_UNKNOWN = 256
-"""What an answer counts in the fair queue when the client named no limit."""
-
-
-class _Run:
-    """One request in this replica: its events on their way to the reader."""
-
-    def __init__(self, request: Generate) -> None:
-        self.request = request
-        self.events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
-        self.paused = False
 
 
 class LocalReplica:
@@ -82,15 +73,18 @@ class LocalReplica:
         self.progress = 0.0
         self.phase = ""
         self.counters = Counters()
+        self.queue_waits = Histogram(WAIT_BOUNDS_S)
+        """Seconds that requests waited here before the worker got them."""
         self.notes: tuple[str, ...] = ()
         """What the engine chose where the deployment left it open."""
         self._clock = clock
         self._on_change = on_change
         self._worker: Worker | None = None
-        self._runs: dict[str, _Run] = {}
-        self._in_worker: dict[str, None] = {}
-        """Requests sent, whose end the worker has not told yet: cancelled ones, too."""
-        self._queue = FairQueue(queue_max)
+        self._runs: dict[str, Run] = {}
+        self._queue = FairQueue(record.slots, queue_max)
+        """What it holds was sent, and the worker has not told its end yet: cancelled ones, too."""
+        self._impatience: asyncio.TimerHandle | None = None
+        """When the next account will have waited too long without any slot."""
         self._slots_busy = 0
         self._rate = 0.0
         self._rate_tokens = 0
@@ -126,7 +120,7 @@ class LocalReplica:
             status=self._entry.status.value,
             slots=self.record.slots,
             # A request just sent counts at once: a burst would pile up here until the next step.
-            slots_busy=max(self._slots_busy, len(self._in_worker)),
+            slots_busy=max(self._slots_busy, self._queue.held),
             waiting=len(self._queue),
             tokens_per_s=round(self._rate, 1),
             progress=round(self.progress, 3),
@@ -138,6 +132,10 @@ class LocalReplica:
             generated_tokens=self.counters.generated_tokens,
             drafted_tokens=self.counters.drafted_tokens,
             accepted_tokens=self.counters.accepted_tokens,
+            requests=self.counters.requests,
+            prompt_tokens=self.counters.prompt_tokens,
+            cached_tokens=self.counters.cached_tokens,
+            steps=self.counters.steps,
             prefixes=self._prefixes,
             idle_ms=self._idle_ms(),
             queued_ms=self._queued_ms(),
@@ -154,12 +152,12 @@ class LocalReplica:
         """A moving average, from the looks of each heartbeat."""
         now_s = self._clock.monotonic()
         weight = 1.0 - math.exp((self._busy_at_s - now_s) / BUSY_WINDOW_S)
-        share = min(1.0, len(self._in_worker) / max(1, self.record.slots))
+        share = min(1.0, self._queue.held / max(1, self.record.slots))
         self._busy += weight * (share - self._busy)
         self._busy_at_s = now_s
 
     def _idle_ms(self) -> int:
-        if self._runs or self._in_worker or self._entry.status is not Status.READY:
+        if self._runs or self._queue.held or self._entry.status is not Status.READY:
             return 0
         return int((self._clock.monotonic() - self._used_s) * 1000)
 
@@ -228,7 +226,8 @@ class LocalReplica:
 
     def _fail_runs(self) -> None:
         """The process is gone: every open request learns it and may go elsewhere."""
-        self._in_worker.clear()
+        self._queue.clear_held()
+        self._watch_patience()
         for run in list(self._runs.values()):
             run.events.put_nowait(
                 Failed(run.request.request_id, "worker_lost", "the worker died", 502)
@@ -244,15 +243,19 @@ class LocalReplica:
         if self._entry.status is not Status.READY or self._worker is None:
             code = "draining" if self._entry.status is Status.DRAINING else "not_hosting"
             raise RequestError(503, code, f"{self.record.replica} takes no requests now")
-        if request.request_id in self._runs or request.request_id in self._in_worker:
+        if request.request_id in self._runs or self._queue.holds(request.request_id):
             # In the worker: cancelled a moment ago; its end must not be taken for the new one's.
             raise RequestError(409, "duplicate_request", "this request runs already")
-        run = _Run(request)
-        cost_tokens = request.max_tokens or TOKENS_UNKNOWN
-        if self._queue.push(request.request_id, request.account, cost_tokens) is None:
+        now_s = self._clock.monotonic()
+        run = Run(request, now_s)
+        push = self._queue.push(request.request_id, request.account, run.cost_tokens(), now_s)
+        if not push.taken:
             raise RequestError(
                 429, "queue_full", f"{self.record.replica}: the queue is full", retry_after_s=2
             )
+        if push.sent_away:
+            why = f"{self.record.replica}: the queue is full, and others have less in it"
+            self._deliver(Failed(push.sent_away, "queue_full", why, 429))
         self._runs[request.request_id] = run
         try:
             self._pump()
@@ -267,6 +270,8 @@ class LocalReplica:
 
     def _pump(self) -> None:
         self._hand_out()
+        self._make_room()
+        self._watch_patience()
         if not len(self._queue):
             self._queued_s = None
         elif self._queued_s is None:
@@ -274,30 +279,52 @@ class LocalReplica:
 
     def _hand_out(self) -> None:
         """Hand requests to the worker, as many as it has slots, in fair order."""
-        if self._worker is None:
-            return
-        while len(self._in_worker) < self.record.slots:
-            request_id = self._queue.pop()
+        now_s = self._clock.monotonic()
+        while self._worker is not None:
+            request_id = self._queue.pop(now_s)
             if request_id is None:
                 return
-            run = self._runs.get(request_id)
-            if run is None:
-                continue
+            run = self._runs[request_id]
             try:
                 self._worker.send(run.request)
             except WorkerError as error:
                 # Larger than a worker's frame: its own fault, nobody else's.
+                self._queue.release(request_id, 0, now_s)
                 self._deliver(Failed(request_id, "invalid_request", str(error), 413))
                 continue
-            self._in_worker[request_id] = None
+            self.queue_waits.observe(now_s - run.queued_s)
 
-    def _forget(self, run: _Run) -> None:
+    def _make_room(self) -> None:
+        """Take a slot from whoever holds most for each account that has waited too long for one."""
+        now_s = self._clock.monotonic()
+        while (request_id := self._queue.displace(now_s, self._movable)) is not None:
+            log.info("%s: %s gives its slot to another key", self.record.replica, request_id)
+            self._tell_worker(Cancel(request_id))
+            self._runs[request_id].displaced = True
+
+    def _movable(self, request_id: str) -> bool:
+        run = self._runs.get(request_id)
+        return run is not None and run.movable
+
+    def _watch_patience(self) -> None:
+        """Look again when the next account has waited too long, even if nothing else happens."""
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+        now_s = self._clock.monotonic()
+        ends_s = self._queue.patience_ends_s(now_s)
+        if ends_s is not None and self._worker is not None:
+            loop = asyncio.get_running_loop()
+            self._impatience = loop.call_later(ends_s - now_s, self._pump)
+
+    def _forget(self, run: Run) -> None:
         request_id = run.request.request_id
         if self._runs.pop(request_id, None) is None:
             return
         self._used_s = self._clock.monotonic()
         self._queue.cancel(request_id)
-        self._tell_worker(Cancel(request_id))
+        if not run.displaced:
+            self._tell_worker(Cancel(request_id))
         self._pump()
         self._on_change()
 
@@ -318,18 +345,41 @@ class LocalReplica:
             self._deliver(tokens)
         ends: tuple[Finished | Failed, ...] = (*step.finished, *step.failed)
         for end in ends:
-            self._in_worker.pop(end.request_id, None)
-            self._deliver(end)
+            self._end(end)
         if step.finished or step.failed:
             self._pump()
+
+    def _end(self, end: Finished | Failed) -> None:
+        """The worker has a slot free again. Who was displaced waits for another one."""
+        run = self._runs.get(end.request_id)
+        now_s = self._clock.monotonic()
+        replayed = run.replayed if run is not None else 0
+        # A client that has left pays for what was computed until then.
+        used = used_tokens(end, replayed) if isinstance(end, Finished) else None
+        self._queue.release(end.request_id, used, now_s)
+        if run is None:
+            return
+        if not (run.displaced and isinstance(end, Finished) and end.reason == "cancelled"):
+            self._deliver(end)
+            return
+        run.left_slot()
+        run.parked = run.paused
+        if not run.parked:
+            self._queue_again(run)
+
+    def _queue_again(self, run: Run) -> None:
+        now_s = run.queued_s = self._clock.monotonic()
+        request = run.request
+        self._queue.put_back(request.request_id, request.account, run.cost_tokens(), now_s)
 
     def _deliver(self, event: GenerationEvent) -> None:
         run = self._runs.get(event.request_id)
         if run is None:
             return
+        run.heard(event)
         waiting = run.events.qsize()
         if waiting >= EVENTS_MAX and not isinstance(event, Finished | Failed):
-            if run.request.request_id in self._in_worker and waiting == EVENTS_MAX:
+            if self._queue.holds(event.request_id) and waiting == EVENTS_MAX:
                 self._tell_worker(Cancel(run.request.request_id))
                 event = Failed(event.request_id, "slow_reader", "the answer was not read", 503)
                 run.events.put_nowait(event)
@@ -339,14 +389,20 @@ class LocalReplica:
             run.paused = True
             self._tell_worker(Pause(event.request_id))
 
-    def _let_go_on(self, run: _Run) -> None:
+    def _let_go_on(self, run: Run) -> None:
         """The reader took an event; with few left its request may be decoded again."""
-        if run.paused and run.events.qsize() <= EVENTS_RESUME:
-            run.paused = False
+        if not run.paused or run.events.qsize() > EVENTS_RESUME:
+            return
+        run.paused = False
+        if run.parked:
+            run.parked = False
+            self._queue_again(run)
+            self._pump()
+        else:
             self._tell_worker(Resume(run.request.request_id))
 
     def _tell_worker(self, message: Cancel | Pause | Resume) -> None:
-        if self._worker is not None and message.request_id in self._in_worker:
+        if self._worker is not None and self._queue.holds(message.request_id):
             self._worker.send(message)
 
     def _measure_rate(self) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from aivailable.core.backoff import delay_s
-from aivailable.core.ids import NodeId, ReplicaId
+from aivailable.core.ids import AccountId, NodeId, ReplicaId
 from aivailable.core.planner import explanations
 from aivailable.core.records import Status
 from aivailable.core.router import Forward, Local, Refuse, Wait, choose
@@ -108,6 +108,8 @@ class Router:
         self._agent = agent
         self._tasks = tasks
         self._reserved: dict[ReplicaId, int] = {}
+        self._under_way: dict[AccountId, dict[ReplicaId, int]] = {}
+        """Attempts of requests that came in here."""
         self._waiters: dict[int, Pulse] = {}
         self._next_waiter = 0
         self._explained: Mapping[str, str] = {}
@@ -147,14 +149,15 @@ class Router:
             routing.host = choice.node if isinstance(choice, Forward) else self._node
             attempt = replace(progress.next_request(choice.replica), deadline_s=left_s)
             try:
-                async with aclosing(self._attempt(choice, attempt)) as events:
-                    while True:
-                        event = await _next_before(ends_s, events)
-                        shown = self._account(progress, event)
-                        if shown is not None:
-                            yield shown
-                        if isinstance(event, Finished):
-                            return
+                with self._counted(request.account, choice.replica):
+                    async with aclosing(self._attempt(choice, attempt)) as events:
+                        while True:
+                            event = await _next_before(ends_s, events)
+                            shown = self._account(progress, event)
+                            if shown is not None:
+                                yield shown
+                            if isinstance(event, Finished):
+                                return
             except _TryElsewhere as reason:
                 log.info("%s: %s on %s", request.request_id, reason, choice.replica)
                 progress.last_failure, progress.last_code = str(reason), reason.code
@@ -165,6 +168,19 @@ class Router:
             if progress.generated and not progress.prompt_ids:
                 # Without the prompt's ids another replica would begin again, not go on.
                 raise RequestError(502, "cannot_continue", progress.last_failure)
+
+    @contextmanager
+    def _counted(self, account: AccountId, replica: ReplicaId) -> Iterator[None]:
+        mine = self._under_way.setdefault(account, {})
+        mine[replica] = mine.get(replica, 0) + 1
+        try:
+            yield
+        finally:
+            mine[replica] -= 1
+            if not mine[replica]:
+                del mine[replica]
+            if not mine:
+                self._under_way.pop(account, None)
 
     def _account(self, progress: _Progress, event: GenerationEvent) -> GenerationEvent | None:
         """Remember what a continuation needs; hide the second Started from the client."""
@@ -204,6 +220,7 @@ class Router:
                     progress.excluded,
                     self._reserved,
                     wanted,
+                    self._under_way.get(progress.request.account, {}),
                 )
                 match choice:
                     case Local():

@@ -6,12 +6,12 @@ together; the API's tests use a fake for each.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from aivailable.core.commands import Body
-from aivailable.core.ids import ClusterId, NodeId
+from aivailable.core.ids import AccountId, ClusterId, NodeId, ReplicaId
 from aivailable.core.merging import Recovered
 from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Where
 from aivailable.core.status import (
@@ -21,7 +21,10 @@ from aivailable.core.status import (
     PauseStatus,
     PlanStatus,
 )
+from aivailable.peer.histogram import Histogram
+from aivailable.raft.figures import Tally
 from aivailable.wire.generation import Generate, GenerationEvent
+from aivailable.wire.peer import Demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,30 @@ class Routing:
     """How long to wait for a model that is deployed but not ready (DESIGN §7)."""
 
 
+@dataclass(frozen=True, slots=True)
+class RaftFigures:
+    """Where this node's copy of the log stands, and what Raft has counted here."""
+
+    leading: bool
+    commit_index: int
+    last_index: int
+    log_length: int
+    """Entries kept since the last compaction."""
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFigures:
+    """What this node measures of itself and tells nobody else: for /metrics."""
+
+    raft: RaftFigures | None = None
+    """None without a cluster."""
+    demand: tuple[Demand, ...] = ()
+    """Deployments that requests at this node wait for."""
+    queue_waits: Mapping[ReplicaId, Histogram] = field(default_factory=dict)
+    """Seconds in the queue of each replica on this node, since that replica came."""
+
+
 class Inference(Protocol):
     """Answers requests for models."""
 
@@ -76,11 +103,12 @@ class Inference(Protocol):
         ...
 
     def generate(
-        self, request: Generate, key: ApiKey | None, routing: Routing
+        self, request: Generate, account: AccountId, routing: Routing
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Route and run. The first event is Started; the last is Finished. Raises RequestError
-        before the first event or (mid-stream, when nothing can continue it) after. Closing the
-        iterator cancels the request everywhere."""
+        """Route and run, counted for `account` whatever the request says of itself. The first
+        event is Started; the last is Finished. Raises RequestError before the first event or
+        (mid-stream, when nothing can continue it) after. Closing the iterator cancels the request
+        everywhere."""
         ...
 
 
@@ -92,6 +120,7 @@ class Observation(Protocol):
 
     def status(self) -> ClusterStatus: ...
 
+    def figures(self) -> NodeFigures: ...
     def ready(self) -> tuple[bool, str]:
         """Whether this node can take requests, and if not why (for /readyz)."""
         ...

@@ -66,7 +66,7 @@ def _chunk(value: Any) -> bool:
 
 _VOTE: dict[str, _Check] = {"term": _index, "last_log_term": _index, "last_log_index": _index}
 _APPEND: dict[str, _Check] = {"term": _index, "commit_index": _index}
-_KINDS: dict[str, dict[str, _Check]] = {
+KINDS: dict[str, dict[str, _Check]] = {
     "request_vote": _VOTE,
     "transfer_vote": _VOTE,
     "response_vote": {"term": _index},
@@ -99,7 +99,7 @@ def encode(term: int, message: Message, incarnation: int = 0) -> bytes:
         kind = "snapshot"
     elif message.get("transfer"):
         kind = "transfer_vote"
-    fields = _KINDS.get(kind)
+    fields = KINDS.get(kind)
     if fields is None or "transmission" in message:
         raise SchemaError(f"a raft message of kind {kind!r} is never sent")
     packed: bytes = msgpack.packb(
@@ -124,7 +124,7 @@ def decode(data: bytes) -> tuple[int, Message, int]:
     if type(value) is not tuple or len(value) != 4:
         raise SchemaError("not a raft envelope")
     term, incarnation, kind, values = value
-    fields = _KINDS.get(kind) if type(kind) is str else None
+    fields = KINDS.get(kind) if type(kind) is str else None
     if fields is None or not _index(term) or not _index(incarnation):
         raise SchemaError(f"unknown raft message {kind!r}")
     if type(values) is not tuple or len(values) != len(fields):

@@ -1,8 +1,7 @@
 """One member's Raft: opens it, ticks it, and is what the rest of the program talks to.
 
-Owns: the tick task, the life from start to stop, and the public surface. It must not
-know what commands mean or how bytes travel. Built by peer and by the simulation, which give it
-machine, link, store, clock and dice. See DESIGN.md beside this for how the parts fit.
+Owns: the tick task, the life from start to stop, and the public surface. It must not know what
+commands mean or how bytes travel. Built by peer and simulation. See DESIGN.md beside this.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from aivailable.raft import library
 from aivailable.raft.changes import Changes
 from aivailable.raft.consensus import AT_ONCE, Consensus
 from aivailable.raft.election import Election
+from aivailable.raft.figures import Tally
 from aivailable.raft.guards import Guards
 from aivailable.raft.journal import open_journal
 from aivailable.raft.machine import Link, Machine
@@ -67,9 +67,8 @@ class RaftNode:
 
         `clock` is monotonic seconds. `on_change` is called, on the loop, after leader, term, role
         or voters changed. `authorize(node, payload)` is asked on the leader for every command
-        that a member forwards. `role` VOTER makes the node willing to vote; it starts elections
-        only while the log says that it is a voter. `founders`: all of
-        `voters` start together on empty stores (tests); else only a single voter starts a log.
+        that a member forwards. `role` VOTER makes it willing to vote; it stands for election only
+        while the log calls it a voter. `founders`: all of `voters` start on empty stores (tests).
         """
         self._node_id = node_id
         self._voters_at_start = voters
@@ -83,6 +82,7 @@ class RaftNode:
         self._settings = settings or RaftSettings()
         self._on_change = on_change
         self._guards = guards or Guards()
+        self.tally = Tally()
         self._founders = founders
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,6 +92,7 @@ class RaftNode:
             node_id,
             clock=clock,
             retry_s=self._settings.retry_s,
+            tally=self.tally,
             authorize=authorize or (lambda node, payload: True),
             wake=self._wanted.set,
         )
@@ -100,8 +101,6 @@ class RaftNode:
         self._replicated = (0, 0)
         self._writing: Writing | None = None
         self._expelling: asyncio.Task[None] | None = None
-        self.faults = 0
-        """Ticks and messages that raised inside the library; each is logged."""
 
     # Life.
 
@@ -130,6 +129,7 @@ class RaftNode:
             journal=journal,
             snapshots=snapshots,
             guards=self._guards,
+            tally=self.tally,
             clock=self._clock,
             on_submit=self._proposals.forwarded,
             wake=self._wanted.set,
@@ -239,7 +239,7 @@ class RaftNode:
             with library.acting(self._ambient):
                 self._transport.receive(node, data)
         except Exception:
-            self.faults += 1
+            self.tally.faults += 1
             log.exception("a raft message of %s could not be handled", node)
         self._after()
 
@@ -436,7 +436,7 @@ class RaftNode:
             try:
                 self._tick()
             except Exception:
-                self.faults += 1
+                self.tally.faults += 1
                 log.exception("a raft tick failed; the next one goes on")
             self._after()
             timer = loop.call_later(self._pause_s(), self._wanted.set)

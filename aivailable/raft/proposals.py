@@ -15,6 +15,7 @@ from aivailable.core.ids import NodeId
 from aivailable.errors import ProposalRejected, ProposalUnknown
 from aivailable.raft import library
 from aivailable.raft.consensus import Consensus
+from aivailable.raft.figures import Tally
 from aivailable.raft.transport import RaftTransport
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,14 @@ class Proposals:
         *,
         clock: Callable[[], float],
         retry_s: float,
+        tally: Tally,
         authorize: Authorize,
         wake: Callable[[], None],
     ) -> None:
         self._node_id = node_id
         self._clock = clock
         self._retry_s = retry_s
+        self._tally = tally
         self._authorize = authorize
         self._wake = wake
         self._consensus: Consensus | None = None
@@ -54,7 +57,6 @@ class Proposals:
         self._offered: dict[bytes, None] = {}
         self._elections = 0
         self._closed = False
-        self.unauthorized = 0
 
     def attach(self, consensus: Consensus, transport: RaftTransport) -> None:
         """Both are built after this and call into it."""
@@ -145,7 +147,7 @@ class Proposals:
             kind == library.REGULAR and self._authorize(node, payload)
         )
         if not allowed:
-            self.unauthorized += 1
+            self._tally.unauthorized += 1
             log.warning("a command forwarded by %s is not its own: refused", node)
             return
         self._accept(command)

@@ -16,6 +16,7 @@ from aivailable.errors import CodeTooOld, SchemaError
 from aivailable.raft import codec, library
 from aivailable.raft.consensus import Consensus
 from aivailable.raft.election import Election
+from aivailable.raft.figures import Tally
 from aivailable.raft.guards import Ack, Guards, Message, as_heartbeat, keep_matching, snapshot_known
 from aivailable.raft.journal import Journal
 from aivailable.raft.library import StableNode
@@ -49,6 +50,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         journal: Journal,
         snapshots: Snapshots,
         guards: Guards,
+        tally: Tally,
         clock: Callable[[], float],
         on_submit: Callable[[NodeId, bytes], None],
         wake: Callable[[], None],
@@ -59,6 +61,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         self._journal = journal
         self._snapshots = snapshots
         self._guards = guards
+        self._tally = tally
         self._clock = clock
         self._on_submit = on_submit
         self._wake = wake
@@ -72,8 +75,6 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         self._election: Election | None = None
         self.forgetful: NodeId | None = None
         """A voter that came back without its log: the leader takes its vote away."""
-        self.malformed = 0
-        self.unsent = 0
 
     def attach(self, consensus: Consensus, election: Election) -> None:
         """The library is built with its transport, so the transport learns of it afterwards."""
@@ -196,7 +197,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
             needs = 0
         if needs > self._disk.synced and self._guards.synced_promises:
             if len(self._outbox) >= OUTBOX_MAX_MESSAGES:
-                self.unsent += 1
+                self._tally.unsent += 1
                 return False
             self._outbox.append((needs, node, data))
             return True
@@ -210,7 +211,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
 
     def _hand_over(self, node: NodeId, data: bytes) -> bool:
         sent = self._link.send(node, data)
-        self.unsent += not sent
+        self._tally.unsent += not sent
         return sent
 
     def _hold(self, node: NodeId) -> None:
@@ -226,7 +227,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         try:
             term, message, incarnation = codec.decode(data)
         except SchemaError as error:
-            self.malformed += 1
+            self._tally.malformed += 1
             log.warning("raft message of %s dropped: %s", node, error)
             return
         self._incarnations[node] = incarnation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgpack
@@ -14,7 +15,7 @@ class Registry:
     """A closed set of message kinds. Decoding never builds anything outside it."""
 
     def __init__(self, **kinds: type) -> None:
-        self._kinds = kinds
+        self.kinds: Mapping[str, type] = kinds
         self._names = {kind: name for name, kind in kinds.items()}
 
     def encode(self, message: Any) -> bytes:
@@ -34,5 +35,5 @@ class Registry:
         value = unpack_plain(data)
         if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
             raise SchemaError("not a [kind, map] envelope")
-        kind = self._kinds.get(value[0])
+        kind = self.kinds.get(value[0])
         return None if kind is None else from_plain(kind, value[1], value[0])

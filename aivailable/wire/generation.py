@@ -92,7 +92,8 @@ class Generate:
     generated_ids: tuple[int, ...] = ()
     """Tokens that another replica already produced: replayed, then continued."""
     account: str = ""
-    """Id of the API key: what fairness is counted by. Empty = loopback without a key."""
+    """What fairness is counted by: the ingress writes it from the API key or the address, and the
+    host trusts it. Empty = the ingress has older code."""
     max_tokens: int | None = None
     """New tokens, counted from the beginning of the answer; None = up to the context."""
     stop: tuple[str, ...] = ()

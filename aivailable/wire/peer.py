@@ -75,6 +75,11 @@ class ReplicaLoad:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     """Guesses of speculative decoding that were computed, and those that were right."""
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    steps: int = 0
+    """Further counters of the worker (wire.worker.Counters)."""
     prefixes: tuple[int, ...] = ()
     """Digests of the prompt prefixes that are warm there (wire.prefixes)."""
     idle_ms: int = 0
@@ -96,6 +101,7 @@ class DeviceLoad:
     temperature_c: float | None = None
     tight_ms: int = 0
     """Since when other programs leave it hardly any memory (core.crowding); 0 = they do not."""
+    power_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from fixtures.cluster_state import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aivailable.core.admission import places_sure
 from aivailable.core.liveness import is_alive
 from aivailable.core.records import Status
 from aivailable.core.router import Choice, Forward, Local, Refuse, Wait, choose
@@ -204,7 +205,7 @@ def test_full_queues_are_refused_with_a_time_to_come_back() -> None:
     choice = choose("chat", view(state, a=full))
     assert isinstance(choice, Forward)
     assert reasons(choice) == {"chat#1.1": "queue full"}
-    choice = choose("chat", view(state, a=full), ("chat#1.2",))
+    choice = choose("chat", view(state, a=full), ("chat#1.2",), own={"chat#1.1": per_slot})
     assert isinstance(choice, Refuse)
     assert (choice.status, choice.code, choice.retry_after_s) == (429, "queue_full", 5)
 
@@ -213,7 +214,25 @@ def test_reservations_fill_a_queue_too() -> None:
     state = state_with("a")
     most = 4 + 4 * state.settings.queue_per_slot_max
     assert isinstance(choose("chat", view(state), (), {"chat#1.1": most - 1}), Local)
-    assert isinstance(choose("chat", view(state), (), {"chat#1.1": most}), Refuse)
+    many = {"chat#1.1": most}
+    assert isinstance(choose("chat", view(state), (), many, own=many), Refuse)
+
+
+def test_what_others_fill_is_no_refusal_for_who_has_little_there() -> None:
+    """The host knows whose requests fill its line, and makes room for an honest account."""
+    state = state_with("a", "b")
+    per_slot = state.settings.queue_per_slot_max
+    sure = places_sure(4 * per_slot)
+    full = {"slots_busy": 4, "waiting": 4 * per_slot}
+    both = view(state, a=load("chat#1.1", **full), b=load("chat#1.2", **full))
+    few = {"chat#1.1": sure, "chat#1.2": sure - 1}
+    assert choose("chat", both) == choose("chat", both, own={"chat#1.1": sure - 1})
+    choice = choose("chat", both, own=few)
+    assert isinstance(choice, Forward)
+    assert reasons(choice) == {"chat#1.1": "queue full"}
+    assert isinstance(choose("chat", both, own=dict.fromkeys(few, sure)), Refuse)
+    half = view(state, a=load("chat#1.1", **full))
+    assert reasons(choose("chat", half)) == {"chat#1.1": "queue full"}, "an open one goes first"
 
 
 def test_island_replicas_serve() -> None:
@@ -258,8 +277,9 @@ def test_never_chooses_what_is_excluded_dead_or_not_ready(
             loads[node] = (load(name, said, slots_busy=busy, waiting=waiting),)
     picture = View(state, liveness(sorted(heard | {"a"}), loads=loads))
     excluded = tuple(f"chat#1.{number}" for number in tried)
-    choice = choose("chat", picture, excluded)
-    assert choice == choose("chat", picture, excluded)
+    own = {f"chat#1.{number}": 99 for number in (1, 2, 3)}
+    choice = choose("chat", picture, excluded, own=own)
+    assert choice == choose("chat", picture, excluded, own=own)
     if isinstance(choice, Local | Forward):
         chosen = state.replicas[choice.replica]
         assert choice.replica not in excluded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from fixtures.cluster_state import (
@@ -24,9 +24,10 @@ from aivailable.core.liveness import Liveness
 from aivailable.core.records import Failure, Status
 from aivailable.core.state import State
 from aivailable.core.status import ClusterStatus, WaitingStatus
-from aivailable.core.view import View, ready_replicas, status_of
+from aivailable.core.view import COUNTED, View, ready_replicas, status_of
 from aivailable.wire.peer import DeviceLoad
 from aivailable.wire.schema import pack, unpack
+from aivailable.wire.worker import Counters
 
 
 def status(state: State, heard: Liveness, explain: dict[str, str] | None = None) -> ClusterStatus:
@@ -40,7 +41,7 @@ def status(state: State, heard: Liveness, explain: dict[str, str] | None = None)
         quorum=True,
         window_left_s=42,
         waiting=(WaitingStatus("x", "stranger", "10.0.0.9", 5),),
-        here_devices_load=(DeviceLoad("gpu0", 5 * GIB, GIB, 0.5, 60.0),),
+        here_devices_load=(DeviceLoad("gpu0", 5 * GIB, GIB, 0.5, 60.0, power_w=180.5),),
         explain=explain or {},
     )
 
@@ -67,6 +68,7 @@ def test_shows_claims_and_live_bytes_of_each_device() -> None:
     heard = liveness("ab", devices={"b": (DeviceLoad("gpu0", 2 * GIB),)})
     here, remote, silent = (node.devices[0] for node in status(serving(), heard).nodes)
     assert (here.free_bytes, here.used_by_others_bytes, here.temperature_c) == (5 * GIB, GIB, 60.0)
+    assert (here.power_w, remote.power_w) == (180.5, None)
     assert (remote.claimed_bytes, remote.free_bytes) == (4 * GIB, 2 * GIB)
     assert (silent.total_bytes, silent.free_bytes) == (8 * GIB, None)
 
@@ -101,6 +103,15 @@ def test_joins_replicas_with_their_load() -> None:
     ]
     assert (shown[0].claimed_bytes, shown[0].used_bytes) == (4 * GIB, 3 * GIB)
     assert shown[1].reason.startswith("island")
+
+
+def test_the_worker_s_counters_are_shown_of_every_replica() -> None:
+    counted = {name: number for number, name in enumerate(COUNTED, 1)}
+    busy = load("chat#1.1", **counted)
+    island = load("chat#0.1", island=True, **counted)
+    shown = status(serving(), liveness("abc", loads={"b": (busy,), "c": (island,)})).replicas
+    assert [{name: getattr(one, name) for name in COUNTED} for one in shown] == [counted] * 2
+    assert frozenset(COUNTED) == frozenset(field.name for field in fields(Counters))
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,9 @@ class FakeNvml:
         assert sensor == 0
         return int(self._field(card, "temperature"))
 
+    def nvmlDeviceGetPowerUsage(self, card: dict[str, Any]) -> int:
+        return int(self._field(card, "power"))
+
 
 GTX = {
     "name": "NVIDIA GeForce GTX 1080 Ti",
@@ -92,6 +95,7 @@ GTX = {
     "capability": (6, 1),
     "utilization": 25,
     "temperature": 61,
+    "power": 180_500,
 }
 LEGACY = {"name": b"Tesla K80", "total": 12 * GIB, "free": 12 * GIB}
 
@@ -122,7 +126,7 @@ async def test_a_card_is_a_device_with_its_pci_id_and_live_bytes() -> None:
     assert card.total_bytes == 11 * GIB
     (load,) = devices.load()
     assert (load.free_bytes, load.used_by_others_bytes) == (10 * GIB, GIB // 2)
-    assert (load.utilization, load.temperature_c) == (0.25, 61.0)
+    assert (load.utilization, load.temperature_c, load.power_w) == (0.25, 61.0, 180.5)
 
 
 async def test_a_field_that_an_old_card_lacks_costs_that_field_only() -> None:

@@ -19,7 +19,7 @@ from aivailable.core.commands import Command, SetDraining, SetWindow
 from aivailable.core.ids import CommandId, short
 from aivailable.core.levels import LEVEL
 from aivailable.errors import CodeTooOld, ProposalRejected
-from aivailable.peer import cluster_file, membership, session
+from aivailable.peer import applicant, cluster_file, session
 from aivailable.peer.cluster_file import ClusterFile
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import PeerConfig, Sighting
@@ -34,7 +34,7 @@ ELSEWHERE = ("192.0.2.2", 8421)
 
 def run_level(patch: pytest.MonkeyPatch, level: int) -> None:
     """From now on this process runs code of that level."""
-    for module in (machine, state, session, membership, cluster_file, levels):
+    for module in (machine, state, session, applicant, cluster_file, levels):
         patch.setattr(module, "LEVEL", level)
 
 
@@ -183,7 +183,7 @@ async def test_an_unknown_kind_ends_the_node_where_it_is(patch: pytest.MonkeyPat
         # What was committed before is all that a snapshot of it would hold.
         stage.session.raft.compact()
         await elapse(2.0)
-        assert stage.session.raft.faults == 0
+        assert stage.session.raft.tally.faults == 0
         asking.cancel()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 from fixtures.peer_ports import FakeLauncher, turns
@@ -12,7 +13,7 @@ from sim.ports import SimClock
 from aivailable.core.records import Claim, Replica
 from aivailable.peer.replicas import BUSY_WINDOW_S, LocalReplica
 from aivailable.wire.generation import Finished, Generate
-from aivailable.wire.worker import Load
+from aivailable.wire.worker import Counters, Load
 
 RECORD = Replica("m#1.1", "m", "d", 1, "n1", (Claim("d0", 100),), context=64, slots=2)
 
@@ -67,6 +68,39 @@ def test_queued_since_all_slots_were_taken() -> None:
         assert replica.load().queued_ms == 0
         replica.kill()
         await asyncio.gather(life, *reading)
+
+    run(scenario())
+
+
+def test_waits_in_the_queue_are_measured_until_the_worker_has_the_request() -> None:
+    async def scenario() -> None:
+        replica, launcher, life = await up()
+        reading = [ask(replica, f"r{number}") for number in range(3)]
+        await turns()
+        assert replica.queue_waits.cumulative()[0] == 2, "two had a slot at once"
+        await elapse(4.0)
+        launcher.workers[-1].step(finished=(Finished("r0", "stop"),))
+        await turns()
+        waits = replica.queue_waits
+        counts = dict(zip((*waits.bounds, None), waits.cumulative(), strict=True))
+        assert (counts[2.5], counts[5.0], counts[None]) == (2, 3, 3)
+        assert waits.sum == pytest.approx(4.0)
+        replica.kill()
+        await asyncio.gather(life, *reading)
+
+    run(scenario())
+
+
+def test_every_counter_of_the_worker_is_told() -> None:
+    async def scenario() -> None:
+        replica, launcher, life = await up()
+        names = [field.name for field in dataclasses.fields(Counters)]
+        counted = {name: number for number, name in enumerate(names, 1)}
+        launcher.workers[-1].step(counters=Counters(**counted))
+        await turns()
+        assert {name: getattr(replica.load(), name) for name in names} == counted
+        replica.kill()
+        await life
 
     run(scenario())
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
-from fixtures.peer_ports import FakeLauncher, FakeWorker, turns
+from fixtures.peer_ports import turns
+from fixtures.replica_stage import RECORD, Reader, Stage, done
 from fixtures.virtual_time import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim.ports import SimClock
 
-from aivailable.core.records import Claim, Replica, Status
+from aivailable.core.records import Status
 from aivailable.errors import RequestError, WorkerError
 from aivailable.peer.replicas import (
     EVENTS_MAX,
@@ -23,80 +21,16 @@ from aivailable.peer.replicas import (
     EXIT_GRACE_S,
     NOTE_MAX_CHARS,
     NOTES_MAX,
-    LocalReplica,
 )
 from aivailable.wire.generation import (
     Cancel,
     Failed,
     Finished,
     Generate,
-    GenerationEvent,
     Started,
     Tokens,
 )
 from aivailable.wire.worker import Counters, Load, LoadFailed, Pause, Ready, Resume, Shutdown
-
-RECORD = Replica("m#1.1", "m", "d", 1, "n1", (Claim("d0", 100),), context=64, slots=2)
-LOAD = Load("m#1.1", "fake", "", 64, 2, ())
-
-
-@dataclass
-class Stage:
-    """A replica and its launcher; `up` brings it to ready."""
-
-    queue_max: int = 16
-    launcher: FakeLauncher = field(default_factory=FakeLauncher)
-
-    def __post_init__(self) -> None:
-        self.changes = 0
-        self.replica = LocalReplica(RECORD, SimClock(), self._changed, self.queue_max)
-
-    def _changed(self) -> None:
-        self.changes += 1
-
-    def start(self) -> asyncio.Task[str]:
-        return asyncio.ensure_future(self.replica.run_worker(self.launcher, LOAD))
-
-    async def up(self) -> asyncio.Task[str]:
-        life = self.start()
-        await turns()
-        self.worker.ready()
-        await turns()
-        assert self.replica.entry.status is Status.READY
-        return life
-
-    @property
-    def worker(self) -> FakeWorker:
-        return self.launcher.workers[-1]
-
-    def ask(self, name: str, account: str = "", **rest: Any) -> Reader:
-        return Reader(
-            self.replica, Generate(name, "m", "m#1.1", prompt="x", account=account, **rest)
-        )
-
-
-class Reader:
-    """A client of the replica: reads all events in the background."""
-
-    def __init__(self, replica: LocalReplica, request: Generate) -> None:
-        self.events: list[GenerationEvent] = []
-        self.stream = replica.generate(request)
-        self.task = asyncio.ensure_future(self._read())
-
-    async def _read(self) -> None:
-        try:
-            async for event in self.stream:
-                self.events.append(event)
-        finally:
-            await self.stream.aclose()
-
-    async def leave(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-
-def done(name: str) -> Finished:
-    return Finished(name, "stop")
 
 
 def test_events_come_in_order_and_the_end_is_the_end() -> None:
@@ -150,25 +84,6 @@ def test_leaving_the_queue_never_reaches_the_worker() -> None:
         await turns()
         assert stage.worker.of(Generate) == ["a", "b"]
         assert stage.worker.of(Cancel) == []
-
-    run(scenario())
-
-
-def test_the_queue_is_fair_between_accounts() -> None:
-    async def scenario() -> None:
-        stage = Stage()
-        await stage.up()
-        for number in range(6):
-            stage.ask(f"greedy{number}", "greedy", max_tokens=100)
-        await turns()
-        stage.ask("modest", "modest", max_tokens=100)
-        await turns()
-        stage.worker.step(finished=(done("greedy0"),))
-        await turns()
-        stage.worker.step(finished=(done("greedy1"),))
-        await turns()
-        order = stage.worker.of(Generate)
-        assert order[2] == "modest", order
 
     run(scenario())
 

@@ -211,10 +211,27 @@ def test_unknown_models_and_full_queues_are_refused_at_once() -> None:
             await stage.ask(replace(REQUEST, deployment="nobody"))
         assert (caught.value.status, caught.value.code) == (404, "model_not_found")
         stage.router._reserved = dict.fromkeys(stage.replicas, 1000)
+        stage.router._under_way = {"": dict.fromkeys(stage.replicas, 1000)}
         with pytest.raises(RequestError) as caught:
             await stage.ask()
         assert caught.value.code == "queue_full"
         assert stage.asked == []
+
+    run(scenario())
+
+
+def test_a_line_that_others_fill_is_asked_for_an_account_with_nothing_there() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.router._reserved = dict.fromkeys(stage.replicas, 1000)
+        stage.router._under_way = {"key:greedy": dict.fromkeys(stage.replicas, 1000)}
+        stage.hosts(says(started(), finished()))
+        with pytest.raises(RequestError, match="full queue"):
+            await stage.ask(replace(REQUEST, account="key:greedy"))
+        await stage.ask(replace(REQUEST, account="key:modest"))
+        ((_, forwarded),) = stage.asked
+        assert forwarded.account == "key:modest"
+        assert list(stage.router._under_way) == ["key:greedy"], "what has ended is not counted"
 
     run(scenario())
 

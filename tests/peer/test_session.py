@@ -101,12 +101,14 @@ async def test_a_deployment_is_placed_loaded_and_answers() -> None:
         got: list[GenerationEvent] = []
 
         async def ask() -> None:
-            request = Generate("r1", "f", prompt="x")
-            events = stage.peer.inference.generate(request, None, routing)
+            request = Generate("r1", "f", prompt="x", account="key:forged")
+            events = stage.peer.inference.generate(request, "key:real", routing)
             got.extend([event async for event in events])
 
         asking = asyncio.ensure_future(ask())
         await turns(50)
+        (sent,) = [one for one in stage.worker.sent if isinstance(one, Generate)]
+        assert sent.account == "key:real", "who asks is the ingress's word, never the request's"
         told = [Started("r1", 1, prompt_ids=(1,)), Tokens("r1", (2,), "t"), Finished("r1", "stop")]
         stage.worker.step(started=(told[0],), tokens=(told[1],), finished=(told[2],))
         await asking
@@ -219,7 +221,7 @@ async def test_who_was_removed_keeps_nothing_of_the_cluster() -> None:
         assert stage.worker.killed
         with pytest.raises(RequestError, match=r"no cluster|removed"):
             stage.peer.inference.generate(
-                Generate("r", "f", prompt="x"), None, Routing(stage.peer.node)
+                Generate("r", "f", prompt="x"), "", Routing(stage.peer.node)
             )
 
 

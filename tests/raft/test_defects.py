@@ -67,7 +67,7 @@ class Alone:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        assert self.node.faults == 0
+        assert self.node.tally.faults == 0
         await self.node.stop()
 
     def say(self, node: str, message: dict[str, Any], *, term: int | None = None) -> None:
@@ -303,7 +303,7 @@ def test_d17_pickle_is_poisoned_and_gets_in_nowhere() -> None:
     async def scenario() -> None:
         async with Alone(Guards()) as alone:
             alone.node.receive("B", pickle.dumps({"type": "append_entries"}))
-            assert alone.node._transport.malformed == 1
+            assert alone.node.tally.malformed == 1
 
     run(scenario(), limit_s=5)
 

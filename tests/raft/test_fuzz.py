@@ -25,7 +25,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     | st.floats()
     | st.text(max_size=4)
     | st.binary(max_size=6)
-    | st.sampled_from((*codec._KINDS, "add", "A", NO_OP)),
+    | st.sampled_from((*codec.KINDS, "add", "A", NO_OP)),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=12,
 )
@@ -122,15 +122,15 @@ def test_message_from_any_bytes(data: bytes) -> None:
 
 @given(
     VALUES
-    | st.sampled_from(list(codec._KINDS)).flatmap(
+    | st.sampled_from(list(codec.KINDS)).flatmap(
         lambda kind: st.tuples(
             st.integers(0, 3),
             st.integers(0, 3),
             st.just(kind),
             st.lists(
                 st.integers(-1, 9) | st.booleans() | VALUES,
-                min_size=len(codec._KINDS[kind]),
-                max_size=len(codec._KINDS[kind]),
+                min_size=len(codec.KINDS[kind]),
+                max_size=len(codec.KINDS[kind]),
             ),
         )
     )

@@ -56,7 +56,7 @@ def test_nothing_is_applied_beyond_what_is_not_understood(
             node.compact()
             await propose(cluster, b"4")
             await elapse(2.0)
-            assert (node.applied_index, node.faults) == (stopped_at, 0)
+            assert (node.applied_index, node.tally.faults) == (stopped_at, 0)
             # The snapshot is of what was applied: newer code goes on from there.
             await restart(cluster, "c", Recorder)
             assert cluster.machines["c"].payloads == [b"1", b"2"]
@@ -82,7 +82,7 @@ def test_a_snapshot_that_is_not_understood_is_not_restored() -> None:
             await restart(cluster, "c", OldRecorder)
             await elapse(2.0)
             assert cluster.machines["c"].payloads == [b"1"]
-            assert cluster.nodes["c"].faults == 0
+            assert cluster.nodes["c"].tally.faults == 0
             cluster.nodes.pop("c").kill()
             await cluster.stores["c"].close()
             with pytest.raises(CodeTooOld):

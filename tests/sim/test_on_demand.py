@@ -82,7 +82,7 @@ class Story:
         async def answer(run: Running) -> str:
             routing = Routing(run.peer.node, wait_s=wait_s)
             try:
-                async for event in run.peer.inference.generate(request, None, routing):
+                async for event in run.peer.inference.generate(request, "", routing):
                     if isinstance(event, Finished):
                         return "done"
             except RequestError as error:

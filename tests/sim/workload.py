@@ -225,7 +225,7 @@ class Workload:
         text, ended = "", ""
         try:
             routing = Routing(ingress=run.peer.node)
-            async for event in run.peer.inference.generate(generate, None, routing):
+            async for event in run.peer.inference.generate(generate, "", routing):
                 match event:
                     case Tokens(text=piece):
                         text += piece

@@ -11,7 +11,7 @@ from fixtures.scripted_monitor import ScriptedCluster, screen_text
 from textual.pilot import Pilot
 
 from aivailable.client import ClientError
-from aivailable_tui import app as monitor
+from aivailable_tui import main_screen
 from aivailable_tui.app import Monitor
 from aivailable_tui.widgets.help import HelpScreen
 
@@ -52,7 +52,7 @@ async def test_everything_stands_on_a_small_terminal() -> None:
 
 
 async def test_it_goes_on_with_another_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "RETRY_S", 0.0)
+    monkeypatch.setattr(main_screen, "RETRY_S", 0.0)
     cluster = ScriptedCluster()
     app = Monitor(lambda: cluster)
     async with app.run_test(size=SMALL) as pilot:
@@ -82,8 +82,8 @@ def without_rig1() -> Any:
 
 
 async def test_silence_is_shown_as_reconnecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "SILENT_AFTER_S", -1.0)
-    monkeypatch.setattr(monitor, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(main_screen, "SILENT_AFTER_S", -1.0)
+    monkeypatch.setattr(main_screen, "LOOK_EVERY_S", 0.01)
     cluster = ScriptedCluster(lab())
     app = Monitor(lambda: cluster)
     async with app.run_test(size=SMALL) as pilot:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from aivailable.core.ids import short
+from aivailable.core.ids import AccountId, short
 from aivailable.core.records import ApiKey
-from aivailable.peer.api.metrics import Metrics
+from aivailable.peer.api.metrics import Ended, Metrics
 from aivailable.peer.service import Routing
 
 log = logging.getLogger("aivailable.requests")
@@ -38,6 +38,8 @@ class Call:
     route: str
     started_s: float
     key: ApiKey | None = None
+    account: AccountId = ""
+    """Whom fairness counts this request for; `auth` alone sets it."""
     admin: bool = False
     model: str = ""
     routing: Routing | None = None
@@ -95,15 +97,20 @@ def call_of(request: web.Request) -> Call:
 def end(call: Call, outcome: Outcome, status: int, now_s: float, metrics: Metrics) -> None:
     """Count and log. A dialect that knows better than the status has set `call.outcome`."""
     call.outcome = call.outcome or outcome
-    metrics.request_ended(
-        call.route,
-        call.outcome.value,
-        call.prompt_tokens,
-        call.cached_tokens,
-        call.completion_tokens,
-        call.first_token_s,
-    )
     routing = call.routing
+    metrics.request_ended(
+        Ended(
+            route=call.route,
+            outcome=call.outcome.value,
+            deployment=call.model,
+            key=call.key,
+            prompt_tokens=call.prompt_tokens,
+            cached_tokens=call.cached_tokens,
+            completion_tokens=call.completion_tokens,
+            first_token_s=call.first_token_s,
+            routed_s=routing.queue_ms / 1000 if routing is not None and routing.attempts else None,
+        )
+    )
     log.info(
         "id=%s key=%s route=%s %s model=%s host=%s replica=%s attempts=%d tokens=%d+%d "
         "queue_ms=%d ms=%d status=%d outcome=%s",

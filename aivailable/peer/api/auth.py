@@ -9,6 +9,9 @@ Rules (DESIGN §8):
   * without a key, loopback is `user`; anywhere else is 401; `require_auth=False` makes everyone
     admin and a key only a label (clients that cannot send none may then send any);
   * a proxy's forwarding header says that the client is not on this machine: it needs a key;
+  * who asks is also the account that fairness counts: the key by its id, never by its text; without
+    one the client's address, of IPv6 the network (a machine has 2^64 addresses in it); on loopback
+    this node, whose people are not those of another node's loopback;
   * without a key, Host must be an IP literal or localhost (DNS rebinding) and Origin, which only
     browsers send, must be the same host.
 """
@@ -16,31 +19,43 @@ Rules (DESIGN §8):
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from aivailable.core.ids import AccountId, NodeId, short
 from aivailable.core.records import ApiKey, Scope
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call, call_of
 from aivailable.peer.service import ApiKeys
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
-"""Answered to everyone: nothing of the cluster's content is in them."""
 KEY_MAX_CHARS = 256
+ACCOUNT_IPV6_BITS = 64
+"""Addresses of one network are one account."""
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 
-def authenticate(request: web.Request, api_keys: ApiKeys, *, require_auth: bool) -> None:
-    """Fills in the call's `key` and `admin`. Raises RequestError 401 or 403."""
+def authenticate(
+    request: web.Request,
+    api_keys: ApiKeys,
+    node: NodeId,
+    *,
+    require_auth: bool,
+    open_paths: Collection[str],
+) -> None:
+    """Fills in the call's `key`, `account` and `admin`. `open_paths` are answered to
+    everyone. Raises RequestError 401 or 403."""
     call = call_of(request)
+    call.account = account_of_address(request.remote or "", node)
     presented = _presented_key(request)
     if presented is not None:
         call.key = _known(api_keys, presented, require_auth=require_auth)
         if call.key is not None:
+            call.account = f"key:{call.key.key_id}"
             call.admin = call.key.scope is Scope.ADMIN or not require_auth
             return
-    if request.path in OPEN_PATHS:
+    if request.path in open_paths:
         return
     local = _is_loopback(request)
     if require_auth and not local:
@@ -52,6 +67,17 @@ def authenticate(request: web.Request, api_keys: ApiKeys, *, require_auth: bool)
         )
     _refuse_web_pages(request, check_host=local)
     call.admin = not require_auth
+
+
+def account_of_address(remote: str, node: NodeId) -> AccountId:
+    """Whom a client without a key is counted for."""
+    address = _address(remote)
+    if address is None or address.is_loopback:
+        return f"local:{short(node)}"
+    if isinstance(address, ipaddress.IPv6Address) and not address.is_link_local:
+        network = ipaddress.ip_network((address, ACCOUNT_IPV6_BITS), strict=False)
+        return f"address:{network}"
+    return f"address:{address}"
 
 
 def require_admin(request: web.Request) -> Call:

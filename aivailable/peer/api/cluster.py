@@ -15,11 +15,30 @@ from aiohttp import web
 
 from aivailable.core.commands import RevokeKey, SetWindow
 from aivailable.core.records import ApiKey, Event, Scope
+from aivailable.core.status import ClusterStatus
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import Outcome, call_of
-from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.answer_types import (
+    DeploymentsPage,
+    EventsPage,
+    KeyMade,
+    KeyRevoked,
+    KeyShown,
+    KeysPage,
+    Left,
+    MembersPage,
+    Merging,
+    ModelsPage,
+    NodesPage,
+    RecoveredCluster,
+    Removed,
+    WindowSet,
+)
+from aivailable.peer.api.cluster_nodes import asked
 from aivailable.peer.api.errors import ClientGone, ParameterError
+from aivailable.peer.api.fields import Fields, Integer, Object, Text
 from aivailable.peer.api.parameters import Parameters, read_body
+from aivailable.peer.api.routes import SSE, Access, Answer, Body, Route
 from aivailable.peer.api.sse import SseWriter
 from aivailable.peer.service import ApiKeys, Changes, Members, Observation
 from aivailable.wire.schema import to_plain
@@ -33,6 +52,22 @@ LABEL_MAX_CHARS = 64
 WINDOW_MAX_S = 24 * 3600
 RETRY_AFTER_S = 10
 CLUSTER_ID_MAX_CHARS = 64
+SCOPES = (Scope.USER.value, Scope.ADMIN.value)
+KEY: Fields = {
+    "scope": Text(words=SCOPES, default=Scope.USER.value),
+    "label": Text(LABEL_MAX_CHARS, text="printable; whose key it is"),
+}
+WINDOW: Fields = {"duration_s": Integer(0, WINDOW_MAX_S, required=True, text="0 closes it")}
+MERGE: Fields = {"into": Text(CLUSTER_ID_MAX_CHARS, required=True, text="a cluster's id")}
+STATE_QUERY: Fields = {
+    "consistent": Text(
+        words=("1", "true"), text="not before everything committed until now is applied here"
+    )
+}
+EVENTS_QUERY: Fields = {
+    "after": Integer(0, default=0, text="only events of later versions"),
+    "limit": Integer(1, EVENTS_LIMIT_MAX, default=EVENTS_LIMIT_DEFAULT, text="of a JSON answer"),
+}
 
 log = logging.getLogger("aivailable.api")
 
@@ -56,23 +91,144 @@ class ClusterApi:
         self._keep_alive_s = keep_alive_s
         self._followers: dict[asyncio.Task[Any], None] = {}
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
+        return [*self._observing(), *self._key_routes(), *self._member_routes()]
+
+    def _observing(self) -> list[Route]:
         prefix = "/cluster/v1"
         return [
-            web.get(f"{prefix}/state", self.state),
-            web.get(f"{prefix}/nodes", self.nodes),
-            web.get(f"{prefix}/members", self.members),
-            web.delete(f"{prefix}/members/{{node}}", self.remove),
-            web.get(f"{prefix}/deployments", self.deployments),
-            web.get(f"{prefix}/models", self.models),
-            web.get(f"{prefix}/keys", self.keys),
-            web.post(f"{prefix}/keys", self.create_key),
-            web.delete(f"{prefix}/keys/{{key_id}}", self.revoke_key),
-            web.get(f"{prefix}/events", self.events),
-            web.post(f"{prefix}/window", self.window),
-            web.post(f"{prefix}/leave", self.leave),
-            web.post(f"{prefix}/recover", self.recover),
-            web.post(f"{prefix}/merge", self.merge),
+            Route(
+                "GET",
+                f"{prefix}/state",
+                self.state,
+                "The whole status document",
+                (Answer(ClusterStatus, "as this node sees the cluster"),),
+                query=STATE_QUERY,
+            ),
+            Route(
+                "GET",
+                f"{prefix}/nodes",
+                self.nodes,
+                "Nodes with their devices",
+                (Answer(NodesPage, "all members"),),
+            ),
+            Route(
+                "GET",
+                f"{prefix}/members",
+                self.members,
+                "Members, voters, and who waits for admission",
+                (Answer(MembersPage, "all members"),),
+            ),
+            Route(
+                "GET",
+                f"{prefix}/deployments",
+                self.deployments,
+                "Deployments and their replicas",
+                (Answer(DeploymentsPage, "all of them"),),
+            ),
+            Route(
+                "GET",
+                f"{prefix}/models",
+                self.models,
+                "The catalogue of model files",
+                (Answer(ModelsPage, "all of them"),),
+            ),
+            Route(
+                "GET",
+                f"{prefix}/events",
+                self.events,
+                "History after ?after=VERSION: JSON, or followed as server-sent events",
+                (
+                    Answer(EventsPage, "what there is"),
+                    Answer(Event, "for who accepts it: what comes, too", media=SSE),
+                ),
+                query=EVENTS_QUERY,
+                errors=(400,),
+            ),
+        ]
+
+    def _key_routes(self) -> list[Route]:
+        path = "/cluster/v1/keys"
+        return [
+            Route(
+                "GET",
+                path,
+                self.keys,
+                "API keys without their texts",
+                (Answer(KeysPage, "all of them"),),
+                access=Access.ADMIN,
+            ),
+            Route(
+                "POST",
+                path,
+                self.create_key,
+                "Mint an API key",
+                (Answer(KeyMade, "its text is shown only here", status=201),),
+                access=Access.ADMIN,
+                body=Body("KeyRequest", Object(KEY)),
+                errors=(409,),
+            ),
+            Route(
+                "DELETE",
+                f"{path}/{{key_id}}",
+                self.revoke_key,
+                "Revoke an API key",
+                (Answer(KeyRevoked, "it counts no longer"),),
+                access=Access.ADMIN,
+                errors=(409,),
+            ),
+        ]
+
+    def _member_routes(self) -> list[Route]:
+        prefix = "/cluster/v1"
+        return [
+            Route(
+                "DELETE",
+                f"{prefix}/members/{{node}}",
+                self.remove,
+                "Take a member out for good",
+                (Answer(Removed, "it is a member no longer"),),
+                access=Access.ADMIN,
+                errors=(400, 409),
+            ),
+            Route(
+                "POST",
+                f"{prefix}/window",
+                self.window,
+                "Open the join window for duration_s, 0 closes it",
+                (Answer(WindowSet, "it is open for this long"),),
+                access=Access.ADMIN,
+                body=Body("WindowRequest", Object(WINDOW)),
+                errors=(409,),
+            ),
+            Route(
+                "POST",
+                f"{prefix}/leave",
+                self.leave,
+                "This node leaves the cluster and stops",
+                (Answer(Left, "it has left"),),
+                access=Access.ADMIN,
+                errors=(409,),
+            ),
+            Route(
+                "POST",
+                f"{prefix}/recover",
+                self.recover,
+                "Found the cluster anew from this node's copy",
+                (Answer(RecoveredCluster, "the new cluster"),),
+                access=Access.ADMIN,
+                errors=(409,),
+            ),
+            Route(
+                "POST",
+                f"{prefix}/merge",
+                self.merge,
+                "End this cluster in the one named by into",
+                (Answer(Merging, "it is committed"),),
+                access=Access.ADMIN,
+                body=Body("MergeRequest", Object(MERGE)),
+                errors=(404, 409),
+            ),
         ]
 
     async def stop(self, _: web.Application) -> None:
@@ -82,13 +238,14 @@ class ClusterApi:
 
     async def state(self, request: web.Request) -> web.Response:
         """`?consistent=1`: not before everything committed until now is applied here."""
-        if request.query.get("consistent") in ("1", "true"):
+        if asked(request, "consistent"):
             await self._observation.barrier()
         return web.json_response(to_plain(self._observation.status()))
 
     async def nodes(self, _: web.Request) -> web.Response:
         status = self._observation.status()
-        return web.json_response({"version": status.version, "nodes": to_plain(status.nodes)})
+        page: NodesPage = {"version": status.version, "nodes": to_plain(status.nodes)}
+        return web.json_response(page)
 
     async def members(self, _: web.Request) -> web.Response:
         """The same nodes without their devices, and who waits at the door."""
@@ -96,61 +253,61 @@ class ClusterApi:
         members = to_plain(status.nodes)
         for member in members:
             del member["devices"]
-        return web.json_response(
-            {
-                "version": status.version,
-                "cluster_id": status.cluster_id,
-                "leader": status.leader,
-                "voters": list(status.voters),
-                "members": members,
-                "waiting": to_plain(status.waiting),
-            }
-        )
+        page: MembersPage = {
+            "version": status.version,
+            "cluster_id": status.cluster_id,
+            "leader": status.leader,
+            "voters": list(status.voters),
+            "members": members,
+            "waiting": to_plain(status.waiting),
+        }
+        return web.json_response(page)
 
     async def deployments(self, _: web.Request) -> web.Response:
         status = self._observation.status()
-        return web.json_response(
-            {
-                "version": status.version,
-                "deployments": to_plain(status.deployments),
-                "replicas": to_plain(status.replicas),
-            }
-        )
+        page: DeploymentsPage = {
+            "version": status.version,
+            "deployments": to_plain(status.deployments),
+            "replicas": to_plain(status.replicas),
+        }
+        return web.json_response(page)
 
     async def models(self, _: web.Request) -> web.Response:
         status = self._observation.status()
-        return web.json_response({"version": status.version, "models": to_plain(status.models)})
+        page: ModelsPage = {"version": status.version, "models": to_plain(status.models)}
+        return web.json_response(page)
 
-    async def keys(self, request: web.Request) -> web.Response:
-        require_admin(request)
-        shown = [_shown_key(one) for one in sorted(self._api_keys.keys(), key=_age)]
-        return web.json_response({"keys": shown})
+    async def keys(self, _: web.Request) -> web.Response:
+        page: KeysPage = {
+            "keys": [_shown_key(one) for one in sorted(self._api_keys.keys(), key=_age)]
+        }
+        return web.json_response(page)
 
     async def create_key(self, request: web.Request) -> web.Response:
-        call = require_admin(request)
-        body = await read_body(request)
+        call = call_of(request)
+        body = (await read_body(request)).declared(KEY)
         scope = body.text("scope") or Scope.USER.value
-        if scope not in (Scope.USER.value, Scope.ADMIN.value):
+        if scope not in SCOPES:
             raise ParameterError("scope", "'scope' must be 'user' or 'admin'")
-        label = body.text("label", chars_max=LABEL_MAX_CHARS) or ""
+        label = body.text("label") or ""
         if not label.isprintable():
             raise ParameterError("label", "'label' must be printable")
         text, key = await self._api_keys.mint_key(scope, label, actor=call.actor)
-        return web.json_response(
-            {"key": text, **_shown_key(key)}, status=201, headers={"Cache-Control": "no-store"}
-        )
+        made: KeyMade = {"key": text, **_shown_key(key)}
+        return web.json_response(made, status=201, headers={"Cache-Control": "no-store"})
 
     async def revoke_key(self, request: web.Request) -> web.Response:
-        call = require_admin(request)
+        call = call_of(request)
         key_id = request.match_info["key_id"]
         await self._changes.propose(
             RevokeKey(key_id), actor=call.actor, reason=f"api {call.request_id}"
         )
-        return web.json_response({"revoked": key_id})
+        revoked: KeyRevoked = {"revoked": key_id}
+        return web.json_response(revoked)
 
     async def window(self, request: web.Request) -> web.Response:
-        call = require_admin(request)
-        duration_s = (await read_body(request)).integer("duration_s", 0, WINDOW_MAX_S)
+        call = call_of(request)
+        duration_s = (await read_body(request)).declared(WINDOW).integer("duration_s")
         if duration_s is None:
             raise ParameterError(
                 "duration_s", "'duration_s' is required; 0 closes", code="missing_parameter"
@@ -158,11 +315,12 @@ class ClusterApi:
         await self._changes.propose(
             SetWindow(duration_s), actor=call.actor, reason=f"api {call.request_id}"
         )
-        return web.json_response({"duration_s": duration_s})
+        window: WindowSet = {"duration_s": duration_s}
+        return web.json_response(window)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Take a member out by its id, a beginning of it, or its name."""
-        call = require_admin(request)
+        call = call_of(request)
         wanted = request.match_info["node"]
         found = [
             node.node
@@ -173,47 +331,47 @@ class ClusterApi:
             many = "is ambiguous" if found else "is no member"
             raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
         await self._members.remove(found[0], actor=call.actor)
-        return web.json_response({"removed": found[0]})
+        removed: Removed = {"removed": found[0]}
+        return web.json_response(removed)
 
-    async def leave(self, request: web.Request) -> web.Response:
-        require_admin(request)
+    async def leave(self, _: web.Request) -> web.Response:
         await self._members.leave()
-        return web.json_response({"left": self._observation.node})
+        left: Left = {"left": self._observation.node}
+        return web.json_response(left)
 
     async def recover(self, request: web.Request) -> web.Response:
         """Found the cluster anew from this node's copy; says what was given up."""
-        call = require_admin(request)
+        call = call_of(request)
         result = await self._members.recover(actor=call.actor)
         cluster = result.state.cluster
-        return web.json_response(
-            {
-                "cluster_id": "" if cluster is None else cluster.cluster_id,
-                "gone": list(result.gone),
-                "lost_models": list(result.lost_models),
-            }
-        )
+        founded: RecoveredCluster = {
+            "cluster_id": "" if cluster is None else cluster.cluster_id,
+            "gone": list(result.gone),
+            "lost_models": list(result.lost_models),
+        }
+        return web.json_response(founded)
 
     async def merge(self, request: web.Request) -> web.Response:
         """End this cluster in the one named by `into`."""
-        call = require_admin(request)
-        into = (await read_body(request)).required_text("into", chars_max=CLUSTER_ID_MAX_CHARS)
+        call = call_of(request)
+        into = (await read_body(request)).declared(MERGE).required_text("into")
         await self._members.merge(into, actor=call.actor)
-        return web.json_response({"into": into})
+        merging: Merging = {"into": into}
+        return web.json_response(merging)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """History after a version: what there is as JSON, or followed as server-sent events."""
-        query = Parameters(_numbers(request))
-        after = query.integer("after", 0) or 0
+        query = Parameters(_numbers(request), fields=EVENTS_QUERY)
+        after = query.integer("after") or 0
         if "text/event-stream" in request.headers.get("Accept", ""):
             return await self._follow(request, after)
-        limit = query.integer("limit", 1, EVENTS_LIMIT_MAX) or EVENTS_LIMIT_DEFAULT
+        limit = query.integer("limit") or EVENTS_LIMIT_DEFAULT
         found = _page(self._observation.events(after), limit)
-        return web.json_response(
-            {
-                "version": found[-1].version if found else max(after, 0),
-                "events": to_plain(found),
-            }
-        )
+        page: EventsPage = {
+            "version": found[-1].version if found else max(after, 0),
+            "events": to_plain(found),
+        }
+        return web.json_response(page)
 
     async def _follow(self, request: web.Request, after: int) -> web.StreamResponse:
         call = call_of(request)
@@ -279,7 +437,7 @@ def _page(events: tuple[Event, ...], limit: int) -> tuple[Event, ...]:
     return events[:end]
 
 
-def _shown_key(key: ApiKey) -> dict[str, Any]:
+def _shown_key(key: ApiKey) -> KeyShown:
     """A key's record without its hash."""
     return {
         "key_id": key.key_id,

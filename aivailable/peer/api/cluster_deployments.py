@@ -9,13 +9,17 @@ from __future__ import annotations
 from aiohttp import web
 
 from aivailable.core.commands import RemoveDeployment
-from aivailable.core.ids import valid_deployment_name
-from aivailable.core.records import Where
+from aivailable.core.ids import DEPLOYMENT_NAME, valid_deployment_name
+from aivailable.core.records import Deployment
+from aivailable.core.status import FitStatus, PlanStatus
 from aivailable.errors import RequestError
-from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.answer_types import Removed
 from aivailable.peer.api.cluster_nodes import asked
 from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.fields import AnyOf, Fields, Flag, Integer, Items, Object, Only, Text
 from aivailable.peer.api.parameters import Parameters, read_body
+from aivailable.peer.api.routes import Access, Answer, Body, Route
 from aivailable.peer.service import Changes, Deployments, DeployRequest
 from aivailable.wire.schema import from_plain, to_plain
 
@@ -25,9 +29,56 @@ REPLICAS_MAX = 1024
 PRIORITY_MAX = 1000
 ALIASES_MAX = 16
 OPTIONS_MAX = 32
-_DEPLOY_FIELDS = frozenset(DeployRequest.__dataclass_fields__)
-_WHERE_FIELDS = frozenset(Where.__dataclass_fields__)
-_FIT_FIELDS = frozenset({"model", "context", "slots", "options", "engine", "priority", "where"})
+MODEL_MAX_CHARS = 4096
+_TEXTS = Items(Text(), null=False)
+_NAME = Text(pattern="^" + DEPLOYMENT_NAME.pattern.replace(r"\Z", "$"))
+WHERE: Fields = {
+    "nodes": Items(Text(), null=False, text="patterns of names, or ids"),
+    "not_nodes": _TEXTS,
+    "gpus": Items(Text(), null=False, text="patterns of names, or ids"),
+    "vendors": _TEXTS,
+    "backends": _TEXTS,
+    "architecture_min": Text(null=False, text="like 7.5, or gfx906"),
+    "beside": Items(Text(), null=False, text="deployments whose hosts it shares"),
+    "apart_from": Items(Text(), null=False, text="deployments whose hosts it keeps off"),
+}
+DEPLOY: Fields = {
+    "model": Text(MODEL_MAX_CHARS, required=True, text="a name, a digest, or a path on this node"),
+    "name": _NAME,
+    "context": AnyOf(
+        (Integer(1, CONTEXT_MAX_TOKENS), Only(("auto",))),
+        text="tokens per slot; auto: as many as fit",
+    ),
+    "context_max": Integer(
+        0, CONTEXT_MAX_TOKENS, text="as many more as fit at the place; 0: as trained"
+    ),
+    "slots": AnyOf(
+        (Integer(1, SLOTS_MAX), Only(("auto",))),
+        text="requests decoded at a time; auto: as many as fit",
+    ),
+    "slots_max": Integer(
+        0, SLOTS_MAX, text="as many more as fit at the place; 0: as a worker takes"
+    ),
+    "replicas_min": Integer(0, REPLICAS_MAX, default=1),
+    "replicas_max": Integer(1, REPLICAS_MAX),
+    "copies": Integer(1, REPLICAS_MAX, text="of the model's file"),
+    "pin": Flag(default=False),
+    "priority": Integer(-PRIORITY_MAX, PRIORITY_MAX, default=0),
+    "idle_ttl_s": Integer(0, text="replicas beyond replicas_min go after being idle this long"),
+    "engine": Text(default="llama"),
+    "options": Object(values=Text(), members_max=OPTIONS_MAX, text="of the engine"),
+    "aliases": Items(_NAME, items_max=ALIASES_MAX),
+    "where": Object(WHERE, closed=True, text="where replicas may go"),
+    "replace": Flag(default=True, text="false: refuse to change a deployment that exists"),
+}
+"""The fields of `DeployRequest`."""
+FIT: Fields = {
+    name: DEPLOY[name]
+    for name in ("model", "context", "slots", "options", "engine", "priority", "where")
+}
+DEPLOY_QUERY: Fields = {
+    "dry_run": Text(words=("1", "true"), text="say what it would come to, change nothing")
+}
 
 
 class DeploymentsApi:
@@ -37,68 +88,99 @@ class DeploymentsApi:
         self._deployments = deployments
         self._changes = changes
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         prefix = "/cluster/v1"
         return [
-            web.post(f"{prefix}/deployments", self.deploy),
-            web.delete(f"{prefix}/deployments/{{name:.+}}", self.undeploy),
-            web.post(f"{prefix}/fit", self.fit),
+            Route(
+                "POST",
+                f"{prefix}/deployments",
+                self.deploy,
+                "Deploy a model, or change a deployment",
+                (
+                    Answer(Deployment, "it shall run", status=201),
+                    Answer(PlanStatus, "with dry_run: what it would come to"),
+                ),
+                access=Access.ADMIN,
+                body=Body("DeployRequest", Object(DEPLOY, closed=True)),
+                query=DEPLOY_QUERY,
+                errors=(404, 409),
+            ),
+            Route(
+                "DELETE",
+                f"{prefix}/deployments/{{name:.+}}",
+                self.undeploy,
+                "Remove a deployment",
+                (Answer(Removed, "it is removed"),),
+                access=Access.ADMIN,
+                errors=(409,),
+            ),
+            Route(
+                "POST",
+                f"{prefix}/fit",
+                self.fit,
+                "Where a model fits now, and what would make it fit",
+                (Answer(FitStatus, "a verdict for each device; nothing is changed"),),
+                access=Access.ADMIN,
+                body=Body("FitRequest", Object(FIT, closed=True)),
+                errors=(404, 409),
+            ),
         ]
 
     async def deploy(self, request: web.Request) -> web.Response:
         """`?dry_run=1`: what it would come to, with nothing changed."""
-        call = require_admin(request)
-        wanted = _deploy_request(await read_body(request))
+        call = call_of(request)
+        wanted = _deploy_request(await read_body(request), DEPLOY)
         if asked(request, "dry_run"):
             return web.json_response(to_plain(await self._deployments.preview(wanted)))
         deployment = await self._deployments.deploy(wanted, actor=call.actor)
         return web.json_response(to_plain(deployment), status=201)
 
     async def undeploy(self, request: web.Request) -> web.Response:
-        call = require_admin(request)
+        call = call_of(request)
         name = request.match_info["name"]
         if not valid_deployment_name(name):
             raise RequestError(400, "invalid_value", f"{name!r} cannot be a deployment's name")
         await self._changes.propose(
             RemoveDeployment(name), actor=call.actor, reason=f"api {call.request_id}"
         )
-        return web.json_response({"removed": name})
+        removed: Removed = {"removed": name}
+        return web.json_response(removed)
 
     async def fit(self, request: web.Request) -> web.Response:
         """A verdict for each device; nothing is changed."""
-        require_admin(request)
-        wanted = _deploy_request(await read_body(request), _FIT_FIELDS)
+        wanted = _deploy_request(await read_body(request), FIT)
         return web.json_response(to_plain(await self._deployments.fit(wanted)))
 
 
-def _deploy_request(body: Parameters, fields: frozenset[str] = _DEPLOY_FIELDS) -> DeployRequest:
+def _deploy_request(given: Parameters, fields: Fields) -> DeployRequest:
     """Ranges only: whether it fits is the planner's to say. Raises RequestError 400."""
-    plain = body.plain()
+    # All fields are read: those that the table of /fit lacks are refused here, so never given.
+    body, plain = given.declared(DEPLOY), given.plain()
     for key in sorted(plain):
         if key not in fields:
             raise ParameterError(
                 key, f"'{key}' is unknown to this version", code="unknown_parameter"
             )
-    body.required_text("model", chars_max=4096)
+    body.required_text("model")
     if plain.get("context") == "auto":
         plain["context"] = None
         plain.setdefault("context_max", 0)
     else:
-        body.integer("context", 1, CONTEXT_MAX_TOKENS)
-    body.integer("context_max", 0, CONTEXT_MAX_TOKENS)
+        body.integer("context")
+    body.integer("context_max")
     if plain.get("slots") == "auto":
         plain["slots"] = None
         plain.setdefault("slots_max", 0)
     else:
-        body.integer("slots", 1, SLOTS_MAX)
-    body.integer("slots_max", 0, SLOTS_MAX)
-    low = body.integer("replicas_min", 0, REPLICAS_MAX)
-    high = body.integer("replicas_max", 1, REPLICAS_MAX)
+        body.integer("slots")
+    body.integer("slots_max")
+    low = body.integer("replicas_min")
+    high = body.integer("replicas_max")
     if high is not None and high < (1 if low is None else low):
         raise ParameterError("replicas_max", "'replicas_max' is less than 'replicas_min'")
-    body.integer("copies", 1, REPLICAS_MAX)
-    body.integer("idle_ttl_s", 0)
-    body.integer("priority", -PRIORITY_MAX, PRIORITY_MAX)
+    body.integer("copies")
+    body.integer("idle_ttl_s")
+    body.integer("priority")
     name = body.text("name")
     aliases = body.items("aliases") or ()
     if len(aliases) > ALIASES_MAX:
@@ -114,10 +196,10 @@ def _deploy_request(body: Parameters, fields: frozenset[str] = _DEPLOY_FIELDS) -
         raise ParameterError("options", f"more than {OPTIONS_MAX} options")
     where = body.object("where")
     for key in sorted(where.plain()) if where is not None else ():
-        if key not in _WHERE_FIELDS:
+        if key not in WHERE:
             raise ParameterError(
                 f"where.{key}",
-                f"'where.{key}' is unknown; there are: {', '.join(sorted(_WHERE_FIELDS))}",
+                f"'where.{key}' is unknown; there are: {', '.join(sorted(WHERE))}",
                 code="unknown_parameter",
             )
     return from_plain(DeployRequest, plain, "body")

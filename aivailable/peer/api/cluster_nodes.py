@@ -9,11 +9,13 @@ from __future__ import annotations
 from aiohttp import web
 
 from aivailable.core.ids import NodeId, short
-from aivailable.core.status import HERE, ClusterStatus
+from aivailable.core.status import HERE, ClusterStatus, DrainStatus, PauseStatus
 from aivailable.errors import RequestError
-from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.accounting import call_of
 from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.fields import Fields, Integer, Object, Text
 from aivailable.peer.api.parameters import read_body
+from aivailable.peer.api.routes import Access, Answer, Body, Route
 from aivailable.peer.pausing import PAUSE_MAX_S
 from aivailable.peer.service import Members, Observation
 from aivailable.wire.schema import to_plain
@@ -21,6 +23,11 @@ from aivailable.wire.schema import to_plain
 PREFIX_MIN_CHARS = 4
 NODES_NAMED_MAX = 32
 """In one refusal; the rest are counted."""
+
+PAUSE: Fields = {"duration_s": Integer(0, PAUSE_MAX_S, required=True, text="0 ends it")}
+DRAIN_QUERY: Fields = {
+    "force": Text(words=("1", "true"), text="also when no other node could take over")
+}
 
 
 class NodesApi:
@@ -30,12 +37,38 @@ class NodesApi:
         self._observation = observation
         self._members = members
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         prefix = "/cluster/v1/nodes/{node}"
         return [
-            web.post(f"{prefix}/drain", self.drain),
-            web.post(f"{prefix}/undrain", self.undrain),
-            web.post(f"{prefix}/pause", self.pause),
+            Route(
+                "POST",
+                f"{prefix}/drain",
+                self.drain,
+                "Place nothing new there, and move what runs",
+                (Answer(DrainStatus, "what moves and what stays"),),
+                access=Access.ADMIN,
+                query=DRAIN_QUERY,
+                errors=(404, 409),
+            ),
+            Route(
+                "POST",
+                f"{prefix}/undrain",
+                self.undrain,
+                "Serve again",
+                (Answer(DrainStatus, "the node"),),
+                access=Access.ADMIN,
+                errors=(404, 409),
+            ),
+            Route(
+                "POST",
+                f"{prefix}/pause",
+                self.pause,
+                "Empty it for duration_s, 0 ends that; '_here' is the node that answers",
+                (Answer(PauseStatus, "what ends there"),),
+                access=Access.ADMIN,
+                body=Body("Pause", Object(PAUSE)),
+                errors=(404, 409),
+            ),
         ]
 
     async def drain(self, request: web.Request) -> web.Response:
@@ -47,8 +80,7 @@ class NodesApi:
 
     async def pause(self, request: web.Request) -> web.Response:
         """`duration_s`: for how long; 0 ends it. `_here` is the node that answers."""
-        require_admin(request)
-        duration_s = (await read_body(request)).integer("duration_s", 0, PAUSE_MAX_S)
+        duration_s = (await read_body(request)).declared(PAUSE).integer("duration_s")
         if duration_s is None:
             raise ParameterError(
                 "duration_s", "'duration_s' is required; 0 ends it", code="missing_parameter"
@@ -59,7 +91,7 @@ class NodesApi:
         return web.json_response(to_plain(await self._members.pause(node, duration_s)))
 
     async def _set(self, request: web.Request, draining: bool, *, force: bool) -> web.Response:
-        call = require_admin(request)
+        call = call_of(request)
         node = find_member(self._observation.status(), request.match_info["node"])
         done = await self._members.drain(node, draining, force=force, actor=call.actor)
         return web.json_response(to_plain(done))

@@ -12,9 +12,22 @@ from aivailable.core.commands import PutSettings
 from aivailable.core.records import ClusterSettings
 from aivailable.core.settings import SETTINGS, changed
 from aivailable.errors import RequestError
-from aivailable.peer.api.auth import require_admin
+from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.answer_types import SettingsPage
+from aivailable.peer.api.fields import Flag, Integer, Object
 from aivailable.peer.api.parameters import read_body
+from aivailable.peer.api.routes import Access, Answer, Body, Route
 from aivailable.peer.service import Changes, Observation
+
+CHANGES = Object(
+    {
+        one.key: Integer(one.least, one.most, text=f"{one.unit}: {one.meaning}")
+        if one.unit
+        else Flag(text=one.meaning)
+        for one in SETTINGS
+    },
+    closed=True,
+)
 
 
 class SettingsApi:
@@ -24,16 +37,29 @@ class SettingsApi:
         self._observation = observation
         self._changes = changes
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         path = "/cluster/v1/settings"
-        return [web.get(path, self.show), web.patch(path, self.change)]
+        page = (Answer(SettingsPage, "all settings"),)
+        return [
+            Route("GET", path, self.show, "The cluster's settings with units and ranges", page),
+            Route(
+                "PATCH",
+                path,
+                self.change,
+                "Change the keys of the body, all of them or none",
+                page,
+                access=Access.ADMIN,
+                body=Body("Settings", CHANGES),
+                errors=(409,),
+            ),
+        ]
 
     async def show(self, _: web.Request) -> web.Response:
         return web.json_response(_page(self._observation.settings()))
 
     async def change(self, request: web.Request) -> web.Response:
         """The keys of the body are changed, all of them or none."""
-        call = require_admin(request)
+        call = call_of(request)
         wishes = (await read_body(request)).plain()
         try:
             settings = changed(self._observation.settings(), wishes)
@@ -45,7 +71,7 @@ class SettingsApi:
         return web.json_response(_page(settings))
 
 
-def _page(settings: ClusterSettings) -> dict[str, object]:
+def _page(settings: ClusterSettings) -> SettingsPage:
     defaults = ClusterSettings()
     return {
         "settings": [

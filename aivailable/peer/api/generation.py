@@ -61,7 +61,7 @@ class Generation:
         self._room = asyncio.Event()
         self._pumps: list[asyncio.Task[None]] = []
         for index, (request, run) in enumerate(zip(requests, self._runs, strict=True)):
-            source = inference.generate(request, call.key, run.routing)
+            source = inference.generate(request, call.account, run.routing)
             pump = self._loop.create_task(self._read(index, source))
             pump.add_done_callback(partial(self._ended, index))
             self._pumps.append(pump)

@@ -5,29 +5,74 @@ Called by load balancers, Prometheus and people; it must not change anything.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from aiohttp import web
 
 from aivailable import __version__
 from aivailable.core.ids import short
-from aivailable.peer.api.metrics import Metrics
-from aivailable.peer.api.openapi import document
+from aivailable.peer.api.answer_types import Alive, Ready
+from aivailable.peer.api.exposition import Page
+from aivailable.peer.api.routes import PLAIN_TEXT, Access, Answer, Route
 from aivailable.peer.service import Observation
-
-METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Health:
-    def __init__(self, observation: Observation, metrics: Metrics) -> None:
+    def __init__(
+        self, observation: Observation, page: Page, describe: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        """`describe` makes `/openapi.json`; it is asked once."""
         self._observation = observation
-        self._metrics = metrics
+        self._page = page
+        self._describe = describe
+        self._described: str | None = None
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         return [
-            web.get("/", self.root),
-            web.get("/healthz", self.alive),
-            web.get("/readyz", self.ready),
-            web.get("/metrics", self.metrics),
-            web.get("/openapi.json", self.openapi),
+            Route(
+                "GET",
+                "/",
+                self.root,
+                "What this is, in two lines",
+                (Answer(None, "text", media=PLAIN_TEXT),),
+                access=Access.OPEN,
+            ),
+            Route(
+                "GET",
+                "/healthz",
+                self.alive,
+                "200 while the process lives",
+                (Answer(Alive, "it lives"),),
+                access=Access.OPEN,
+            ),
+            Route(
+                "GET",
+                "/readyz",
+                self.ready,
+                "200 when this node can take requests, 503 with the reason otherwise",
+                (Answer(Ready, "it takes requests"), Answer(Ready, "it does not", status=503)),
+                access=Access.OPEN,
+            ),
+            Route(
+                "GET",
+                "/metrics",
+                self.metrics,
+                "Counters and gauges of this node, for Prometheus",
+                (
+                    Answer(None, "Prometheus text", media=PLAIN_TEXT),
+                    Answer(None, "for who accepts it", media="application/openmetrics-text"),
+                ),
+            ),
+            Route(
+                "GET",
+                "/openapi.json",
+                self.openapi,
+                "This document",
+                (Answer(dict[str, Any], "OpenAPI 3.1"),),
+                access=Access.OPEN,
+            ),
         ]
 
     async def root(self, _: web.Request) -> web.Response:
@@ -39,15 +84,19 @@ class Health:
         return web.Response(text=text)
 
     async def alive(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "alive"})
+        alive: Alive = {"status": "alive"}
+        return web.json_response(alive)
 
     async def ready(self, _: web.Request) -> web.Response:
         ready, reason = self._observation.ready()
-        return web.json_response({"ready": ready, "reason": reason}, status=200 if ready else 503)
+        found: Ready = {"ready": ready, "reason": reason}
+        return web.json_response(found, status=200 if ready else 503)
 
-    async def metrics(self, _: web.Request) -> web.Response:
-        page = self._metrics.text(self._observation.status())
-        return web.Response(body=page.encode(), headers={"Content-Type": METRICS_CONTENT_TYPE})
+    async def metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._page.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def openapi(self, _: web.Request) -> web.Response:
-        return web.json_response(document())
+        if self._described is None:
+            self._described = json.dumps(self._describe())
+        return web.Response(text=self._described, content_type="application/json")

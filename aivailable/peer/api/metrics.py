@@ -1,112 +1,121 @@
-"""Counters of this node's API and the text that Prometheus reads.
+"""What this node's API counts of the requests that end here.
 
-Owns the numbers and the exposition format (Prometheus text 0.0.4, prometheus.io "Exposition
-formats"); it must not do I/O. `accounting` counts, `health` serves the page.
+Owns the counts and the limits on their labels; it must not do I/O. `accounting` counts,
+`exposition` shows the numbers to Prometheus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from aivailable import __version__
-from aivailable.core.status import ClusterStatus
+from aivailable.core.records import ApiKey
+from aivailable.peer.histogram import WAIT_BOUNDS_S, Histogram
 
 TTFT_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+DEPLOYMENTS_MAX = 100
+"""Deployments with series of their own, since this process started; further ones share OTHER."""
+KEYS_MAX = 100
+"""API keys with series of their own, since this process started; further ones share OTHER."""
+OTHER = "other"
+NO_KEY = "none"
+"""Requests without a key: from this machine, or where no key is needed."""
 
-Labels = Sequence[tuple[str, str]]
+
+class Labels:
+    """The first `most` values of a label keep their name; every later one is OTHER."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[str, None] = {}
+
+    def of(self, value: str) -> str:
+        """The value to show. It stays the same for as long as the process lives."""
+        if value not in self._known:
+            if len(self._known) >= self._most:
+                return OTHER
+            self._known[value] = None
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One request that has ended. `route` is a path template."""
+
+    route: str
+    outcome: str
+    deployment: str
+    """"" when the request was for no deployment that exists."""
+    key: ApiKey | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    first_token_s: float | None
+    routed_s: float | None
+    """Until a replica took it (the last one, when there were several); None: none did."""
+
+
+@dataclass(slots=True)
+class KeyUse:
+    """What one API key has used at this node. `label` is what its owner is called."""
+
+    label: str = ""
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 class Metrics:
-    """Counts since this process started. Labels are bounded: routes and outcomes only."""
+    """Counts since this process started. Labels are bounded: routes, outcomes, and the first so
+    many deployments and keys."""
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self._requests: dict[tuple[str, str], int] = {}
-        self._prompt_tokens = 0
-        self._cached_tokens = 0
-        self._completion_tokens = 0
-        self._ttft_counts = [0] * (len(TTFT_BUCKETS_S) + 1)
-        self._ttft_sum_s = 0.0
+        self.requests: dict[tuple[str, str], int] = {}
+        """By route and outcome."""
+        self.deployments = Labels(DEPLOYMENTS_MAX)
+        self.by_deployment: dict[tuple[str, str], int] = {}
+        """By deployment and outcome."""
+        self.keys: dict[str, KeyUse] = {}
+        """By key id, never by a key's text."""
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.completion_tokens = 0
+        self.first_token = Histogram(TTFT_BUCKETS_S)
+        self.routing_waits = Histogram(WAIT_BOUNDS_S)
+        self._key_labels = Labels(KEYS_MAX)
 
-    def request_ended(
-        self,
-        route: str,
-        outcome: str,
-        prompt_tokens: int,
-        cached_tokens: int,
-        completion_tokens: int,
-        first_token_s: float | None,
-    ) -> None:
+    def request_ended(self, ended: Ended) -> None:
         """Called exactly once for each request."""
-        key = (route, outcome)
-        self._requests[key] = self._requests.get(key, 0) + 1
-        self._prompt_tokens += prompt_tokens
-        self._cached_tokens += cached_tokens
-        self._completion_tokens += completion_tokens
-        if first_token_s is not None:
-            self._ttft_sum_s += first_token_s
-            slot = sum(first_token_s > bound for bound in TTFT_BUCKETS_S)
-            self._ttft_counts[slot] += 1
+        _count(self.requests, (ended.route, ended.outcome))
+        if ended.deployment:
+            deployment = self.deployments.of(ended.deployment)
+            _count(self.by_deployment, (deployment, ended.outcome))
+        self._count_key(ended)
+        self.prompt_tokens += ended.prompt_tokens
+        self.cached_tokens += ended.cached_tokens
+        self.completion_tokens += ended.completion_tokens
+        if ended.first_token_s is not None:
+            self.first_token.observe(ended.first_token_s)
+        if ended.routed_s is not None:
+            self.routing_waits.observe(ended.routed_s)
 
     def outcomes(self) -> dict[str, int]:
         """Requests that have ended, by outcome."""
         totals: dict[str, int] = {}
-        for (_, outcome), count in self._requests.items():
+        for (_, outcome), count in self.requests.items():
             totals[outcome] = totals.get(outcome, 0) + count
         return totals
 
-    def text(self, status: ClusterStatus) -> str:
-        """The whole page: what was counted here and what the cluster looks like from here."""
-        replicas: dict[str, int] = {}
-        for replica in status.replicas:
-            replicas[replica.status] = replicas.get(replica.status, 0) + 1
-        requests = [
-            ((("route", route), ("outcome", outcome)), count)
-            for (route, outcome), count in sorted(self._requests.items())
-        ]
-        own = [replica for replica in status.replicas if replica.node == status.here]
-        drafted = sum(replica.drafted_tokens for replica in own)
-        accepted = sum(replica.accepted_tokens for replica in own)
-        lines = [
-            *_family("build_info", "gauge", [((("version", __version__),), 1)]),
-            *_family("up", "gauge", [((), 1)]),
-            *_family("quorum", "gauge", [((), int(status.quorum))]),
-            *_family("members", "gauge", [((), len(status.nodes))]),
-            *_family("voters", "gauge", [((), len(status.voters))]),
-            *_family("applied_version", "gauge", [((), status.version)]),
-            *_family(
-                "replicas",
-                "gauge",
-                [((("status", name),), count) for name, count in sorted(replicas.items())],
-            ),
-            *_family("requests_in_flight", "gauge", [((), self.in_flight)]),
-            *_family("requests_total", "counter", requests),
-            *_family("prompt_tokens_total", "counter", [((), self._prompt_tokens)]),
-            *_family("cached_prompt_tokens_total", "counter", [((), self._cached_tokens)]),
-            *_family("completion_tokens_total", "counter", [((), self._completion_tokens)]),
-            *_family("drafted_tokens_total", "counter", [((), drafted)]),
-            *_family("accepted_draft_tokens_total", "counter", [((), accepted)]),
-            *self._ttft_lines(),
-        ]
-        return "\n".join(lines) + "\n"
-
-    def _ttft_lines(self) -> Iterable[str]:
-        name = "aivailable_time_to_first_token_seconds"
-        yield f"# TYPE {name} histogram"
-        total = 0
-        for bound, count in zip((*TTFT_BUCKETS_S, "+Inf"), self._ttft_counts, strict=True):
-            total += count
-            yield f'{name}_bucket{{le="{bound}"}} {total}'
-        yield f"{name}_sum {self._ttft_sum_s:.6f}"
-        yield f"{name}_count {total}"
+    def _count_key(self, ended: Ended) -> None:
+        name, label = NO_KEY, ""
+        if ended.key is not None:
+            name = self._key_labels.of(ended.key.key_id)
+            label = ended.key.label if name != OTHER else ""
+        use = self.keys.setdefault(name, KeyUse(label))
+        use.requests += 1
+        use.prompt_tokens += ended.prompt_tokens
+        use.completion_tokens += ended.completion_tokens
 
 
-def _family(name: str, kind: str, samples: Sequence[tuple[Labels, int]]) -> Iterable[str]:
-    yield f"# TYPE aivailable_{name} {kind}"
-    for labels, value in samples:
-        inner = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
-        yield f"aivailable_{name}{{{inner}}} {value}" if inner else f"aivailable_{name} {value}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+def _count(counts: dict[tuple[str, str], int], key: tuple[str, str]) -> None:
+    counts[key] = counts.get(key, 0) + 1

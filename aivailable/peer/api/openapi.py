@@ -1,268 +1,192 @@
-"""The API's description (OpenAPI 3.1), kept by hand, small and true.
+"""The API's description (OpenAPI 3.1), made from the table of routes and the types that they name.
 
-A test compares its paths and methods with the routes that the server really has.
+Owns how an entry becomes an operation: bodies from declared fields, answers from dataclasses and
+TypedDicts (msgspec makes their JSON Schema), scope, parameters and the errors that come with them.
+Nothing here is written twice, so nothing can drift; tests compare real answers with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+
+import msgspec
 
 from aivailable import __version__
+from aivailable.peer.api.answer_types import Error
+from aivailable.peer.api.fields import Field, Schema
+from aivailable.peer.api.routes import JSON, SSE, Access, Answer, Route
+from aivailable.wire.schema import late_fields
 
-_ROUTES: Mapping[str, Mapping[str, str]] = {
-    "/": {"get": "What this is, in two lines"},
-    "/healthz": {"get": "200 while the process lives"},
-    "/readyz": {"get": "200 when this node can take requests, 503 with the reason otherwise"},
-    "/metrics": {"get": "Prometheus text"},
-    "/openapi.json": {"get": "This document"},
-    "/v1/chat/completions": {"post": "OpenAI chat completion, streamed on request"},
-    "/v1/completions": {"post": "OpenAI text completion, streamed on request"},
-    "/v1/embeddings": {"post": "OpenAI embeddings of texts"},
-    "/v1/rerank": {"post": "Documents ranked by their relevance to a query (Jina, Cohere)"},
-    "/v1/models": {"get": "The deployments as OpenAI models"},
-    "/v1/models/{model}": {"get": "One deployment, by name or alias"},
-    "/cluster/v1/state": {"get": "The whole status document"},
-    "/cluster/v1/nodes": {"get": "Nodes with their devices"},
-    "/cluster/v1/nodes/{node}/drain": {
-        "post": "Place nothing new there, move what runs; ?force=1 on the last one (admin)"
-    },
-    "/cluster/v1/nodes/{node}/undrain": {"post": "Serve again (admin)"},
-    "/cluster/v1/nodes/{node}/pause": {
-        "post": "Empty it for duration_s, 0 ends that; '_here' is the node that answers (admin)"
-    },
-    "/cluster/v1/settings": {
-        "get": "The cluster's settings with units and ranges",
-        "patch": "Change the keys of the body (admin)",
-    },
-    "/cluster/v1/members": {"get": "Members, voters, and who waits for admission"},
-    "/cluster/v1/deployments": {
-        "get": "Deployments and their replicas",
-        "post": "Deploy a model; ?dry_run=1 says what it would come to (admin)",
-    },
-    "/cluster/v1/fit": {"post": "Where a model fits now, and what would make it fit (admin)"},
-    "/cluster/v1/deployments/{name}": {"delete": "Remove a deployment (admin)"},
-    "/cluster/v1/models": {"get": "The catalogue of model files"},
-    "/cluster/v1/keys": {"get": "API keys without secrets (admin)", "post": "Mint a key (admin)"},
-    "/cluster/v1/keys/{key_id}": {"delete": "Revoke a key (admin)"},
-    "/cluster/v1/events": {"get": "History after ?after=VERSION: JSON, or followed as SSE"},
-    "/cluster/v1/window": {"post": "Open the join window for duration_s, 0 closes (admin)"},
-    "/cluster/v1/members/{node}": {"delete": "Take a member out for good (admin)"},
-    "/cluster/v1/recover": {"post": "Found the cluster anew from this node's copy (admin)"},
-    "/cluster/v1/merge": {"post": "End this cluster in the one named by into (admin)"},
-    "/cluster/v1/leave": {"post": "This node leaves the cluster and stops (admin)"},
+_REF = "#/components/schemas/{name}"
+_PLACE = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
+"""One part of aiohttp's path template that stands for a value."""
+
+_ERRORS: Mapping[int, str] = {
+    400: "a parameter is wrong, and named",
+    401: "no API key, or one that does not count",
+    403: "the key's scope does not allow it, or a web page asked without a key",
+    404: "there is no such thing",
+    408: "the body did not arrive in time",
+    409: "the cluster's state does not allow it",
+    413: "the body is too large",
+    415: "the body is compressed",
+    429: "too much is under way, of this key or in the queue; come later",
+    500: "the node failed; its log says how",
+    502: "another node failed, and no further one could take over",
+    503: "not now; Retry-After says when to come again",
+    504: "the request's time is over",
 }
-_COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 1}
-_TEXTS: Mapping[str, Any] = {"type": "array", "items": {"type": "string"}, "maxItems": 16}
-_WHERE: Mapping[str, Any] = {
-    "type": "object",
-    "description": "where replicas may go; nodes and gpus are patterns of names, or ids",
-    "properties": {
-        "nodes": _TEXTS,
-        "not_nodes": _TEXTS,
-        "gpus": _TEXTS,
-        "vendors": _TEXTS,
-        "backends": _TEXTS,
-        "architecture_min": {"type": "string", "description": "like 7.5, or gfx906"},
-        "beside": {**_TEXTS, "description": "deployments whose hosts it shares"},
-        "apart_from": {**_TEXTS, "description": "deployments whose hosts it keeps off"},
-    },
-}
-_SHARED: Mapping[str, Any] = {
-    "model": {"type": "string", "description": "a deployment's name or alias"},
-    "stream": {"type": "boolean", "default": False},
-    "stream_options": {
-        "type": "object",
-        "properties": {"include_usage": {"type": "boolean", "default": False}},
-    },
-    "n": {**_COUNT, "maximum": 16, "default": 1},
-    "stop": {"type": ["string", "array"], "maxItems": 16},
-    "seed": {"type": "integer"},
-    "ignore_eos": {"type": "boolean", "default": False},
-    "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1},
-    "top_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 1},
-    "top_k": {"type": "integer", "minimum": -1, "default": 40},
-    "min_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.05},
-    "typical_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 1},
-    "top_n_sigma": {"type": "number", "minimum": -1, "default": -1},
-    "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
-    "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
-    "repeat_penalty": {"type": "number", "exclusiveMinimum": 0, "default": 1},
-    "repeat_last_n": {"type": "integer", "minimum": -1, "default": 64},
-    "dry_multiplier": {"type": "number", "minimum": 0, "default": 0},
-    "dry_base": {"type": "number", "minimum": 1, "default": 1.75},
-    "dry_allowed_length": {**_COUNT, "default": 2},
-    "dry_penalty_last_n": {"type": "integer", "minimum": -1, "default": -1},
-    "dry_sequence_breakers": {"type": "array", "items": {"type": "string"}},
-    "xtc_probability": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
-    "xtc_threshold": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.1},
-    "mirostat": {"enum": [0, 1, 2], "default": 0},
-    "mirostat_tau": {"type": "number", "minimum": 0, "default": 5},
-    "mirostat_eta": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.1},
-    "logit_bias": {"type": "object", "additionalProperties": {"type": "number"}},
-    "response_format": {
-        "type": "object",
-        "required": ["type"],
-        "properties": {
-            "type": {"enum": ["text", "json_object", "json_schema"]},
-            "json_schema": {"type": "object"},
-        },
-    },
-    "grammar": {"type": "string", "description": "GBNF; its first rule is root"},
-}
-_BODIES: Mapping[str, Mapping[str, Any]] = {
-    "/v1/chat/completions": {
-        "type": "object",
-        "required": ["model", "messages"],
-        "properties": {
-            **_SHARED,
-            "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
-            "max_completion_tokens": _COUNT,
-            "logprobs": {"type": "boolean", "default": False},
-            "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
-            "tools": {"type": "array", "items": {"type": "object"}, "maxItems": 128},
-            "tool_choice": {"type": ["string", "object"], "default": "auto"},
-            "parallel_tool_calls": {"type": "boolean", "default": True},
-            "reasoning_effort": {"enum": ["none", "minimal", "low", "medium", "high", "xhigh"]},
-            "reasoning_format": {"enum": ["auto", "deepseek", "none"], "default": "auto"},
-            "include_reasoning": {"type": "boolean", "default": True},
-            "chat_template_kwargs": {"type": "object"},
-        },
-    },
-    "/v1/completions": {
-        "type": "object",
-        "required": ["model", "prompt"],
-        "properties": {
-            **_SHARED,
-            "prompt": {"type": ["string", "array"]},
-            "max_tokens": {**_COUNT, "default": 16},
-            "logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
-            "echo": {"type": "boolean", "default": False},
-        },
-    },
-    "/v1/embeddings": {
-        "type": "object",
-        "required": ["model", "input"],
-        "properties": {
-            "model": {"type": "string"},
-            "input": {"type": ["string", "array"], "maxItems": 2048},
-            "encoding_format": {"enum": ["float", "base64"], "default": "float"},
-            "dimensions": _COUNT,
-        },
-    },
-    "/v1/rerank": {
-        "type": "object",
-        "required": ["model", "query", "documents"],
-        "properties": {
-            "model": {"type": "string"},
-            "query": {"type": "string"},
-            "documents": {"type": "array", "minItems": 1, "maxItems": 1024},
-            "top_n": _COUNT,
-            "return_documents": {"type": "boolean", "default": False},
-        },
-    },
-    "/cluster/v1/deployments": {
-        "type": "object",
-        "required": ["model"],
-        "properties": {
-            "model": {"type": "string", "description": "name, digest, or a path on this node"},
-            "name": {"type": "string"},
-            "context": {"description": "tokens per slot, or auto", "minimum": 1},
-            "context_max": {
-                "type": "integer",
-                "minimum": 0,
-                "description": "as much more as fits at the place; 0: as trained",
-            },
-            "slots": {"description": "requests decoded at a time, or auto", "minimum": 1},
-            "slots_max": {
-                "type": "integer",
-                "minimum": 0,
-                "description": "as many more as fit at the place; 0: as a worker takes",
-            },
-            "replicas_min": {"type": "integer", "minimum": 0, "default": 1},
-            "replicas_max": {"type": "integer", "minimum": 1},
-            "pin": {"type": "boolean", "default": False},
-            "priority": {"type": "integer", "default": 0},
-            "idle_ttl_s": {
-                "type": "integer",
-                "minimum": 0,
-                "description": "replicas beyond replicas_min go after so long idle",
-            },
-            "where": _WHERE,
-        },
-    },
-    "/cluster/v1/fit": {
-        "type": "object",
-        "required": ["model"],
-        "properties": {
-            "model": {"type": "string", "description": "name, digest, or a path on this node"},
-            "context": _COUNT,
-            "slots": _COUNT,
-            "options": {"type": "object", "additionalProperties": {"type": "string"}},
-            "where": _WHERE,
-        },
-    },
-    "/cluster/v1/keys": {
-        "type": "object",
-        "properties": {
-            "scope": {"enum": ["user", "admin"], "default": "user"},
-            "label": {"type": "string", "maxLength": 64},
-        },
-    },
-    "/cluster/v1/window": {
-        "type": "object",
-        "required": ["duration_s"],
-        "properties": {"duration_s": {"type": "integer", "minimum": 0, "maximum": 86400}},
-    },
-}
-_ERROR: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "code": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "request_id": {"type": "string"},
-            },
-        }
-    },
-}
+_ALWAYS = (429, 500, 503)
+_WITH_KEY = (401, 403)
+_WITH_BODY = (400, 408, 413, 415)
+
+Document = dict[str, Any]
 
 
-def document() -> dict[str, Any]:
+def document(routes: Iterable[Route]) -> Document:
+    """The whole description of what these routes answer."""
+    table = tuple(routes)
+    kinds = [answer.kind for route in table for answer in route.answers]
+    kinds = [Error, *(kind for kind in kinds if kind is not None)]
+    references, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    of_kind = dict(zip(kinds, references, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in table:
+        path = paths.setdefault(_path(route), {})
+        path[route.method.lower()] = _operation(route, of_kind)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "AIvailable", "version": __version__},
+        "info": {
+            "title": "AIvailable",
+            "version": __version__,
+            "description": "The GPU machines of this LAN as one LLM service.",
+        },
         "security": [{"bearer": []}],
-        "paths": {
-            path: {method: _operation(path, method, text) for method, text in methods.items()}
-            for path, methods in _ROUTES.items()
-        },
+        "paths": paths,
         "components": {
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": dict(_ERROR)},
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key. From this machine itself, users need none.",
+                }
+            },
+            "responses": {
+                f"Error{status}": {
+                    "description": text,
+                    "content": {JSON: {"schema": of_kind[Error]}},
+                }
+                for status, text in _ERRORS.items()
+            },
+            "schemas": _schemas(table, kinds, components),
         },
     }
 
 
-def _operation(path: str, method: str, text: str) -> dict[str, Any]:
-    error = {"schema": {"$ref": "#/components/schemas/Error"}}
-    operation: dict[str, Any] = {
-        "summary": text,
-        "responses": {
-            "2XX": {"description": "done"},
-            "default": {"description": "an error", "content": {"application/json": error}},
-        },
+def _path(route: Route) -> str:
+    return _PLACE.sub(r"{\1}", route.path)
+
+
+def _operation(route: Route, of_kind: Mapping[Any, Schema]) -> Document:
+    slug = re.sub(r"\W+", "_", f"{route.method.lower()}{_path(route)}").strip("_")
+    operation: Document = {
+        "operationId": slug,
+        "summary": route.summary,
+        "description": f"Scope: {route.access.value}.",
+        "responses": _responses(route, of_kind),
     }
-    if "{" in path:
-        name = path[path.index("{") + 1 : path.index("}")]
-        operation["parameters"] = [
+    if route.access is Access.OPEN:
+        operation["security"] = []
+    parameters = [
+        *(
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        ]
-    if method == "post" and path in _BODIES:
-        content = {"application/json": {"schema": dict(_BODIES[path])}}
-        operation["requestBody"] = {"required": True, "content": content}
+            for name in _PLACE.findall(route.path)
+        ),
+        *(_query(name, field) for name, field in route.query.items()),
+    ]
+    if parameters:
+        operation["parameters"] = parameters
+    if route.body is not None:
+        schema = {"$ref": _REF.format(name=route.body.name)}
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
     return operation
+
+
+def _query(name: str, field: Field) -> Document:
+    found: Document = {"name": name, "in": "query", "required": field.required}
+    if field.text:
+        found["description"] = field.text
+    schema = field.shape()
+    if field.default is not None:
+        schema["default"] = field.default
+    return {**found, "schema": schema}
+
+
+def _responses(route: Route, of_kind: Mapping[Any, Schema]) -> Document:
+    found: Document = {}
+    for answer in route.answers:
+        entry = found.setdefault(str(answer.status), {"description": answer.text, "content": {}})
+        entry["content"][answer.media] = _content(answer, of_kind)
+    for status in _statuses(route):
+        # A status may already stand for an answer of the route's own, as 503 of /readyz.
+        found.setdefault(str(status), {"$ref": f"#/components/responses/Error{status}"})
+    return dict(sorted(found.items()))
+
+
+def _statuses(route: Route) -> Iterator[int]:
+    yield from _ALWAYS
+    # A key that does not count is refused on open paths, too.
+    yield from _WITH_KEY if route.access is not Access.OPEN else (401,)
+    yield from _WITH_BODY if route.body is not None else ()
+    yield from route.errors
+
+
+def _content(answer: Answer, of_kind: Mapping[Any, Schema]) -> Document:
+    """OpenAPI has no word for the events of a stream: `x-event-data` says what each one's data
+    is."""
+    if answer.media == SSE:
+        return {"schema": {"type": "string"}, "x-event-data": of_kind[answer.kind]}
+    if answer.media == JSON:
+        return {"schema": of_kind[answer.kind]}
+    return {"schema": {"type": "string"}}
+
+
+def _schemas(
+    routes: Iterable[Route], kinds: Iterable[Any], components: Mapping[str, Schema]
+) -> Document:
+    found = dict(components)
+    for kind in _dataclasses(kinds):
+        _fill(found[kind.__name__], kind)
+    for route in routes:
+        if route.body is not None:
+            found[route.body.name] = route.body.shape.shape()
+    return dict(sorted(found.items()))
+
+
+def _fill(schema: Schema, kind: type) -> None:
+    """An answer has all fields of a dataclass, whatever their defaults, but those that came later:
+    they are left out while nobody uses them."""
+    late = late_fields(kind)
+    schema["required"] = [name for name in schema["properties"] if name not in late]
+    for one in schema["properties"].values():
+        one.pop("default", None)
+
+
+def _dataclasses(kinds: Iterable[Any]) -> list[type]:
+    """All dataclasses in these types, each once."""
+    found: dict[Any, None] = {}
+    waiting = list(kinds)
+    while waiting:
+        kind = waiting.pop()
+        if kind in found:
+            continue
+        found[kind] = None
+        if get_origin(kind) is not None or isinstance(kind, UnionType):
+            waiting += [part for part in get_args(kind) if not isinstance(part, str)]
+        elif dataclasses.is_dataclass(kind) or is_typeddict(kind):
+            waiting += get_type_hints(kind).values()
+    return [kind for kind in found if dataclasses.is_dataclass(kind) and isinstance(kind, type)]

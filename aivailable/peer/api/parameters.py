@@ -1,7 +1,7 @@
 """Reading a client's JSON strictly: every value has a type and a range, every refusal a name.
 
-Owns body decoding and typed access to a JSON object; it must not know any endpoint. Called by
-the dialects. null means "not given", as OpenAI's clients send it.
+Owns body decoding and typed access to a JSON object by its declared fields (`fields`); it must not
+know any endpoint. Called by the dialects. null means "not given", as OpenAI's clients send it.
 """
 
 from __future__ import annotations
@@ -10,26 +10,47 @@ import asyncio
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.errors import ClientGone, ParameterError
+from aivailable.peer.api.fields import (
+    INT_MAX,
+    AnyOf,
+    Field,
+    Fields,
+    Flag,
+    Integer,
+    Items,
+    Number,
+    Object,
+    Text,
+)
 
 BODY_DEADLINE_S = 60.0
 """A client that takes longer to send a body of at most HTTP_BODY_MAX_BYTES is cut off."""
-INT_MAX = 2**63 - 1
+
+Kind = TypeVar("Kind", bound=Field)
 
 
 class Parameters:
     """One JSON object of a request; `path` names it in refusals. It remembers what it was asked
-    for: what nobody read has no effect, and the client can be told so."""
+    for: what nobody read has no effect, and the client can be told so. Only what `fields` declares
+    can be read; anything else is a mistake in our code (LookupError)."""
 
-    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+    def __init__(
+        self, values: Mapping[str, Any], path: str = "", fields: Fields | None = None
+    ) -> None:
         self._values = values
         self._path = path
+        self._fields: Fields = {} if fields is None else fields
         self._read: dict[str, None] = {}
+
+    def declared(self, fields: Fields) -> Parameters:
+        """The same object, to be read by these fields."""
+        return Parameters(self._values, self._path, fields)
 
     def name(self, key: str) -> str:
         """How a client finds this parameter: "messages[0].content"."""
@@ -39,6 +60,8 @@ class Parameters:
         return self.raw(key) is not None
 
     def raw(self, key: str) -> Any:
+        if key not in self._fields:
+            raise LookupError(f"{self.name(key)} is not declared")
         self._read[key] = None
         return self._values.get(key)
 
@@ -54,39 +77,40 @@ class Parameters:
         """What was given, without nulls."""
         return {key: value for key, value in self._values.items() if value is not None}
 
-    def text(self, key: str, *, chars_max: int | None = None) -> str | None:
+    def text(self, key: str) -> str | None:
         value = self.raw(key)
         if value is None:
             return None
-        return checked_text(value, self.name(key), chars_max=chars_max)
+        return checked_text(value, self.name(key), chars_max=self.field(key, Text).chars_max)
 
-    def required_text(self, key: str, *, chars_max: int | None = None) -> str:
-        value = self.text(key, chars_max=chars_max)
+    def required_text(self, key: str) -> str:
+        value = self.text(key)
         if value is None or value == "":
             raise ParameterError(
                 self.name(key), f"'{self.name(key)}' is required", code="missing_parameter"
             )
         return value
 
-    def flag(self, key: str, *, default: bool = False) -> bool:
+    def flag(self, key: str) -> bool:
         value = self.raw(key)
         if value is None:
-            return default
+            return bool(self.field(key, Flag).default)
         if not isinstance(value, bool):
             raise self._wrong(key, "true or false", value)
         return value
 
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str | None:
+    def choice(self, key: str) -> str | None:
         """One of a few words."""
-        value = self.text(key)
-        if value is not None and value not in allowed:
+        value, words = self.text(key), self.field(key, Text).words
+        if value is not None and value not in words:
             raise ParameterError(
-                self.name(key), f"'{self.name(key)}' must be one of {', '.join(allowed)}"
+                self.name(key), f"'{self.name(key)}' must be one of {', '.join(words)}"
             )
         return value
 
-    def integer(self, key: str, low: int, high: int = INT_MAX) -> int | None:
-        value = self.raw(key)
+    def integer(self, key: str) -> int | None:
+        value, field = self.raw(key), self.field(key, Integer)
+        low, high = field.low, field.high
         if value is None:
             return None
         if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -99,20 +123,13 @@ class Parameters:
             raise ParameterError(self.name(key), f"'{self.name(key)}' must be {limit}")
         return value
 
-    def number(self, key: str, low: float, high: float) -> float | None:
-        value = self.raw(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._wrong(key, "a number", value)
-        if not (low <= value <= high and math.isfinite(value)):
-            raise ParameterError(
-                self.name(key), f"'{self.name(key)}' must be from {low:g} to {high:g}"
-            )
-        return float(value)
+    def number(self, key: str) -> float | None:
+        value, field = self.raw(key), self.field(key, Number)
+        return None if value is None else checked_number(value, self.name(key), field)
 
     def items(self, key: str) -> tuple[Any, ...] | None:
         value = self.raw(key)
+        self.field(key, Items)
         if value is None:
             return None
         if not isinstance(value, list):
@@ -120,8 +137,16 @@ class Parameters:
         return tuple(value)
 
     def object(self, key: str) -> Parameters | None:
-        value = self.raw(key)
-        return None if value is None else as_object(value, self.name(key))
+        value, field = self.raw(key), self.field(key, Object)
+        return None if value is None else as_object(value, self.name(key), field.fields)
+
+    def field(self, key: str, kind: type[Kind]) -> Kind:
+        """What is declared, alone or among other kinds. LookupError: it is no `kind`."""
+        found = self._fields.get(key)
+        for one in found.options if isinstance(found, AnyOf) else (found,):
+            if isinstance(one, kind):
+                return one
+        raise LookupError(f"{self.name(key)} is not declared as {kind.__name__}")
 
     def _wrong(self, key: str, want: str, value: Any) -> ParameterError:
         return wrong_type(self.name(key), want, value)
@@ -134,10 +159,18 @@ def wrong_type(name: str, want: str, value: Any) -> ParameterError:
     return ParameterError(name, f"'{name}' must be {want}, not {kind}", code="invalid_type")
 
 
-def as_object(value: Any, name: str) -> Parameters:
+def as_object(value: Any, name: str, fields: Fields | None = None) -> Parameters:
     if not isinstance(value, dict):
         raise wrong_type(name, "an object", value)
-    return Parameters(value, name)
+    return Parameters(value, name, fields)
+
+
+def checked_number(value: Any, name: str, field: Number) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong_type(name, "a number", value)
+    if not (field.low <= value <= field.high and math.isfinite(value)):
+        raise ParameterError(name, f"'{name}' must be from {field.low:g} to {field.high:g}")
+    return float(value)
 
 
 def checked_text(value: Any, name: str, *, chars_max: int | None = None) -> str:

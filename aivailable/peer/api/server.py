@@ -14,10 +14,12 @@ import logging
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from aiohttp import web
 
+from aivailable.core.records import Scope
 from aivailable.errors import AivailableError, ConfigError, RequestError
 from aivailable.peer.api.accounting import Call, Outcome, attach, end, outcome_of
 from aivailable.peer.api.auth import authenticate
@@ -31,17 +33,24 @@ from aivailable.peer.api.errors import (
     error_response,
     from_http_exception,
 )
+from aivailable.peer.api.exposition import Page
 from aivailable.peer.api.health import Health
 from aivailable.peer.api.metrics import Metrics
 from aivailable.peer.api.openai.answers import HEADERS_WAIT_S, KEEP_ALIVE_S
 from aivailable.peer.api.openai.endpoints import OpenAi
+from aivailable.peer.api.openapi import document
+from aivailable.peer.api.routes import open_paths, registered
+from aivailable.peer.api.shares import Shares
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
+from aivailable.peer.stalls import LoopWatch
+from aivailable.peer.tasks import Tasks
 from aivailable.wire.limits import HTTP_BODY_MAX_BYTES
 
 REQUESTS_MAX = 1024
-"""Requests under way at one node; a further one is told to come later."""
-RETRY_AFTER_S = 1
+"""Requests under way at one node, probes and admin keys apart: whoever looks after a node gets
+through when it is full. `Shares` says how many of them one account may have."""
+PROBES = frozenset({"/healthz", "/readyz"})
 STOP_GRACE_S = 3.0
 """What is under way at stop may take so long to end by itself."""
 BACKLOG = 256
@@ -75,7 +84,9 @@ class ApiServer:
         headers_wait_s: float = HEADERS_WAIT_S,
     ) -> None:
         self.metrics = Metrics()
+        self._shares = Shares(REQUESTS_MAX, "requests")
         self._api_keys = service.api_keys
+        self._node = service.observation.node
         self._hosts = hosts
         self._port = port
         self._require_auth = require_auth
@@ -95,12 +106,21 @@ class ApiServer:
         self.app = web.Application(
             client_max_size=HTTP_BODY_MAX_BYTES, middlewares=[self._middleware()]
         )
-        self.app.add_routes(openai.routes())
-        self.app.add_routes(cluster.routes())
-        self.app.add_routes(NodesApi(observation, members).routes())
-        self.app.add_routes(DeploymentsApi(service.deployments, changes).routes())
-        self.app.add_routes(SettingsApi(observation, changes).routes())
-        self.app.add_routes(Health(observation, self.metrics).routes())
+        self._tasks = Tasks("api")
+        self._watch = LoopWatch(clock)
+        page = Page(observation, self.metrics, self._watch)
+        health = Health(observation, page, lambda: document(self.routes))
+        self.routes = (
+            *openai.routes(),
+            *cluster.routes(),
+            *NodesApi(observation, members).routes(),
+            *DeploymentsApi(service.deployments, changes).routes(),
+            *SettingsApi(observation, changes).routes(),
+            *health.routes(),
+        )
+        """Everything that is answered, in one table."""
+        self._open_paths = open_paths(self.routes)
+        self.app.add_routes(registered(self.routes))
         self.app.on_shutdown.append(cluster.stop)
         self._runner: web.AppRunner | None = None
 
@@ -123,6 +143,7 @@ class ApiServer:
             shutdown_timeout=STOP_GRACE_S,
         )
         await self._runner.setup()
+        self._tasks.spawn(self._watch.run(), "loop watch")
         for one in sockets:
             await web.SockSite(self._runner, one, ssl_context=self._tls, backlog=BACKLOG).start()
 
@@ -130,6 +151,7 @@ class ApiServer:
         """Takes no more requests and waits STOP_GRACE_S for those under way."""
         if self._runner is not None:
             await self._runner.cleanup()
+            await self._tasks.stop()
             self._runner = None
 
     def _middleware(self) -> Any:
@@ -160,12 +182,15 @@ class ApiServer:
     ) -> web.StreamResponse:
         """The handler's answer or an error's; CancelledError when the client is gone."""
         try:
-            if self.metrics.in_flight > REQUESTS_MAX:
-                raise RequestError(
-                    503, "overloaded", "too many requests at once", retry_after_s=RETRY_AFTER_S
-                )
-            authenticate(request, self._api_keys, require_auth=self._require_auth)
-            response = await handler(request)
+            authenticate(
+                request,
+                self._api_keys,
+                self._node,
+                require_auth=self._require_auth,
+                open_paths=self._open_paths,
+            )
+            with self._place(request, call):
+                response = await handler(request)
         except ClientGone as error:
             # What the server itself does when it notices first (handler_cancellation).
             raise asyncio.CancelledError("the client is gone") from error
@@ -181,6 +206,12 @@ class ApiServer:
         if not response.prepared:
             response.headers.update(call.headers())
         return response
+
+    def _place(self, request: web.Request, call: Call) -> AbstractContextManager[None]:
+        """Its place among what is under way. Entering it raises RequestError 503 or 429."""
+        if request.path in PROBES or (call.key is not None and call.key.scope is Scope.ADMIN):
+            return contextlib.nullcontext()
+        return self._shares.hold(call.account)
 
 
 def _route(request: web.Request) -> str:

@@ -1,18 +1,26 @@
 """Server-sent events (WHATWG HTML, "Server-sent events"): the frames, and nothing of their sense.
 
 Writing waits for the socket (back-pressure). A client that is gone raises ClientGone or cancels
-the handler; both end the request as cancelled in `server`.
+the handler; both end the request as cancelled in `server`. So does a client that reads nothing for
+UNREAD_MAX_S: its answer holds a slot that others may wait for.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from aivailable.peer.api.errors import ClientGone
+
+UNREAD_MAX_S = 60.0
+"""How long a client may take nothing while the buffers on its way are full."""
+
+log = logging.getLogger("aivailable.api")
 
 
 class SseWriter:
@@ -62,7 +70,14 @@ class SseWriter:
 
     async def _write(self, text: str) -> None:
         try:
-            await self._response.write(text.encode("utf-8", "replace"))
+            async with asyncio.timeout(UNREAD_MAX_S):
+                await self._response.write(text.encode("utf-8", "replace"))
+        except TimeoutError as error:
+            log.info("a client has read nothing for %.0f s: its answer is ended", UNREAD_MAX_S)
+            # What waits to be sent would keep the connection open for ever.
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ClientGone from error
         except ConnectionError as error:
             raise ClientGone from error
 

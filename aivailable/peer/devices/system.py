@@ -237,6 +237,7 @@ class SystemDevices:
             used_by_others_bytes=max(0, device.total_bytes - free_bytes - held_bytes),
             utilization=reading.utilization,
             temperature_c=reading.temperature_c,
+            power_w=reading.power_w,
         )
 
     def _reading(self, gpu: Gpu) -> Reading | None:
@@ -259,6 +260,7 @@ class SystemDevices:
             temperature_c=by_kernel.temperature_c
             if reading.temperature_c is None
             else reading.temperature_c,
+            power_w=by_kernel.power_w if reading.power_w is None else reading.power_w,
             utilization=max(reading.utilization, by_kernel.utilization),
         )
 

@@ -9,12 +9,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from fixtures.api_service import ADMIN, REVOKED, USER, FakeApiKeys, FakeService
+from fixtures.api_service import ADMIN, NODE, REVOKED, USER, FakeApiKeys, FakeService
+from fixtures.peer_ports import HandClock
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call, attach, call_of
 from aivailable.peer.api.auth import authenticate, require_admin
+from aivailable.peer.api.routes import open_paths
+from aivailable.peer.api.server import ApiServer
 
+OPEN = open_paths(ApiServer(FakeService(), HandClock()).routes)
 LOCAL, LOCAL6, MAPPED, REMOTE = "127.0.0.1", "::1", "::ffff:127.0.0.1", "192.168.1.9"
 
 
@@ -46,7 +50,7 @@ def request_from(
 def verdict(request: web.Request, *, require_auth: bool = True) -> str:
     """user | admin | the refusal's status and code."""
     try:
-        authenticate(request, FakeApiKeys(), require_auth=require_auth)
+        authenticate(request, FakeApiKeys(), NODE, require_auth=require_auth, open_paths=OPEN)
     except RequestError as error:
         return f"{error.status} {error.code}"
     if call_of(request).admin:

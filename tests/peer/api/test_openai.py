@@ -52,10 +52,10 @@ async def test_a_chat_answer_is_whole_and_says_where_it_came_from(
     assert headers["X-AIvailable-Host"] == HOST[:8]
     assert headers["X-AIvailable-Replica"] == f"{MODEL}#1.1"
     assert (headers["X-AIvailable-Attempts"], headers["X-AIvailable-Queue-Ms"]) == ("1", "12")
-    request, key = service.inference.asked[0]
+    request, account = service.inference.asked[0]
     assert request.deployment == MODEL
     assert request.request_id == headers["X-AIvailable-Request"]
-    assert key is None
+    assert account == f"local:{NODE[:8]}"
 
 
 async def test_the_openai_client_streams_chunks_in_order(
@@ -76,7 +76,7 @@ async def test_the_openai_client_streams_chunks_in_order(
     assert (chunks[4].usage.prompt_tokens, chunks[4].usage.completion_tokens) == (7, 3)
     assert len(chunks) == 5
     assert len({chunk.id for chunk in chunks}) == 1
-    assert service.inference.asked[0][1] is not None
+    assert service.inference.asked[0][1].startswith("key:")
 
 
 async def test_a_stream_without_usage_ends_with_done(http: aiohttp.ClientSession) -> None:

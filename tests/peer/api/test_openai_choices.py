@@ -279,11 +279,13 @@ async def test_what_was_ignored_is_named_in_the_answer_and_once_in_the_log(
 
 
 async def test_too_many_choices_at_once_are_told_to_come_later(
-    http: aiohttp.ClientSession, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    serve: Any, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoints, "GENERATIONS_MAX", 3)
+    server = await serve()
     body = {"model": MODEL, "messages": HELLO}
-    for n, status in ((4, 503), (3, 200), (3, 200)):
-        async with http.post("/v1/chat/completions", json={**body, "n": n}) as response:
-            assert response.status == status
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as http:
+        for n, status in ((4, 503), (3, 200), (3, 200)):
+            async with http.post("/v1/chat/completions", json={**body, "n": n}) as response:
+                assert response.status == status
     assert len(service.inference.asked) == 6

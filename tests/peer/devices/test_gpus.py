@@ -92,6 +92,7 @@ async def test_a_gpu_seen_by_three_is_one_device(tmp_path: Path) -> None:
     assert devices.gpus[0].seen_by == ("NVML", "sysfs", "llama.cpp")
     assert [one.free_bytes // GIB for one in devices.load()] == [10, 6]
     assert devices.load()[1].temperature_c == 71.0
+    assert devices.load()[1].power_w == 120.0
 
 
 async def test_cuda_indexes_are_llamas_own(tmp_path: Path) -> None:

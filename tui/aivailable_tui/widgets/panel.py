@@ -38,10 +38,11 @@ class Panel(VerticalScroll):
     def __init__(self) -> None:
         super().__init__(id=type(self).__name__.removesuffix("Panel").lower())
         self._status: ClusterStatus | None = None
+        self._lines = Static(classes="lines")
         self.border_title = self.heading
 
     def compose(self) -> ComposeResult:
-        yield Static(classes="lines")
+        yield self._lines
 
     def show(self, status: ClusterStatus) -> None:
         """Draw this status from now on."""
@@ -56,8 +57,7 @@ class Panel(VerticalScroll):
         if self._status is None or width <= 0:
             return
         self.border_title = f"{self.heading} {self.tally(self._status)}".strip()
-        lines = self.lines(self._status, width)
-        self.query_one(".lines", Static).update(Content("\n").join(lines))
+        self._lines.update(Content("\n").join(self.lines(self._status, width)))
 
     def tally(self, status: ClusterStatus) -> str:
         """A word beside the title."""

@@ -9,15 +9,29 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+from aivailable.peer.api.openai.answer_types import (
+    CalledFunctionDelta,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessage,
+    ChatPart,
+    ChatToken,
+    ChatTokenLogprob,
+    ChatWhole,
+    TextLogprobs,
+    TextPart,
+    ToolCall,
+    ToolCallDelta,
+)
 from aivailable.wire.generation import Alternative, CallDelta, Finished, TokenLogprob, Tokens
 
 LOGPROB_MIN = -9999.0
 """What OpenAI shows for a token that cannot come: JSON has no minus infinity."""
 
-Part = Mapping[str, Any]
+Part = ChatWhole | ChatPart | TextPart
 """The members of a choice that are not its index or its end."""
 
 
@@ -46,14 +60,14 @@ class ChatChoice:
         self._show_logprobs = logprobs
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._calls: dict[int, dict[str, Any]] = {}
-        self._logprobs: list[dict[str, Any]] = []
+        self._calls: dict[int, ToolCall] = {}
+        self._logprobs: list[ChatTokenLogprob] = []
 
-    def opening(self) -> Part:
+    def opening(self) -> ChatPart:
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
 
-    def delta(self, event: Tokens | Finished) -> Part | None:
-        delta: dict[str, Any] = {}
+    def delta(self, event: Tokens | Finished) -> ChatPart | None:
+        delta: ChatDelta = {}
         if event.reasoning and self._show_reasoning:
             delta["reasoning_content"] = event.reasoning
         if event.text:
@@ -65,7 +79,7 @@ class ChatChoice:
             return None
         return {"delta": delta, "logprobs": _of_content(logprobs) if logprobs else None}
 
-    def closing(self) -> Part:
+    def closing(self) -> ChatPart:
         return {"delta": {}, "logprobs": None}
 
     def add(self, event: Tokens | Finished) -> None:
@@ -75,9 +89,9 @@ class ChatChoice:
             self._add_call(call)
         self._logprobs.extend(self._content(event))
 
-    def whole(self) -> Part:
+    def whole(self) -> ChatWhole:
         text, reasoning = "".join(self._text), "".join(self._reasoning)
-        message: dict[str, Any] = {
+        message: ChatMessage = {
             "role": "assistant",
             "content": text if text or not self._calls else None,
             "refusal": None,
@@ -89,7 +103,7 @@ class ChatChoice:
         logprobs = _of_content(self._logprobs) if self._show_logprobs else None
         return {"message": message, "logprobs": logprobs}
 
-    def _content(self, event: Tokens | Finished) -> list[dict[str, Any]]:
+    def _content(self, event: Tokens | Finished) -> list[ChatTokenLogprob]:
         if not self._show_logprobs or not isinstance(event, Tokens):
             return []
         return [
@@ -117,23 +131,23 @@ class TextChoice:
         self._offsets = _Offsets() if logprobs else None
         self._entries: list[dict[str, Any]] = []
 
-    def opening(self) -> Part | None:
+    def opening(self) -> TextPart | None:
         return {"text": self._echo, "logprobs": None} if self._echo else None
 
-    def delta(self, event: Tokens | Finished) -> Part | None:
+    def delta(self, event: Tokens | Finished) -> TextPart | None:
         text, entries = _plain(event), self._new_entries(event)
         if not text and not entries:
             return None
         return {"text": text, "logprobs": _columns(entries) if entries else None}
 
-    def closing(self) -> Part:
+    def closing(self) -> TextPart:
         return {"text": "", "logprobs": None}
 
     def add(self, event: Tokens | Finished) -> None:
         self._text.append(_plain(event))
         self._entries.extend(self._new_entries(event))
 
-    def whole(self) -> Part:
+    def whole(self) -> TextPart:
         logprobs = _columns(self._entries) if self._offsets is not None else None
         return {"text": "".join(self._text), "logprobs": logprobs}
 
@@ -162,19 +176,19 @@ def _plain(event: Tokens | Finished) -> str:
     return event.reasoning + event.text
 
 
-def _call_delta(call: CallDelta) -> dict[str, Any]:
-    function: dict[str, Any] = {"arguments": call.arguments}
+def _call_delta(call: CallDelta) -> ToolCallDelta:
+    function: CalledFunctionDelta = {"arguments": call.arguments}
     if not call.name:
         return {"index": call.index, "function": function}
     function = {"name": call.name, **function}
     return {"index": call.index, "id": call.id, "type": "function", "function": function}
 
 
-def _of_content(entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _of_content(entries: list[ChatTokenLogprob]) -> ChatLogprobs:
     return {"content": entries, "refusal": None}
 
 
-def _chat_entry(one: Alternative) -> dict[str, Any]:
+def _chat_entry(one: Alternative) -> ChatToken:
     return {
         "token": one.piece.decode("utf-8", "replace"),
         "logprob": _shown(one.logprob),
@@ -196,10 +210,14 @@ def _older_entry(one: TokenLogprob, offset: int) -> dict[str, Any]:
     }
 
 
-def _columns(entries: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+def _columns(entries: Iterable[dict[str, Any]]) -> TextLogprobs:
     rows = list(entries)
-    return {name: [row[name] for row in rows] for name in names}
+    return {
+        "tokens": [row["tokens"] for row in rows],
+        "token_logprobs": [row["token_logprobs"] for row in rows],
+        "top_logprobs": [row["top_logprobs"] for row in rows],
+        "text_offset": [row["text_offset"] for row in rows],
+    }
 
 
 def _older_name(piece: bytes) -> str:

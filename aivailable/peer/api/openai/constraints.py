@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.fields import AnyOf, Fields, Flag, Object, Text
 from aivailable.peer.api.parameters import Parameters, as_object, checked_json, checked_text
 from aivailable.wire.generation import Constraint
 
@@ -19,6 +20,26 @@ SCHEMA_DEPTH_MAX_LEVELS = 64
 GRAMMAR_MAX_CHARS = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FORMATS = ("text", "json_object", "json_schema")
+_NAMED: Fields = {
+    "name": Text(pattern=f"^(?:{_NAME.pattern})$"),
+    "strict": Flag(text="without effect: every schema is enforced"),
+    "schema": Object(),
+}
+_BARE = AnyOf((Object(), Text(SCHEMA_MAX_BYTES)), text="a JSON schema, or its text")
+CONSTRAINTS: Fields = {
+    "response_format": Object(
+        {
+            "type": Text(words=_FORMATS, required=True),
+            "json_schema": Object(_NAMED),
+            **_NAMED,
+        },
+        text="llama-server's clients put the schema beside the type",
+    ),
+    "json_schema": _BARE,
+    "guided_json": _BARE,
+    "grammar": Text(GRAMMAR_MAX_CHARS, text="GBNF; its first rule is root"),
+}
+"""At most one of them may be given."""
 
 
 def constraint(body: Parameters) -> Constraint | None:
@@ -41,7 +62,7 @@ def _response_format(body: Parameters) -> Constraint | None:
     if form is None:
         return None
     form.required_text("type")
-    kind = form.choice("type", _FORMATS)
+    kind = form.choice("type")
     if kind == "text":
         return None
     if kind == "json_schema":
@@ -91,7 +112,7 @@ def _schema(value: Any, name: str) -> Constraint:
 
 
 def _grammar(body: Parameters) -> Constraint | None:
-    text = body.text("grammar", chars_max=GRAMMAR_MAX_CHARS)
+    text = body.text("grammar")
     return Constraint("gbnf", text) if text else None
 
 

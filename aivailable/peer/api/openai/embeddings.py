@@ -22,10 +22,12 @@ from aiohttp import web
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import Call, call_of
 from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.fields import AnyOf, Fields, Flag, Integer, Items, Object, Only, Text
 from aivailable.peer.api.generation import Generation
+from aivailable.peer.api.openai.answer_types import EmbeddingList, Ranked, Ranking
 from aivailable.peer.api.openai.models import find_deployment
 from aivailable.peer.api.openai.replies import input_usage_of
-from aivailable.peer.api.openai.requests import model_name, token_ids
+from aivailable.peer.api.openai.requests import MODEL, TOKEN_IDS, model_name, token_ids
 from aivailable.peer.api.openai.unsupported import Ignored, refuse
 from aivailable.peer.api.parameters import (
     Parameters,
@@ -34,6 +36,7 @@ from aivailable.peer.api.parameters import (
     read_body,
     wrong_type,
 )
+from aivailable.peer.api.routes import GENERATION_ERRORS, Answer, Body, Route
 from aivailable.peer.api.sse import compact
 from aivailable.peer.service import Inference, Observation
 from aivailable.wire.generation import Embedded, Finished, Generate
@@ -46,6 +49,33 @@ INPUT_MAX_BYTES = 1 * MIB
 DIMENSIONS_MAX = 1 << 16
 REPLY_MAX_BYTES = 128 * MIB
 """What the vectors of one answer may fill as text."""
+
+_INPUT = Text(required=True, text=f"at most {INPUT_MAX_BYTES} bytes of UTF-8")
+EMBEDDINGS: Fields = {
+    **MODEL,
+    "input": AnyOf(
+        (
+            _INPUT,
+            TOKEN_IDS,
+            Items(AnyOf((_INPUT, TOKEN_IDS)), items_min=1, items_max=INPUTS_MAX),
+        ),
+        required=True,
+        text="texts, or token ids of the model's own vocabulary; not both",
+    ),
+    "encoding_format": Text(words=("float", "base64"), default="float"),
+    "dimensions": Integer(1, DIMENSIONS_MAX),
+    "input_type": Only(text="not supported"),
+}
+_DOCUMENT: Fields = {"text": _INPUT}
+RERANK: Fields = {
+    **MODEL,
+    "query": _INPUT,
+    "documents": Items(
+        AnyOf((_INPUT, Object(_DOCUMENT))), items_min=1, items_max=DOCUMENTS_MAX, required=True
+    ),
+    "top_n": Integer(1),
+    "return_documents": Flag(default=False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +96,7 @@ class RerankAsked:
 
 def embeddings_request(body: Parameters, request_id: str) -> EmbeddingsAsked:
     """Raises ParameterError."""
+    body = body.declared(EMBEDDINGS)
     texts, ids = _inputs(body)
     generate = Generate(
         request_id=request_id,
@@ -74,14 +105,15 @@ def embeddings_request(body: Parameters, request_id: str) -> EmbeddingsAsked:
         inputs=texts,
         input_ids=ids,
     )
-    form = body.choice("encoding_format", ("float", "base64"))
-    dimensions = body.integer("dimensions", 1, DIMENSIONS_MAX)
+    form = body.choice("encoding_format")
+    dimensions = body.integer("dimensions")
     refuse(body, "input_type")
     return EmbeddingsAsked(generate, form == "base64", dimensions, body.unread())
 
 
 def rerank_request(body: Parameters, request_id: str) -> RerankAsked:
     """Raises ParameterError."""
+    body = body.declared(RERANK)
     given = body.items("documents")
     if not given:
         raise ParameterError(
@@ -97,7 +129,7 @@ def rerank_request(body: Parameters, request_id: str) -> RerankAsked:
         task="rerank",
         inputs=texts,
     )
-    top_n = body.integer("top_n", 1)
+    top_n = body.integer("top_n")
     return RerankAsked(
         generate,
         len(texts) if top_n is None else min(top_n, len(texts)),
@@ -114,10 +146,26 @@ class Inputs:
         self._observation = observation
         self._ignored = ignored
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         return [
-            web.post("/v1/embeddings", self.embeddings),
-            web.post("/v1/rerank", self.rerank),
+            Route(
+                "POST",
+                "/v1/embeddings",
+                self.embeddings,
+                "OpenAI embeddings of texts",
+                (Answer(EmbeddingList, "the vectors"),),
+                body=Body("EmbeddingsRequest", Object(EMBEDDINGS)),
+                errors=GENERATION_ERRORS,
+            ),
+            Route(
+                "POST",
+                "/v1/rerank",
+                self.rerank,
+                "Documents ranked by their relevance to a query (Jina, Cohere)",
+                (Answer(Ranking, "the best documents"),),
+                body=Body("RerankRequest", Object(RERANK)),
+                errors=GENERATION_ERRORS,
+            ),
         ]
 
     async def embeddings(self, request: web.Request) -> web.Response:
@@ -159,13 +207,13 @@ class Inputs:
                 scores[embedded.index] = vector[0]
         _check_complete(scores, asked.generate)
         best = sorted(scores, key=lambda index: (-scores[index], index))[: asked.top_n]
-        results: list[dict[str, Any]] = []
+        results: list[Ranked] = []
         for index in best:
-            result: dict[str, Any] = {"index": index, "relevance_score": scores[index]}
+            result: Ranked = {"index": index, "relevance_score": scores[index]}
             if asked.return_documents:
                 result["document"] = {"text": asked.generate.inputs[index]}
             results.append(result)
-        document = {
+        document: Ranking = {
             "id": call.request_id,
             "object": "list",
             "model": asked.generate.deployment,
@@ -227,7 +275,7 @@ def _ids(value: Any, name: str) -> tuple[int, ...]:
 def _document(item: Any, name: str) -> str:
     if isinstance(item, str):
         return _bounded(item, name)
-    document = as_object(item, name)
+    document = as_object(item, name, _DOCUMENT)
     return _bounded(document.required_text("text"), document.name("text"))
 
 

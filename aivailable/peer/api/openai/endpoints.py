@@ -12,9 +12,16 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.accounting import Call, call_of
+from aivailable.peer.api.fields import Object
 from aivailable.peer.api.generation import WAIT_S, Generation
+from aivailable.peer.api.openai.answer_types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    ModelEntry,
+    ModelList,
+)
 from aivailable.peer.api.openai.answers import (
     HEADERS_WAIT_S,
     KEEP_ALIVE_S,
@@ -25,15 +32,22 @@ from aivailable.peer.api.openai.answers import (
 from aivailable.peer.api.openai.embeddings import Inputs
 from aivailable.peer.api.openai.models import find_deployment, unknown_model
 from aivailable.peer.api.openai.replies import Reply, model_entry, model_list
-from aivailable.peer.api.openai.requests import Asked, chat_request, completion_request
+from aivailable.peer.api.openai.requests import (
+    CHAT,
+    COMPLETION,
+    Asked,
+    chat_request,
+    completion_request,
+)
 from aivailable.peer.api.openai.unsupported import Ignored
 from aivailable.peer.api.parameters import read_body
+from aivailable.peer.api.routes import GENERATION_ERRORS, SSE, Answer, Body, Route
+from aivailable.peer.api.shares import Shares
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Inference, Observation
 
 GENERATIONS_MAX = 2048
-"""Choices under way at one node; a further request is told to come later."""
-RETRY_AFTER_S = 1
+"""Choices under way at one node; `Shares` says how many of them one account may have."""
 
 log = logging.getLogger("aivailable.api")
 
@@ -56,15 +70,50 @@ class OpenAi:
         self._keep_alive_s = keep_alive_s
         self._headers_wait_s = headers_wait_s
         self._ignored = Ignored(log)
-        self._under_way = 0
+        self._shares = Shares(GENERATIONS_MAX, "answers")
         self._inputs = Inputs(inference, observation, self._ignored)
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         return [
-            web.post("/v1/chat/completions", self.chat),
-            web.post("/v1/completions", self.completion),
-            web.get("/v1/models", self.models),
-            web.get("/v1/models/{model:.+}", self.model),
+            Route(
+                "POST",
+                "/v1/chat/completions",
+                self.chat,
+                "OpenAI chat completion, streamed on request",
+                (
+                    Answer(ChatCompletion, "the whole answer"),
+                    Answer(ChatCompletionChunk, "with stream: true; [DONE] ends it", media=SSE),
+                ),
+                body=Body("ChatCompletionRequest", Object(CHAT)),
+                errors=GENERATION_ERRORS,
+            ),
+            Route(
+                "POST",
+                "/v1/completions",
+                self.completion,
+                "OpenAI text completion, streamed on request",
+                (
+                    Answer(Completion, "the whole answer"),
+                    Answer(Completion, "with stream: true; [DONE] ends it", media=SSE),
+                ),
+                body=Body("CompletionRequest", Object(COMPLETION)),
+                errors=GENERATION_ERRORS,
+            ),
+            Route(
+                "GET",
+                "/v1/models",
+                self.models,
+                "The deployments as OpenAI models",
+                (Answer(ModelList, "all deployments"),),
+            ),
+            Route(
+                "GET",
+                "/v1/models/{model:.+}",
+                self.model,
+                "One deployment, by name or alias",
+                (Answer(ModelEntry, "the deployment"),),
+                errors=(404,),
+            ),
             *self._inputs.routes(),
         ]
 
@@ -96,10 +145,12 @@ class OpenAi:
         call = call_of(request)
         call.model = find_deployment(self._observation, asked.model).name
         self._ignored.note(call, asked.ignored)
-        if self._under_way + len(asked.generates) > GENERATIONS_MAX:
-            raise RequestError(
-                503, "overloaded", "too many answers at once", retry_after_s=RETRY_AFTER_S
-            )
+        with self._shares.hold(call.account, len(asked.generates)):
+            return await self._generated(request, call, asked, chat=chat)
+
+    async def _generated(
+        self, request: web.Request, call: Call, asked: Asked, *, chat: bool
+    ) -> web.StreamResponse:
         reply = Reply(
             call.request_id,
             asked.model,
@@ -114,7 +165,6 @@ class OpenAi:
         generation = Generation(
             self._inference, generates, call, wait_s=wait_s, per_prompt=asked.per_prompt
         )
-        self._under_way += len(generates)
         try:
             if not asked.stream:
                 return await collect(call, reply, choices, generation)
@@ -128,5 +178,4 @@ class OpenAi:
             )
             return await stream.send(request)
         finally:
-            self._under_way -= len(generates)
             await generation.close()

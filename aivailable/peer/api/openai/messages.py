@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.fields import AnyOf, Fields, Items, Object, Text
 from aivailable.peer.api.parameters import Parameters, as_object, checked_text, wrong_type
 from aivailable.wire.limits import IMAGE_MAX_BYTES, IMAGES_MAX
 
@@ -27,6 +28,30 @@ _ROLES: Mapping[str, str] = {
     "assistant": "assistant",
     "tool": "tool",
 }
+_PART: Fields = {
+    "type": Text(words=("text", "refusal", "image_url"), required=True),
+    "text": Text(),
+    "refusal": Text(),
+    "image_url": AnyOf(
+        (Text(), Object({"url": Text(required=True)})),
+        text="the image itself, as data:image/png;base64,… or data:image/jpeg;base64,…",
+    ),
+}
+_CALL: Fields = {
+    "id": Text(),
+    "function": Object({"name": Text(required=True), "arguments": Text()}, required=True),
+}
+_MESSAGE: Fields = {
+    "role": Text(words=tuple(_ROLES), required=True),
+    "content": AnyOf((Text(), Items(Object(_PART))), text="only an assistant may leave it out"),
+    "name": Text(),
+    "tool_call_id": Text(),
+    "reasoning_content": Text(),
+    "tool_calls": Items(Object(_CALL)),
+}
+MESSAGES: Fields = {
+    "messages": Items(Object(_MESSAGE), items_min=1, items_max=MESSAGES_MAX, required=True)
+}
 
 
 def messages(body: Parameters) -> tuple[Mapping[str, Any], ...]:
@@ -39,7 +64,8 @@ def messages(body: Parameters) -> tuple[Mapping[str, Any], ...]:
     if len(given) > MESSAGES_MAX:
         raise ParameterError("messages", f"more than {MESSAGES_MAX} messages")
     read = tuple(
-        _message(as_object(item, f"messages[{index}]")) for index, item in enumerate(given)
+        _message(as_object(item, f"messages[{index}]", _MESSAGE))
+        for index, item in enumerate(given)
     )
     images = sum(
         part["type"] == "image"
@@ -65,7 +91,7 @@ def _message(message: Parameters) -> Mapping[str, Any]:
     calls = message.items("tool_calls")
     if calls:
         read["tool_calls"] = [
-            _tool_call(as_object(call, f"{message.name('tool_calls')}[{index}]"))
+            _tool_call(as_object(call, f"{message.name('tool_calls')}[{index}]", _CALL))
             for index, call in enumerate(calls)
         ]
     elif not message.given("content") and role != "assistant":
@@ -86,7 +112,7 @@ def _content(message: Parameters) -> str | list[dict[str, Any]]:
         return checked_text(value, name)
     if not isinstance(value, list):
         raise wrong_type(name, "text or a list of parts", value)
-    parts = [_part(as_object(part, f"{name}[{index}]")) for index, part in enumerate(value)]
+    parts = [_part(as_object(part, f"{name}[{index}]", _PART)) for index, part in enumerate(value)]
     if all(part["type"] == "text" for part in parts):
         return "".join(part["text"] for part in parts)
     return parts

@@ -11,6 +11,7 @@ from typing import Any
 
 from aivailable.core.status import ClusterStatus, DeploymentStatus
 from aivailable.peer.api.accounting import Call
+from aivailable.peer.api.openai.answer_types import InputUsage, ModelEntry, ModelList, Usage
 from aivailable.peer.api.openai.choices import Part
 
 
@@ -64,7 +65,7 @@ def _choice(index: int, part: Part, reason: str | None) -> dict[str, Any]:
     return {"index": index, **part, "finish_reason": reason}
 
 
-def usage_of(call: Call) -> dict[str, Any]:
+def usage_of(call: Call) -> Usage:
     return {
         "prompt_tokens": call.prompt_tokens,
         "completion_tokens": call.completion_tokens,
@@ -73,19 +74,17 @@ def usage_of(call: Call) -> dict[str, Any]:
     }
 
 
-def input_usage_of(call: Call) -> dict[str, Any]:
+def input_usage_of(call: Call) -> InputUsage:
     """For answers without tokens: embeddings and rankings."""
     return {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens}
 
 
-def model_list(status: ClusterStatus) -> dict[str, Any]:
+def model_list(status: ClusterStatus) -> ModelList:
     data = [model_entry(status, one, one.name) for one in status.deployments]
     return {"object": "list", "data": data}
 
 
-def model_entry(
-    status: ClusterStatus, deployment: DeploymentStatus, shown_as: str
-) -> dict[str, Any]:
+def model_entry(status: ClusterStatus, deployment: DeploymentStatus, shown_as: str) -> ModelEntry:
     """One deployment as OpenAI's "model", with what only we know beside it."""
     return {
         "id": shown_as,

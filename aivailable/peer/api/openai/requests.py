@@ -13,13 +13,31 @@ from typing import Any
 
 from aivailable.core.ids import DEPLOYMENT_NAME
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.openai.constraints import constraint
-from aivailable.peer.api.openai.messages import messages
-from aivailable.peer.api.openai.sampling import TOKEN_ID_MAX, sampling, stop_strings, token_limit
-from aivailable.peer.api.openai.tools import tools
-from aivailable.peer.api.openai.unsupported import refuse, refuse_unsupported
-from aivailable.peer.api.parameters import (
+from aivailable.peer.api.fields import (
     INT_MAX,
+    AnyOf,
+    Fields,
+    Flag,
+    Integer,
+    Items,
+    Object,
+    Only,
+    Text,
+)
+from aivailable.peer.api.openai.constraints import CONSTRAINTS, constraint
+from aivailable.peer.api.openai.messages import MESSAGES, messages
+from aivailable.peer.api.openai.sampling import (
+    LLAMA_LIMITS,
+    SAMPLING,
+    STOP,
+    TOKEN_ID_MAX,
+    sampling,
+    stop_strings,
+    token_limit,
+)
+from aivailable.peer.api.openai.tools import TOOLS, tools
+from aivailable.peer.api.openai.unsupported import REFUSED, refuse, refuse_unsupported
+from aivailable.peer.api.parameters import (
     Parameters,
     as_object,
     checked_json,
@@ -42,6 +60,66 @@ _TEMPLATE_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos
 """What the worker itself gives to a template."""
 
 Prompt = str | tuple[int, ...]
+
+MODEL: Fields = {
+    "model": Text(
+        MODEL_NAME_MAX_CHARS,
+        required=True,
+        pattern="^" + DEPLOYMENT_NAME.pattern.replace(r"\Z", "$"),
+        text="a deployment's name or alias",
+    )
+}
+TOKEN_IDS = Items(Integer(0, TOKEN_ID_MAX), items_min=1)
+_PROBABILITIES = Integer(0, LOGPROBS_MAX, text="llama-server's name for logprobs; 0: none")
+_COMMON: Fields = {
+    **MODEL,
+    "stream": Flag(default=False),
+    "stream_options": Object(
+        {"include_usage": Flag(default=False)}, text="only together with stream: true"
+    ),
+    "n": Integer(1, N_MAX, default=1),
+    "ignore_eos": Flag(default=False),
+    "n_probs": _PROBABILITIES,
+    **STOP,
+    **SAMPLING,
+    **LLAMA_LIMITS,
+    **CONSTRAINTS,
+}
+CHAT: Fields = {
+    **_COMMON,
+    **MESSAGES,
+    **TOOLS,
+    "max_completion_tokens": Integer(1),
+    "max_tokens": Integer(1, text="the older name of max_completion_tokens"),
+    "logprobs": Flag(default=False),
+    "top_logprobs": Integer(0, LOGPROBS_MAX, text="only together with logprobs: true"),
+    "continue_final_message": Flag(
+        default=False, text="vLLM's word; a last message of the assistant is continued anyway"
+    ),
+    "add_generation_prompt": Flag(default=True),
+    "reasoning_effort": Text(words=EFFORTS),
+    "reasoning_format": Text(words=("auto", "deepseek", "none"), default="auto"),
+    "include_reasoning": Flag(default=True),
+    "enable_thinking": Flag(),
+    "think": Flag(text="the same as enable_thinking"),
+    "chat_template_kwargs": Object(text="further variables of the model's chat template"),
+    **REFUSED,
+}
+_PROMPT = AnyOf((Text(), TOKEN_IDS))
+COMPLETION: Fields = {
+    **_COMMON,
+    "prompt": AnyOf(
+        (Text(), TOKEN_IDS, Items(_PROMPT, items_min=1, items_max=CHOICES_MAX)), required=True
+    ),
+    "max_tokens": Integer(1, default=COMPLETION_TOKENS_DEFAULT),
+    "logprobs": AnyOf((Integer(0, LOGPROBS_MAX), Only((False,)))),
+    "echo": Flag(default=False),
+    "best_of": Integer(1, text="only the same as n"),
+    "suffix": Only(("",), text="not supported"),
+    "tools": Only(([],), text="not supported"),
+    "functions": Only(([],), text="not supported"),
+    **REFUSED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +149,7 @@ class Asked:
 
 def chat_request(body: Parameters, request_id: str) -> Asked:
     """POST /v1/chat/completions. Raises ParameterError."""
+    body = body.declared(CHAT)
     refuse_unsupported(body)
     called = tools(body)
     given = messages(body)
@@ -86,7 +165,7 @@ def chat_request(body: Parameters, request_id: str) -> Asked:
         logprobs=_chat_logprobs(body),
     )
     n = _n(body)
-    reasoning = body.flag("include_reasoning", default=True)
+    reasoning = body.flag("include_reasoning")
     stream, usage = _streaming(body)
     return Asked(
         _choices((generate,), n),
@@ -100,12 +179,12 @@ def chat_request(body: Parameters, request_id: str) -> Asked:
 
 def completion_request(body: Parameters, request_id: str) -> Asked:
     """POST /v1/completions. Raises ParameterError."""
+    body = body.declared(COMPLETION)
     refuse_unsupported(body)
-    refuse(body, "suffix", "")
-    for key in ("tools", "functions"):
-        refuse(body, key, [])
+    for key in ("suffix", "tools", "functions"):
+        refuse(body, key)
     n = _n(body)
-    best_of = body.integer("best_of", 1)
+    best_of = body.integer("best_of")
     if best_of is not None and best_of != n:
         raise ParameterError(
             "best_of",
@@ -137,7 +216,7 @@ def completion_request(body: Parameters, request_id: str) -> Asked:
 
 
 def model_name(body: Parameters) -> str:
-    name = body.required_text("model", chars_max=MODEL_NAME_MAX_CHARS)
+    name = body.required_text("model")
     if DEPLOYMENT_NAME.fullmatch(name) is None:
         raise ParameterError("model", f"{name!r} cannot be the name of a model")
     return name
@@ -175,7 +254,7 @@ def _shifted(seed: int | None, by: int) -> int | None:
 
 
 def _n(body: Parameters) -> int:
-    return body.integer("n", 1, N_MAX) or 1
+    return body.integer("n") or 1
 
 
 def _streaming(body: Parameters) -> tuple[bool, bool]:
@@ -190,8 +269,8 @@ def _streaming(body: Parameters) -> tuple[bool, bool]:
 
 def _chat_logprobs(body: Parameters) -> int | None:
     wanted = body.flag("logprobs")
-    top = body.integer("top_logprobs", 0, LOGPROBS_MAX)
-    probabilities = body.integer("n_probs", 0, LOGPROBS_MAX)
+    top = body.integer("top_logprobs")
+    probabilities = body.integer("n_probs")
     if top and not wanted:
         raise ParameterError("top_logprobs", "'top_logprobs' needs 'logprobs': true")
     if wanted:
@@ -203,8 +282,8 @@ def _chat_logprobs(body: Parameters) -> int | None:
 def _completion_logprobs(body: Parameters) -> int | None:
     if body.raw("logprobs") is False:
         return None
-    wanted = body.integer("logprobs", 0, LOGPROBS_MAX)
-    probabilities = body.integer("n_probs", 0, LOGPROBS_MAX)
+    wanted = body.integer("logprobs")
+    probabilities = body.integer("n_probs")
     return wanted if wanted is not None else probabilities or None
 
 
@@ -213,7 +292,7 @@ def _check_continued(body: Parameters, given: tuple[Mapping[str, Any], ...]) -> 
     continued = len(given) > 1 and given[-1]["role"] == "assistant"
     continued = continued and "tool_calls" not in given[-1]
     for key, asks in (("continue_final_message", True), ("add_generation_prompt", False)):
-        if body.flag(key, default=not asks) is asks and not continued:
+        if body.flag(key) is asks and not continued:
             raise ParameterError(
                 key, f"'{key}' needs a last message of the assistant", code="unsupported_value"
             )
@@ -222,10 +301,10 @@ def _check_continued(body: Parameters, given: tuple[Mapping[str, Any], ...]) -> 
 def _template_arguments(body: Parameters) -> Mapping[str, Any]:
     """`chat_template_kwargs`, before them what has a name of its own."""
     arguments: dict[str, Any] = {}
-    if body.choice("reasoning_format", ("auto", "deepseek", "none")) == "none":
+    if body.choice("reasoning_format") == "none":
         # The worker's own: thoughts stay in the content, as the model wrote them.
         arguments["reasoning_format"] = "none"
-    effort = body.choice("reasoning_effort", EFFORTS)
+    effort = body.choice("reasoning_effort")
     if effort is not None:
         arguments["reasoning_effort"] = effort
         if effort == "none":

@@ -8,14 +8,24 @@ thing may both be sent only when they agree. Called by `requests`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, TypeVar
 
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.parameters import (
+from aivailable.peer.api.fields import (
     INT_MAX,
+    AnyOf,
+    Fields,
+    Integer,
+    Items,
+    Number,
+    Object,
+    Only,
+    Text,
+)
+from aivailable.peer.api.parameters import (
     Parameters,
     as_object,
+    checked_number,
     checked_text,
     wrong_type,
 )
@@ -37,52 +47,103 @@ DRY_BREAKER_MAX_CHARS = 40
 
 T = TypeVar("T")
 
+_DEFAULT = Sampling()
+_BIAS = Number(-LOGIT_BIAS_RANGE, LOGIT_BIAS_RANGE)
+_TYPICAL = Number(0.0, 1.0, default=_DEFAULT.typical_p)
+_SIGMA = Number(-1.0, 100.0, default=_DEFAULT.top_n_sigma)
+_REPEAT = Number(0.01, 10.0, default=_DEFAULT.repeat_penalty)
+_MIROSTAT = Integer(0, 2, default=_DEFAULT.mirostat)
+_LLAMA_LIMIT = Integer(-1, never=(0,), text="llama.cpp's name for max_tokens; -1: no limit")
+SAMPLING: Fields = {
+    "temperature": Number(0.0, 2.0, default=TEMPERATURE_DEFAULT),
+    "top_k": Integer(-1, TOP_K_MAX, default=_DEFAULT.top_k, text="0 and -1: off"),
+    "top_p": Number(0.0, 1.0, default=TOP_P_DEFAULT),
+    "min_p": Number(0.0, 1.0, default=_DEFAULT.min_p),
+    "typical_p": _TYPICAL,
+    "typical": _TYPICAL,
+    "top_n_sigma": _SIGMA,
+    "nsigma": _SIGMA,
+    "repeat_penalty": _REPEAT,
+    "repetition_penalty": _REPEAT,
+    "repeat_last_n": Integer(
+        -1, WINDOW_MAX_TOKENS, default=_DEFAULT.repeat_last_n, text="-1: the whole context"
+    ),
+    "presence_penalty": Number(-2.0, 2.0, default=0.0),
+    "frequency_penalty": Number(-2.0, 2.0, default=0.0),
+    "seed": Integer(-INT_MAX),
+    "dry_multiplier": Number(0.0, 100.0, default=_DEFAULT.dry_multiplier),
+    "dry_base": Number(1.0, 100.0, default=_DEFAULT.dry_base),
+    "dry_allowed_length": Integer(1, WINDOW_MAX_TOKENS, default=_DEFAULT.dry_allowed_length),
+    "dry_penalty_last_n": Integer(-1, WINDOW_MAX_TOKENS, default=_DEFAULT.dry_penalty_last_n),
+    "dry_sequence_breakers": Items(
+        Text(DRY_BREAKER_MAX_CHARS, required=True), items_max=DRY_BREAKERS_MAX
+    ),
+    "xtc_probability": Number(0.0, 1.0, default=_DEFAULT.xtc_probability),
+    "xtc_threshold": Number(0.0, 1.0, default=_DEFAULT.xtc_threshold),
+    "mirostat": _MIROSTAT,
+    "mirostat_mode": _MIROSTAT,
+    "mirostat_tau": Number(0.0, 100.0, default=_DEFAULT.mirostat_tau),
+    "mirostat_eta": Number(0.0, 1.0, default=_DEFAULT.mirostat_eta),
+    "logit_bias": AnyOf(
+        (
+            Object(values=AnyOf((_BIAS, Only((BANNED,)))), members_max=LOGIT_BIAS_MAX),
+            Items(Items(items_min=2, items_max=2), items_max=LOGIT_BIAS_MAX),
+        ),
+        text="by token id; as pairs, false bans a token",
+    ),
+}
+STOP: Fields = {
+    "stop": AnyOf(
+        (
+            Text(STOP_STRING_MAX_CHARS, required=True),
+            Items(Text(STOP_STRING_MAX_CHARS, required=True), items_max=STOP_STRINGS_MAX),
+        )
+    ),
+}
+LLAMA_LIMITS: Fields = {"n_predict": _LLAMA_LIMIT, "num_predict": _LLAMA_LIMIT}
+
 
 def sampling(body: Parameters) -> Sampling:
     """Raises ParameterError."""
-    default = Sampling()
+    default = _DEFAULT
     number, integer = body.number, body.integer
-    top_k = integer("top_k", -1, TOP_K_MAX)
-    typical = _either(body, ("typical_p", "typical"), _number(body, 0.0, 1.0))
-    sigma = _either(body, ("top_n_sigma", "nsigma"), _number(body, -1.0, 100.0))
-    repeat = _either(body, ("repeat_penalty", "repetition_penalty"), _number(body, 0.01, 10.0))
-    mirostat = _either(body, ("mirostat", "mirostat_mode"), partial(_integer, body, 0, 2))
+    top_k = integer("top_k")
+    typical = _either(body, ("typical_p", "typical"), number)
+    sigma = _either(body, ("top_n_sigma", "nsigma"), number)
+    repeat = _either(body, ("repeat_penalty", "repetition_penalty"), number)
+    mirostat = _either(body, ("mirostat", "mirostat_mode"), integer)
     return Sampling(
-        temperature=_or(number("temperature", 0.0, 2.0), TEMPERATURE_DEFAULT),
+        temperature=_or(number("temperature"), TEMPERATURE_DEFAULT),
         # -1 is what vLLM's clients send for "off".
         top_k=default.top_k if top_k is None else max(top_k, 0),
-        top_p=_or(number("top_p", 0.0, 1.0), TOP_P_DEFAULT),
-        min_p=_or(number("min_p", 0.0, 1.0), default.min_p),
+        top_p=_or(number("top_p"), TOP_P_DEFAULT),
+        min_p=_or(number("min_p"), default.min_p),
         repeat_penalty=_or(repeat, default.repeat_penalty),
-        presence_penalty=_or(number("presence_penalty", -2.0, 2.0), 0.0),
-        frequency_penalty=_or(number("frequency_penalty", -2.0, 2.0), 0.0),
-        seed=integer("seed", -INT_MAX),
-        repeat_last_n=_or(integer("repeat_last_n", -1, WINDOW_MAX_TOKENS), default.repeat_last_n),
+        presence_penalty=_or(number("presence_penalty"), 0.0),
+        frequency_penalty=_or(number("frequency_penalty"), 0.0),
+        seed=integer("seed"),
+        repeat_last_n=_or(integer("repeat_last_n"), default.repeat_last_n),
         typical_p=_or(typical, default.typical_p),
         top_n_sigma=_or(sigma, default.top_n_sigma),
-        dry_multiplier=_or(number("dry_multiplier", 0.0, 100.0), default.dry_multiplier),
-        dry_base=_or(number("dry_base", 1.0, 100.0), default.dry_base),
-        dry_allowed_length=_or(
-            integer("dry_allowed_length", 1, WINDOW_MAX_TOKENS), default.dry_allowed_length
-        ),
-        dry_penalty_last_n=_or(
-            integer("dry_penalty_last_n", -1, WINDOW_MAX_TOKENS), default.dry_penalty_last_n
-        ),
+        dry_multiplier=_or(number("dry_multiplier"), default.dry_multiplier),
+        dry_base=_or(number("dry_base"), default.dry_base),
+        dry_allowed_length=_or(integer("dry_allowed_length"), default.dry_allowed_length),
+        dry_penalty_last_n=_or(integer("dry_penalty_last_n"), default.dry_penalty_last_n),
         dry_sequence_breakers=_or(_dry_breakers(body), default.dry_sequence_breakers),
-        xtc_probability=_or(number("xtc_probability", 0.0, 1.0), default.xtc_probability),
-        xtc_threshold=_or(number("xtc_threshold", 0.0, 1.0), default.xtc_threshold),
+        xtc_probability=_or(number("xtc_probability"), default.xtc_probability),
+        xtc_threshold=_or(number("xtc_threshold"), default.xtc_threshold),
         mirostat=_or(mirostat, default.mirostat),
-        mirostat_tau=_or(number("mirostat_tau", 0.0, 100.0), default.mirostat_tau),
-        mirostat_eta=_or(number("mirostat_eta", 0.0, 1.0), default.mirostat_eta),
+        mirostat_tau=_or(number("mirostat_tau"), default.mirostat_tau),
+        mirostat_eta=_or(number("mirostat_eta"), default.mirostat_eta),
         logit_bias=_logit_bias(body),
     )
 
 
 def token_limit(body: Parameters, names: tuple[str, ...]) -> int | None:
     """Of several names the first given wins. Under llama.cpp's own names -1 means no limit."""
-    limits = [body.integer(name, 1) for name in names]
-    for name in ("n_predict", "num_predict"):
-        value = body.integer(name, -1)
+    limits = [body.integer(name) for name in names]
+    for name in LLAMA_LIMITS:
+        value = body.integer(name)
         if value == 0:
             raise ParameterError(name, f"'{name}' must be at least 1, or -1 for no limit")
         limits.append(None if value == -1 else value)
@@ -107,14 +168,6 @@ def stop_strings(body: Parameters) -> tuple[str, ...]:
 
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def _number(body: Parameters, low: float, high: float) -> Callable[[str], float | None]:
-    return lambda name: body.number(name, low, high)
-
-
-def _integer(body: Parameters, low: int, high: int, name: str) -> int | None:
-    return body.integer(name, low, high)
 
 
 def _either(body: Parameters, names: tuple[str, str], read: Callable[[str], T | None]) -> T | None:
@@ -178,9 +231,6 @@ def _token(key: Any) -> str:
 def _bias(value: Any, key: Any) -> float:
     if value == BANNED:
         return BANNED
-    bias = Parameters({str(key): value}, "logit_bias").number(
-        str(key), -LOGIT_BIAS_RANGE, LOGIT_BIAS_RANGE
-    )
-    if bias is None:
+    if value is None:
         raise wrong_type("logit_bias", "a map from token ids to numbers", value)
-    return bias
+    return checked_number(value, f"logit_bias.{key}", _BIAS)

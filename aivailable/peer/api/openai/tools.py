@@ -12,12 +12,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.fields import AnyOf, Fields, Flag, Items, Object, Only, Text
 from aivailable.peer.api.openai.constraints import SCHEMA_DEPTH_MAX_LEVELS, SCHEMA_MAX_BYTES
 from aivailable.peer.api.parameters import Parameters, as_object, checked_json, wrong_type
 
 TOOLS_MAX = 128
 DESCRIPTION_MAX_CHARS = 64 * 1024
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_KIND = Text(words=("function",), required=True)
+_NAME = Text(pattern=f"^(?:{FUNCTION_NAME.pattern})$", required=True)
+_TOOL: Fields = {
+    "type": _KIND,
+    "function": Object(
+        {
+            "name": _NAME,
+            "description": Text(DESCRIPTION_MAX_CHARS),
+            "parameters": Object(text="a JSON schema"),
+            "strict": Flag(),
+        },
+        required=True,
+    ),
+}
+_CHOSEN: Fields = {"type": _KIND, "function": Object({"name": _NAME}, required=True)}
+TOOLS: Fields = {
+    "tools": Items(Object(_TOOL), items_max=TOOLS_MAX),
+    "tool_choice": AnyOf(
+        (Text(words=("auto", "none", "required")), Object(_CHOSEN)), default="auto"
+    ),
+    "parallel_tool_calls": Flag(default=True),
+    "functions": Only(([],), text="the older form of tools"),
+    "function_call": Only(("auto", "none"), text="the older form of tool_choice"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +58,11 @@ def tools(body: Parameters) -> Tools:
     """Raises ParameterError, also for the older `functions` and `function_call`."""
     _refuse_older(body)
     given = body.items("tools") or ()
-    parallel = body.flag("parallel_tool_calls", default=True)
+    parallel = body.flag("parallel_tool_calls")
     if len(given) > TOOLS_MAX:
         raise ParameterError("tools", f"'tools' has more than {TOOLS_MAX} functions")
     definitions = tuple(
-        _definition(as_object(item, f"tools[{index}]")) for index, item in enumerate(given)
+        _definition(as_object(item, f"tools[{index}]", _TOOL)) for index, item in enumerate(given)
     )
     names = [one["function"]["name"] for one in definitions]
     for index, name in enumerate(names):
@@ -64,7 +89,7 @@ def _definition(tool: Parameters) -> Mapping[str, Any]:
             code="missing_parameter",
         )
     read: dict[str, Any] = {"name": function_name(function)}
-    description = function.text("description", chars_max=DESCRIPTION_MAX_CHARS)
+    description = function.text("description")
     if description is not None:
         read["description"] = description
     parameters = function.raw("parameters")
@@ -102,7 +127,7 @@ def _choice(value: Any, names: list[str]) -> str:
         )
     if not isinstance(value, dict):
         raise wrong_type("tool_choice", "text or an object", value)
-    asked = as_object(value, "tool_choice")
+    asked = as_object(value, "tool_choice", _CHOSEN)
     kind = asked.required_text("type")
     if kind != "function":
         raise ParameterError(
@@ -123,12 +148,9 @@ def _choice(value: Any, names: list[str]) -> str:
 
 def _refuse_older(body: Parameters) -> None:
     """Their answers have another shape, too: an old client would not understand ours."""
-    for key, newer, harmless in (
-        ("functions", "tools", ([],)),
-        ("function_call", "tool_choice", ("auto", "none")),
-    ):
+    for key, newer in (("functions", "tools"), ("function_call", "tool_choice")):
         value = body.raw(key)
-        if value is not None and value not in harmless:
+        if value is not None and value not in body.field(key, Only).values:
             raise ParameterError(
                 key,
                 f"'{key}' is the older form of '{newer}' and not supported; send '{newer}'",

@@ -14,6 +14,7 @@ from typing import Any
 
 from aivailable.peer.api.accounting import Call
 from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.fields import Fields, Only
 from aivailable.peer.api.parameters import Parameters
 
 NAMES_SHOWN_MAX = 16
@@ -22,7 +23,7 @@ _SHOWABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _EMPTY: tuple[Any, ...] = ([], {}, "", False)
 _OFF: tuple[Any, ...] = (0, 0.0, False)
 
-_REFUSED: Mapping[str, tuple[Any, ...]] = {
+_HARMLESS: Mapping[str, tuple[Any, ...]] = {
     # OpenAI
     "audio": (),
     "modalities": (["text"],),
@@ -66,17 +67,23 @@ _INSTEAD: Mapping[str, str] = {
     "options": "send its members at the top level",
     "structured_outputs": "send 'response_format' or 'grammar'",
 }
+REFUSED: Fields = {
+    key: Only(
+        harmless, text=f"not supported; {_INSTEAD[key]}" if key in _INSTEAD else "not supported"
+    )
+    for key, harmless in _HARMLESS.items()
+}
 
 
 def refuse_unsupported(body: Parameters) -> None:
     """Raises ParameterError for the first parameter that must not be ignored."""
-    for key, harmless in _REFUSED.items():
-        refuse(body, key, *harmless)
+    for key in REFUSED:
+        refuse(body, key)
 
 
-def refuse(body: Parameters, key: str, *harmless: Any) -> None:
-    """Only these values are accepted: with them the answer is as it would be without."""
-    value = body.raw(key)
+def refuse(body: Parameters, key: str) -> None:
+    """Only its declared values are accepted: with them the answer is as it would be without."""
+    value, harmless = body.raw(key), body.field(key, Only).values
     if value is None or any(type(value) is type(one) and value == one for one in harmless):
         return
     advice = f"; {_INSTEAD[key]}" if key in _INSTEAD else ""

@@ -1,0 +1,23 @@
+"""What one node's Raft counts of itself, for people who look for what is wrong.
+
+Owns the numbers only: node, transport and proposals count; the peer shows them in /metrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Tally:
+    """Since the node's Raft was made. Each of these is a sign of trouble, and is logged or retried
+    where it happens."""
+
+    faults: int = 0
+    """Ticks and messages that raised inside the library."""
+    malformed: int = 0
+    """Messages of members that could not be read, and were dropped."""
+    unsent: int = 0
+    """Messages that the link, or the queue in front of the disk, did not take."""
+    unauthorized: int = 0
+    """Commands that a member forwarded and that were not its own, refused here as the leader."""
