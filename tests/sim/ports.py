@@ -87,8 +87,8 @@ class SimIdentity:
 
 
 class SimHome:
-    """Facts on the machine's disk: atomic and durable, as long as the process lives. `fails`: so
-    many of the next saves raise OSError."""
+    """Facts on the machine's disk: atomic and durable, as long as the process lives. `fails`: the
+    next saves that raise OSError."""
 
     def __init__(self, machine: Machine, process: Process) -> None:
         self.files = machine.files
