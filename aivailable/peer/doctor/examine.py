@@ -7,15 +7,14 @@ running node can be asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from aivailable import __version__
 from aivailable.core.ids import short
 from aivailable.core.status import ClusterStatus
-from aivailable.errors import AivailableError
 from aivailable.peer.clock import SystemClock
 from aivailable.peer.doctor.findings import (
     Check,
@@ -33,13 +32,13 @@ from aivailable.peer.doctor.machine import (
     look_at_ports,
     remembered,
 )
-from aivailable.peer.doctor.network import hear, look_at_interfaces, reach, try_groups
+from aivailable.peer.doctor.network import listening, look_at_interfaces, try_groups
+from aivailable.peer.doctor.patience import AskOwn, ask_own_node, reach_patiently
 from aivailable.peer.doctor.verdicts import interface_checks, machine_checks, multicast_checks
 from aivailable.peer.doctor.verdicts_nodes import membership_checks, node_checks, summary_of
 
 LISTEN_S: Final = 4.0
 TARGETS_MAX: Final = 16
-ASK_OWN_LIMIT_S: Final = 3.0
 
 Address = tuple[str, int]
 
@@ -82,11 +81,9 @@ class Report:
         return {"healthy": self.healthy, **asdict(self)}
 
 
-async def examine(
-    case: Case, ask_own: Callable[[], Awaitable[ClusterStatus]] | None = None
-) -> Report:
-    """`ask_own`: asks our running node; None when home names none. Takes at most 13 s: 4 s of
-    listening beside the engine's 9 s, then at most 8 s for a node that was heard.
+async def examine(case: Case, ask_own: AskOwn | None = None) -> Report:
+    """Takes at most 13 s: 4 s of listening and of asking our own node beside the engine's 9 s,
+    then at most 8 s for the nodes.
 
     Raises OSError when this machine's interfaces cannot be listed.
     """
@@ -95,14 +92,11 @@ async def examine(
     home = look_at_home(case.home, known.problem)
     ports = () if home.locked_by else look_at_ports(case.bind, case.port, case.link_port)
     interfaces = look_at_interfaces(case.interfaces)
-    own_answer = asyncio.ensure_future(_ask(ask_own))
-    machine, groups, (hearing, nodes), (status, silence) = await asyncio.gather(
+    machine, groups, (own, hearing, nodes) = await asyncio.gather(
         look_at_machine(home, ports, case.devices, SystemClock().wall_ms()),
         try_groups(case.interfaces, case.listen_s),
-        _hear_and_reach(case, known, own_answer),
-        own_answer,
+        _look_around(case, known, interfaces, ask_own, runs=bool(home.locked_by)),
     )
-    own = _own(case, known, interfaces, status, silence)
     nodes = tuple(node for node in nodes if not _is_self(node, own))
     checks = (
         *machine_checks(machine, own),
@@ -114,31 +108,36 @@ async def examine(
     return Report(checks, summary_of(checks))
 
 
-async def _ask(
-    ask_own: Callable[[], Awaitable[ClusterStatus]] | None,
-) -> tuple[ClusterStatus | None, str]:
-    if ask_own is None:
-        return None, ""
-    try:
-        return await asyncio.wait_for(ask_own(), ASK_OWN_LIMIT_S), ""
-    except TimeoutError:
-        return None, f"its API gave no answer in {ASK_OWN_LIMIT_S:g} s"
-    except AivailableError as error:
-        return None, str(error)
+async def _look_around(
+    case: Case,
+    known: Remembered,
+    interfaces: Sequence[InterfaceFinding],
+    ask_own: AskOwn | None,
+    *,
+    runs: bool,
+) -> tuple[Own, HearingFinding, tuple[NodeFinding, ...]]:
+    """Nodes we were told of are tried while we listen, those heard afterwards. We listen until
+    the last has answered: one that starts meanwhile announces itself before it answers."""
+    async with listening(case.interfaces) as heard_so_far:
+        enough = asyncio.ensure_future(asyncio.sleep(case.listen_s))
+        status, silence = await ask_own_node(ask_own, runs=runs, wait_s=case.listen_s)
+        own = _own(case, known, interfaces, status, silence)
+        told = told_targets(case, known, status)
+        first = asyncio.gather(*(reach_patiently(target, own) for target in told))
+        await enough
+        heard = heard_targets(heard_so_far(), known, told)
+        then = await asyncio.gather(*(reach_patiently(target, own) for target in heard))
+        nodes = (*await first, *then)
+        hearing = heard_so_far()
+    return own, hearing, tuple(with_announcement(node, hearing) for node in nodes)
 
 
-async def _hear_and_reach(
-    case: Case, known: Remembered, own_answer: asyncio.Future[tuple[ClusterStatus | None, str]]
-) -> tuple[HearingFinding, tuple[NodeFinding, ...]]:
-    """Nodes we were told of are tried while we listen, those heard afterwards."""
-    listening = asyncio.ensure_future(hear(case.interfaces, case.listen_s))
-    status, _ = await asyncio.shield(own_answer)
-    told = told_targets(case, known, status)
-    first = asyncio.gather(*(reach(target) for target in told))
-    hearing = await listening
-    heard = heard_targets(hearing, known, told)
-    then = await asyncio.gather(*(reach(target) for target in heard))
-    return hearing, (*await first, *then)
+def with_announcement(node: NodeFinding, hearing: HearingFinding) -> NodeFinding:
+    """A node that we were told of may be announced as looking for a cluster itself."""
+    places = frozenset(node.target.addresses)
+    seen = [one for one in hearing.sightings if not places.isdisjoint(one.addresses)]
+    seeking = bool(seen) and not any(one.cluster_prefix for one in seen)
+    return replace(node, target=replace(node.target, seeking=seeking)) if seen else node
 
 
 def told_targets(case: Case, known: Remembered, status: ClusterStatus | None) -> tuple[Target, ...]:
@@ -200,9 +199,11 @@ def _own(
 ) -> Own:
     """Our running node knows better than its files."""
     living = status is not None and bool(status.cluster_id)
+    # A member whose state has not arrived yet knows its cluster from home, like us.
+    by_status = living or (status is not None and status.phase != "member")
     return Own(
         node=status.here if status is not None else known.node,
-        cluster_id=status.cluster_id if status is not None else known.cluster_id,
+        cluster_id=status.cluster_id if status is not None and by_status else known.cluster_id,
         cluster_name=(status.cluster_name if status is not None and living else "")
         or known.cluster_name
         or case.cluster_name,
