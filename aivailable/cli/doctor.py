@@ -83,6 +83,8 @@ def _addresses(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
 
 
 def _examined(settings: config.Config, peers: tuple[tuple[str, int], ...]) -> Report:
+    # The client, too, is loaded before its time limit runs.
+    import aivailable.client  # noqa: F401
     from aivailable.peer.doctor import Case, examine
 
     _, version = _own_node(settings.home)

@@ -28,25 +28,14 @@ AskOwn = Callable[[], Awaitable[ClusterStatus | None]]
 """Asks the node that runs from our home; None while home names none. Raises AivailableError."""
 
 
-async def ask_own_node(
-    ask: AskOwn | None, *, runs: bool, wait_s: float
-) -> tuple[ClusterStatus | None, str]:
-    """Its status, or why there is none. `runs`: a process holds home, so an answer is due, and
-    one that does not tell all yet is asked for again for `wait_s`."""
+OwnAnswer = tuple[ClusterStatus | None, str]
+"""Our node's status; without one, why there is none, in words, if anybody was asked."""
+
+
+async def ask_own_node(ask: AskOwn | None) -> OwnAnswer:
+    """Once, within ASK_OWN_LIMIT_S."""
     if ask is None:
         return None, ""
-    now_s = asyncio.get_running_loop().time
-    ends_s = now_s() + wait_s
-    status, silence = await _ask(ask)
-    with contextlib.suppress(TimeoutError):  # Then the latest answer counts.
-        async with asyncio.timeout_at(ends_s):
-            while runs and now_s() < ends_s and (status is None or not tells_all(status)):
-                await asyncio.sleep(ASK_AGAIN_S)
-                status, silence = await _ask(ask)
-    return status, silence
-
-
-async def _ask(ask: AskOwn) -> tuple[ClusterStatus | None, str]:
     try:
         async with asyncio.timeout(ASK_OWN_LIMIT_S):
             return await ask(), ""
@@ -54,6 +43,18 @@ async def _ask(ask: AskOwn) -> tuple[ClusterStatus | None, str]:
         return None, f"its API gave no answer in {ASK_OWN_LIMIT_S:g} s"
     except AivailableError as error:
         return None, str(error)
+
+
+async def ask_until_it_tells_all(ask: AskOwn | None, answer: OwnAnswer, wait_s: float) -> OwnAnswer:
+    """Of a node that runs, after its first `answer`: the latest one within `wait_s`."""
+    now_s = asyncio.get_running_loop().time
+    ends_s = now_s() + wait_s
+    with contextlib.suppress(TimeoutError):  # Then the latest answer counts.
+        async with asyncio.timeout_at(ends_s):
+            while now_s() < ends_s and (answer[0] is None or not tells_all(answer[0])):
+                await asyncio.sleep(ASK_AGAIN_S)
+                answer = await ask_own_node(ask)
+    return answer
 
 
 async def reach_patiently(target: Target, own: Own) -> NodeFinding:
