@@ -146,8 +146,11 @@ async def _look_around(
 
 def with_announcement(node: NodeFinding, hearing: HearingFinding) -> NodeFinding:
     """A node that we were told of may be announced as looking for a cluster itself."""
-    places = frozenset(node.target.addresses)
-    seen = [one for one in hearing.sightings if not places.isdisjoint(one.addresses)]
+    seen = [
+        one
+        for one in hearing.sightings
+        if any(address in node.target.addresses for address in one.addresses)
+    ]
     seeking = bool(seen) and not any(one.cluster_prefix for one in seen)
     return replace(node, target=replace(node.target, seeking=seeking)) if seen else node
 
