@@ -83,9 +83,11 @@ def _addresses(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
 
 
 def _examined(settings: config.Config, peers: tuple[tuple[str, int], ...]) -> Report:
+    # The client, too, is loaded before its time limit runs.
+    import aivailable.client  # noqa: F401
     from aivailable.peer.doctor import Case, examine
 
-    own, version = _own_node(settings.home)
+    _, version = _own_node(settings.home)
     case = Case(
         home=settings.home,
         cluster_name=settings.cluster,
@@ -100,12 +102,15 @@ def _examined(settings: config.Config, peers: tuple[tuple[str, int], ...]) -> Re
         running_version=version,
     )
 
-    async def ask(where: Target) -> ClusterStatus:
-        async with target.open_client([where.url], where.api_key) as client:
+    async def ask() -> ClusterStatus | None:
+        own, _ = _own_node(settings.home)  # One that is just starting has told nothing before.
+        if own is None:
+            return None
+        async with target.open_client([own.url], own.api_key) as client:
             return await client.state()
 
     with render.waiting("listening and knocking"):
-        return asyncio.run(examine(case, None if own is None else lambda: ask(own)))
+        return asyncio.run(examine(case, ask))
 
 
 def _own_node(home: Path) -> tuple[Target | None, str]:

@@ -27,6 +27,8 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from aivailable.peer.ports import Endpoints, Sighting
 
 SERVICE_TYPE: Final = "_aivailable._tcp.local."
+TYPE_TXT: Final = 16
+CLASS_IN: Final = 1
 RECORD_TTL_S: Final = 60
 """How long others believe in us without news: a node that was killed is forgotten after it."""
 ANNOUNCE_S: Final = 15.0
@@ -112,6 +114,8 @@ class MdnsDiscovery:
         self._interfaces: tuple[Interface, ...] = ()
         self._own: Sighting | None = None
         self._info: AsyncServiceInfo | None = None
+        self._broadcasts: asyncio.Future[None] | None = None
+        """Our latest announcement, which zeroconf sends several times."""
         self._heard: dict[str, Sighting] = {}
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
@@ -165,6 +169,8 @@ class MdnsDiscovery:
         while True:
             await asyncio.sleep(RESCAN_S)
             await self._rescan()
+            if self._zeroconf is not None:
+                self._read_again(self._zeroconf.zeroconf)
             if loop.time() >= announce_at_s:
                 announce_at_s = loop.time() + ANNOUNCE_S
                 if self._zeroconf is not None and self._info is not None:
@@ -214,6 +220,7 @@ class MdnsDiscovery:
         opened, self._zeroconf = self._zeroconf, None
         browser, self._browser = self._browser, None
         info, self._info = self._info, None
+        self._stop_broadcasts()
         for task in [*self._resolving.values()]:
             task.cancel()
         # A new browser would never say that these have gone; who is there is heard again at once.
@@ -233,14 +240,24 @@ class MdnsDiscovery:
             return
         info = self._announcement(self._own)
         # Names hold the instance, so they are unique and need no probing; the broadcasts that
-        # follow go on by themselves.
+        # follow go on by themselves. Those of our last announcement must not: who hears them
+        # after the new one believes them.
+        self._stop_broadcasts()
         if self._info is not None and self._info.name == info.name:
-            await self._zeroconf.async_update_service(info)
+            broadcasts = await self._zeroconf.async_update_service(info)
         else:
             if self._info is not None:
                 await self._zeroconf.async_unregister_service(self._info)
-            await self._zeroconf.async_register_service(info, cooperating_responders=True)
+            broadcasts = await self._zeroconf.async_register_service(
+                info, cooperating_responders=True
+            )
+        self._broadcasts = asyncio.ensure_future(broadcasts)
         self._info = info
+
+    def _stop_broadcasts(self) -> None:
+        if self._broadcasts is not None:
+            self._broadcasts.cancel()
+            self._broadcasts = None
 
     def _announcement(self, own: Sighting) -> AsyncServiceInfo:
         label = f"{own.short_node}-{own.instance}"
@@ -275,7 +292,7 @@ class MdnsDiscovery:
             return
         info = AsyncServiceInfo(service_type, name)
         if info.load_from_cache(zeroconf):
-            self._hear(name, info)
+            self._hear(zeroconf, name, info)
         elif name not in self._resolving and len(self._resolving) < SIGHTINGS_MAX:
             task = asyncio.get_running_loop().create_task(self._resolve(zeroconf, name, info))
             self._resolving[name] = task
@@ -284,16 +301,35 @@ class MdnsDiscovery:
     async def _resolve(self, mdns: Zeroconf, name: str, info: AsyncServiceInfo) -> None:
         """The announcement came in parts: ask for the rest."""
         if await info.async_request(mdns, RESOLVE_DEADLINE_MS):
-            self._hear(name, info)
+            self._hear(mdns, name, info)
 
-    def _hear(self, name: str, info: AsyncServiceInfo) -> None:
+    def _read_again(self, mdns: Zeroconf) -> None:
+        """The browser is silent about a text that comes again while its cache still holds it, as
+        when a window closes and opens."""
+        for name in [*self._heard]:
+            info = AsyncServiceInfo(SERVICE_TYPE, name)
+            if info.load_from_cache(mdns):
+                self._hear(mdns, name, info)
+
+    def _hear(self, mdns: Zeroconf, name: str, info: AsyncServiceInfo) -> None:
         addresses = sorted(info.parsed_scoped_addresses(IPVersion.All), key=_address_rank)
-        sighting = sighting_of(info.properties, addresses, info.port or 0)
+        properties = _latest_text(mdns, name) or info.properties
+        sighting = sighting_of(properties, addresses, info.port or 0)
         full = name not in self._heard and len(self._heard) >= SIGHTINGS_MAX
         if sighting is None or full or self._heard.get(name) == sighting:
             return
         self._heard[name] = sighting
         self._news.set()
+
+
+def _latest_text(mdns: Zeroconf, name: str) -> Mapping[bytes, bytes | None]:
+    """Of several texts in the cache the one that came last: it lives longest."""
+    texts = mdns.cache.get_all_by_details(name, TYPE_TXT, CLASS_IN)
+    latest = max(texts, key=lambda record: record.get_expiration_time(100), default=None)
+    text = getattr(latest, "text", None)
+    if not isinstance(text, bytes):
+        return {}
+    return AsyncServiceInfo(SERVICE_TYPE, name, properties=text).properties
 
 
 def _wanted(interface: str, address: str) -> bool:

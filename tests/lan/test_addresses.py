@@ -143,7 +143,7 @@ async def test_cards_that_wake_up_late_and_cards_that_do_not_count(
     async with Peers([host_peer(hosts, number, tmp_path) for number in (1, 2, 3)]) as peers:
         for peer in peers.peers:
             peer.start()
-        await asyncio.gather(*(peer.listening() for peer in peers.peers))
+        await asyncio.gather(*(peer.listening(FORM_LIMIT_S) for peer in peers.peers))
         await peers.until("host 1 founds", lambda s: s[0]["quorum"], peers.peers[:1])
         since_s = time.monotonic()
         hosts.give_address(2)

@@ -64,7 +64,7 @@ async def test_each_broken_leg_is_named(hosts: Lan, tmp_path: Path) -> None:
     async with Peers([one]) as peers:
         one.start()
         await one.listening()
-        await peers.until("founded", lambda s: s[0]["phase"] == "member" and s[0]["quorum"])
+        await peers.until("founded", lambda s: s[0]["phase"] == "member" and s[0]["window_left_s"])
 
         at_home, refused = await asyncio.gather(
             doctor(hosts, 1, tmp_path),

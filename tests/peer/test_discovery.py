@@ -11,6 +11,7 @@ import ifaddr
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zeroconf import DNSOutgoing, DNSText, Zeroconf
 
 from aivailable.peer import discovery
 from aivailable.peer.discovery import MdnsDiscovery, sighting_of, usable_interfaces
@@ -66,6 +67,46 @@ async def test_updates_and_goodbyes_are_heard(ports: list[MdnsDiscovery]) -> Non
     await until(first, lambda: heard(1, **member) in first.sightings())
     await second.stop()
     await until(first, lambda: all(s.short_node != "node1" for s in first.sightings()))
+
+
+async def test_an_outdated_announcement_is_not_sent_again(
+    ports: list[MdnsDiscovery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+
+    def send(mdns: Zeroconf, out: DNSOutgoing, *_: Any, **__: Any) -> None:
+        sent.extend(b"cid=abcdefgh" in one.text for one, _ in out.answers
+                    if isinstance(one, DNSText))  # fmt: skip
+
+    monkeypatch.setattr(discovery.Zeroconf, "async_send", send)
+    first, _ = ports
+    await first.announce(sighting(0))
+    await first.announce(sighting(0, cluster_prefix="abcdefgh"))
+    assert first._broadcasts is not None
+    await first._broadcasts
+    assert sent[-3:] == [True, True, True]
+    assert sent == sorted(sent), "the old text came again after the new one"
+
+
+async def test_a_text_that_comes_back_is_believed(
+    ports: list[MdnsDiscovery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window that closes and opens again: the cache still holds the first text."""
+    monkeypatch.setattr(discovery, "RESCAN_S", 0.01)
+    first, _ = ports
+    listener = MdnsDiscovery(lambda: 9002, LOOPBACK_ONLY)
+    await listener.start()
+    await first.announce(sighting(0, window_open=True))
+    await until(listener, lambda: heard(0, window_open=True) in listener.sightings())
+    await first.announce(sighting(0))
+    await until(listener, lambda: heard(0) in listener.sightings())
+    assert first._zeroconf is not None
+    mdns = first._zeroconf.zeroconf
+    again = first._announcement(sighting(0, window_open=True))
+    # Without the addresses: the same packet within a second would count as a double.
+    mdns.async_send(mdns.generate_service_broadcast(again, None, broadcast_addresses=False))
+    await until(listener, lambda: heard(0, window_open=True) in listener.sightings())
+    await listener.stop()
 
 
 async def test_a_late_one_hears_who_was_there(ports: list[MdnsDiscovery]) -> None:

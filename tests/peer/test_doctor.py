@@ -14,7 +14,7 @@ from fixtures.cluster_status import NAS, RIG1, lab
 
 from aivailable.core.records import Backend, Device
 from aivailable.peer.doctor import Check, Report, Verdict, network
-from aivailable.peer.doctor.examine import Case, heard_targets, told_targets
+from aivailable.peer.doctor.examine import Case, heard_targets, told_targets, with_announcement
 from aivailable.peer.doctor.findings import (
     Attempt,
     Fault,
@@ -33,9 +33,11 @@ from aivailable.peer.doctor.machine import Remembered
 from aivailable.peer.doctor.verdicts import interface_checks, machine_checks, multicast_checks
 from aivailable.peer.doctor.verdicts_nodes import (
     LEGS,
+    may_change,
     membership_checks,
     node_checks,
     summary_of,
+    tells_all,
 )
 from aivailable.peer.ports import Sighting
 from aivailable.wire.join import JoinOffer, Seat
@@ -350,6 +352,53 @@ def test_each_state_of_membership(
     check = the_one(membership_checks(own), name)
     assert check.verdict == verdict
     assert words in check.advice
+
+
+@pytest.mark.parametrize(
+    ("found", "own", "expected"),
+    [
+        (node(Stage.OFFER, Fault.CLOSED), OWN, True),
+        (node(Stage.OFFER, Fault.TIMED_OUT), OWN, False),
+        (node(Stage.CONNECT, Fault.REFUSED), OWN, False),
+        (node(Stage.DONE, window_open=False), OWN, True),
+        (node(Stage.DONE), OWN, False),
+        (node(Stage.DONE, window_open=False), dataclasses.replace(OWN, keyed=True), False),
+        (node(Stage.DONE, window_open=False, cluster_name="other"), OWN, False),
+        (node(Stage.DONE, window_open=False, cluster_id=OURS), MEMBER, False),
+    ],
+)
+def test_what_is_asked_again(found: NodeFinding, own: Own, expected: bool) -> None:
+    assert may_change(found, own) is expected
+
+
+def test_what_our_own_node_does_not_know_yet_is_no_finding() -> None:
+    assert tells_all(lab())
+    assert tells_all(dataclasses.replace(lab(), phase="seeking", nodes=(), quorum=False))
+    assert not tells_all(dataclasses.replace(lab(), quorum=False))
+    fresh = dataclasses.replace(lab(), cluster_id="", nodes=(), voters=(), quorum=False)
+    assert not tells_all(fresh)
+    own = dataclasses.replace(MEMBER, status=fresh)
+    (check,) = membership_checks(own)
+    assert (check.name, check.verdict) == ("phase", Verdict.WARNING)
+    assert "'lab' (cccccccc), whose state has not arrived yet" in check.found
+    unheard = tuple(
+        part if part.state == "here" else dataclasses.replace(part, state="silent", age_ms=None)
+        for part in lab().nodes
+    )
+    deaf = dataclasses.replace(lab(), nodes=unheard)
+    assert not tells_all(deaf)
+    told = the_one(membership_checks(dataclasses.replace(RUNNING, status=deaf)), "silent nodes")
+    assert "not heard since our node has started" in told.found
+
+
+def test_a_named_node_may_be_announced_as_seeking() -> None:
+    closed = node(Stage.OFFER, Fault.CLOSED)
+    seeker = dataclasses.replace(SIGHTING, cluster_prefix="")
+    assert the_one(node_checks(closed, OWN), "answer").verdict is Verdict.FAILED
+    seen = with_announcement(closed, hearing(seeker))
+    assert the_one(node_checks(seen, OWN), "answer").verdict is Verdict.WARNING
+    for other in (hearing(), hearing(SIGHTING), hearing(seeker, SIGHTING)):
+        assert not with_announcement(closed, other).target.seeking
 
 
 def test_without_a_running_node_membership_is_what_home_remembers() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from fixtures.mesh import CLUSTER, make_node, stop_nodes
 from aivailable.core.status import ClusterStatus
 from aivailable.errors import AivailableError
 from aivailable.peer.devices.offload import Offload
-from aivailable.peer.doctor import Case, Report, examine, machine, network
+from aivailable.peer.doctor import Case, Report, examine, machine, network, patience
 from aivailable.peer.doctor.findings import Attempt, Fault, Stage, Target
 from aivailable.peer.identity import Identity
 from aivailable.peer.join import JoinDoor
+from aivailable.wire.join import JoinOffer
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LOOPBACK = ("127.0.0.1",)
@@ -174,6 +176,22 @@ async def test_names_are_resolved_and_unknown_ones_said(monkeypatch: pytest.Monk
     assert one.detail == "Name or service not known"
 
 
+class AgeingServer(Server):
+    """Answers its first visits like a node that has just started: silent or shut, as told."""
+
+    def __init__(self, node: str, young_visits: int = 0, **offered: Any) -> None:
+        super().__init__(node, **offered)
+        self.young_visits = young_visits
+
+    def offer(self, nonce: bytes) -> JoinOffer | None:
+        if self.young_visits:
+            self.young_visits -= 1
+            if not self.young_visits:
+                self.silent = False
+                self.offered["window_open"] = True
+        return super().offer(nonce)
+
+
 @contextlib.asynccontextmanager
 async def cluster(folder: Path, **changes: Any) -> AsyncIterator[int]:
     """A real join door, which doctor asks for its offer only; its link port. `seeking`: it has
@@ -182,7 +200,7 @@ async def cluster(folder: Path, **changes: Any) -> AsyncIterator[int]:
     doors: list[JoinDoor] = []
     node = make_node(folder / "node", stranger=lambda: doors[0].protocol())
     doors.append(JoinDoor(node.identity))
-    server = Server(node.id, members=2, pristine=False, **changes)
+    server = AgeingServer(node.id, members=2, pristine=False, **changes)
     server.silent = seeking
     doors[0].open(server)
     await node.links.start(node.listener)
@@ -213,12 +231,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "survey", cpu_only)
     monkeypatch.setattr(network, "TLS_LIMIT_S", 10.0)
     monkeypatch.setattr(network, "OFFER_LIMIT_S", 5.0)
+    monkeypatch.setattr(patience, "NEWS_WAIT_S", SHORT_S)
+    monkeypatch.setattr(patience, "ASK_AGAIN_S", 0.0)
 
 
-async def examined(home: Path, port: int | None = None, **options: Any) -> Report:
+async def examined(
+    home: Path, port: int | None = None, listen_s: float = SHORT_S, **options: Any
+) -> Report:
     peers = () if port is None else (("127.0.0.1", port),)
     case = Case(
-        home, "lab", 0, 0, LOOPBACK, interfaces=LOOPBACK, peers=peers, listen_s=SHORT_S,
+        home, "lab", 0, 0, LOOPBACK, interfaces=LOOPBACK, peers=peers, listen_s=listen_s,
         devices=(("cpu", "CPU", 2**20),),
     )  # fmt: skip
     return await examine(case, **options)
@@ -257,6 +279,73 @@ async def test_the_whole_examination(
     assert group.verdict == "ok", group.found
 
 
+@pytest.mark.parametrize("young", [{"seeking": True}, {"window_open": False}])
+async def test_a_node_that_has_just_started_is_asked_again(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, young: dict[str, Any]
+) -> None:
+    """It founds, or hears from the others that the window is open, while doctor looks."""
+    monkeypatch.setattr(patience, "NEWS_WAIT_S", 10.0)
+    async with cluster(tmp_path, **young, young_visits=3) as port:
+        report = await examined(tmp_path / "home", port)
+    assert failed(report) == []
+    (window,) = [c for c in report.checks if c.name == "window" and "127.0.0.1" in c.subject]
+    assert window.verdict == "ok"
+
+
+@contextlib.contextmanager
+def held(home: Path) -> Iterator[None]:
+    """A process that runs from this home."""
+    lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.write(lock, b"4711")
+        yield
+    finally:
+        os.close(lock)
+
+
+async def test_our_own_node_that_has_just_started_is_asked_again(
+    tmp_path: Path, quick: None
+) -> None:
+    """First its API is not there, then it has no state, no leader, and hears nobody."""
+    empty = dataclasses.replace(lab(), nodes=(), voters=(), quorum=False, cluster_id="")
+    deaf = dataclasses.replace(
+        lab(),
+        nodes=tuple(
+            node if node.state == "here" else dataclasses.replace(node, state="silent", age_ms=None)
+            for node in lab().nodes
+        ),
+    )
+    answers: list[ClusterStatus | AivailableError | None] = [
+        None, AivailableError("connection refused"), empty,
+        dataclasses.replace(lab(), quorum=False), deaf, lab(), empty,
+    ]  # fmt: skip
+
+    async def ask() -> ClusterStatus | None:
+        answer = answers.pop(0)
+        if isinstance(answer, AivailableError):
+            raise answer
+        return answer
+
+    with held(tmp_path):
+        report = await examined(tmp_path, listen_s=2.0, ask_own=ask)
+    assert answers == [empty], "asked until it told all, not longer"
+    found = {check.name: check.verdict.value for check in report.checks}
+    assert (found["home"], found["phase"], found["quorum"]) == ("ok", "ok", "ok")
+
+
+async def test_an_own_node_that_tells_nothing_new_is_not_waited_for_long(
+    tmp_path: Path, quick: None
+) -> None:
+    async def ask() -> ClusterStatus | None:
+        return dataclasses.replace(lab(), quorum=False)
+
+    with held(tmp_path):
+        report = await examined(tmp_path, ask_own=ask)
+    found = {check.name: check.verdict.value for check in report.checks}
+    assert (found["phase"], found["quorum"]) == ("ok", "failed")
+
+
 async def test_with_a_running_node_its_view_is_shown(tmp_path: Path, quick: None) -> None:
     async def status() -> ClusterStatus:
         return lab()
@@ -269,17 +358,11 @@ async def test_with_a_running_node_its_view_is_shown(tmp_path: Path, quick: None
 
 
 async def test_a_node_that_holds_home_and_does_not_answer(tmp_path: Path, quick: None) -> None:
-    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        os.write(lock, b"4711")
+    async def nobody() -> ClusterStatus:
+        raise AivailableError("connection refused")
 
-        async def nobody() -> ClusterStatus:
-            raise AivailableError("connection refused")
-
+    with held(tmp_path):
         report = await examined(tmp_path, ask_own=nobody)
-    finally:
-        os.close(lock)
     (home,) = [check for check in report.checks if check.name == "home"]
     assert (home.verdict, report.healthy) == ("failed", False)
     assert "process 4711" in home.found

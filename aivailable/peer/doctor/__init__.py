@@ -1,6 +1,7 @@
 """`aivailable doctor`: which leg between this machine and the others fails, and what to do.
 
-`machine` and `network` probe, `verdicts` and `verdicts_nodes` judge (pure), `examine` joins them.
+`machine` and `network` probe, `patience` asks again, `verdicts` and `verdicts_nodes` judge (pure),
+`examine` joins them.
 """
 
 from aivailable.peer.doctor.examine import Case, Report, examine

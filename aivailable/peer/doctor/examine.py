@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from aivailable import __version__
 from aivailable.core.ids import short
 from aivailable.core.status import ClusterStatus
-from aivailable.errors import AivailableError
 from aivailable.peer.doctor.findings import (
     Check,
     HearingFinding,
@@ -32,13 +31,19 @@ from aivailable.peer.doctor.machine import (
     look_at_ports,
     remembered,
 )
-from aivailable.peer.doctor.network import hear, look_at_interfaces, reach, try_groups
+from aivailable.peer.doctor.network import listening, look_at_interfaces, try_groups
+from aivailable.peer.doctor.patience import (
+    AskOwn,
+    OwnAnswer,
+    ask_own_node,
+    ask_until_it_tells_all,
+    reach_patiently,
+)
 from aivailable.peer.doctor.verdicts import interface_checks, machine_checks, multicast_checks
 from aivailable.peer.doctor.verdicts_nodes import membership_checks, node_checks, summary_of
 
 LISTEN_S: Final = 4.0
 TARGETS_MAX: Final = 16
-ASK_OWN_LIMIT_S: Final = 3.0
 
 Address = tuple[str, int]
 
@@ -81,11 +86,9 @@ class Report:
         return {"healthy": self.healthy, **asdict(self)}
 
 
-async def examine(
-    case: Case, ask_own: Callable[[], Awaitable[ClusterStatus]] | None = None
-) -> Report:
-    """`ask_own`: asks our running node; None when home names none. Takes at most 13 s: 4 s of
-    listening beside the engine's 9 s, then at most 8 s for a node that was heard.
+async def examine(case: Case, ask_own: AskOwn | None = None) -> Report:
+    """Takes at most 15 s: 3 s for our own node's first answer, 4 s of listening beside the engine's
+    9 s and further answers, then 8 s for the nodes.
 
     Raises OSError when this machine's interfaces cannot be listed.
     """
@@ -94,14 +97,19 @@ async def examine(
     home = look_at_home(case.home, known.problem)
     ports = () if home.locked_by else look_at_ports(case.bind, case.port, case.link_port)
     interfaces = look_at_interfaces(case.interfaces)
-    own_answer = asyncio.ensure_future(_ask(ask_own))
-    machine, groups, (hearing, nodes), (status, silence) = await asyncio.gather(
+    # Alone: beside the rest its time limit would be spent on our own work on a busy machine.
+    answer = await ask_own_node(ask_own)
+
+    async def asked() -> OwnAnswer:
+        if home.locked_by:
+            return await ask_until_it_tells_all(ask_own, answer, case.listen_s)
+        return answer
+
+    machine, groups, (own, hearing, nodes) = await asyncio.gather(
         look_at_machine(home, ports, case.devices, time.time_ns() // 1_000_000),
         try_groups(case.interfaces, case.listen_s),
-        _hear_and_reach(case, known, own_answer),
-        own_answer,
+        _look_around(case, known, interfaces, asked),
     )
-    own = _own(case, known, interfaces, status, silence)
     nodes = tuple(node for node in nodes if not _is_self(node, own))
     checks = (
         *machine_checks(machine, own),
@@ -113,31 +121,37 @@ async def examine(
     return Report(checks, summary_of(checks))
 
 
-async def _ask(
-    ask_own: Callable[[], Awaitable[ClusterStatus]] | None,
-) -> tuple[ClusterStatus | None, str]:
-    if ask_own is None:
-        return None, ""
-    try:
-        return await asyncio.wait_for(ask_own(), ASK_OWN_LIMIT_S), ""
-    except TimeoutError:
-        return None, f"its API gave no answer in {ASK_OWN_LIMIT_S:g} s"
-    except AivailableError as error:
-        return None, str(error)
+async def _look_around(
+    case: Case,
+    known: Remembered,
+    interfaces: Sequence[InterfaceFinding],
+    asked: Callable[[], Awaitable[OwnAnswer]],
+) -> tuple[Own, HearingFinding, tuple[NodeFinding, ...]]:
+    """Nodes we were told of are tried while we listen, those heard afterwards. We listen until
+    the last has answered: one that starts meanwhile announces itself before it answers."""
+    async with listening(case.interfaces) as heard_so_far:
+        enough = asyncio.ensure_future(asyncio.sleep(case.listen_s))
+        status, silence = await asked()
+        own = _own(case, known, interfaces, status, silence)
+        told = told_targets(case, known, status)
+        first = asyncio.gather(*(reach_patiently(target, own) for target in told))
+        await enough
+        heard = heard_targets(heard_so_far(), known, told)
+        then = await asyncio.gather(*(reach_patiently(target, own) for target in heard))
+        nodes = (*await first, *then)
+        hearing = heard_so_far()
+    return own, hearing, tuple(with_announcement(node, hearing) for node in nodes)
 
 
-async def _hear_and_reach(
-    case: Case, known: Remembered, own_answer: asyncio.Future[tuple[ClusterStatus | None, str]]
-) -> tuple[HearingFinding, tuple[NodeFinding, ...]]:
-    """Nodes we were told of are tried while we listen, those heard afterwards."""
-    listening = asyncio.ensure_future(hear(case.interfaces, case.listen_s))
-    status, _ = await asyncio.shield(own_answer)
-    told = told_targets(case, known, status)
-    first = asyncio.gather(*(reach(target) for target in told))
-    hearing = await listening
-    heard = heard_targets(hearing, known, told)
-    then = await asyncio.gather(*(reach(target) for target in heard))
-    return hearing, (*await first, *then)
+def with_announcement(node: NodeFinding, hearing: HearingFinding) -> NodeFinding:
+    """A node that we were told of may be announced as looking for a cluster itself."""
+    seen = [
+        one
+        for one in hearing.sightings
+        if any(address in node.target.addresses for address in one.addresses)
+    ]
+    seeking = bool(seen) and not any(one.cluster_prefix for one in seen)
+    return replace(node, target=replace(node.target, seeking=seeking)) if seen else node
 
 
 def told_targets(case: Case, known: Remembered, status: ClusterStatus | None) -> tuple[Target, ...]:
@@ -199,9 +213,11 @@ def _own(
 ) -> Own:
     """Our running node knows better than its files."""
     living = status is not None and bool(status.cluster_id)
+    # A member whose state has not arrived yet knows its cluster from home, like us.
+    by_status = living or (status is not None and status.phase != "member")
     return Own(
         node=status.here if status is not None else known.node,
-        cluster_id=status.cluster_id if status is not None else known.cluster_id,
+        cluster_id=status.cluster_id if status is not None and by_status else known.cluster_id,
         cluster_name=(status.cluster_name if status is not None and living else "")
         or known.cluster_name
         or case.cluster_name,

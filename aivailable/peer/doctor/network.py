@@ -7,6 +7,7 @@ most one join frame from a stranger, as `join` does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import ipaddress
@@ -14,7 +15,7 @@ import secrets
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -131,13 +132,20 @@ def _has_carrier(name: str) -> bool:
 # Multicast.
 
 
-async def hear(only: tuple[str, ...], seconds: float) -> HearingFinding:
-    """What mDNS brings in `seconds`, without announcing anything."""
+@contextlib.asynccontextmanager
+async def listening(only: tuple[str, ...]) -> AsyncIterator[Callable[[], HearingFinding]]:
+    """Hears mDNS without announcing anything; yields what tells what has come in so far."""
+    now_s = asyncio.get_running_loop().time
     discovery = MdnsDiscovery(Endpoints(), only)
     await discovery.start()
+    started_s = now_s()
+
+    def heard_so_far() -> HearingFinding:
+        listened_s = round(now_s() - started_s)
+        return HearingFinding(discovery.problem, discovery.sightings(), listened_s)
+
     try:
-        await asyncio.sleep(seconds)
-        return HearingFinding(discovery.problem, discovery.sightings(), seconds)
+        yield heard_so_far
     finally:
         await discovery.stop()
 

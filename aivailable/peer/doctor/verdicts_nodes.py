@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from aivailable.core.status import ClusterStatus
+from aivailable.core.status import ClusterStatus, NodeStatus
 from aivailable.peer.doctor.findings import (
     Attempt,
     Check,
@@ -38,6 +38,29 @@ def node_checks(found: NodeFinding, own: Own) -> Iterator[Check]:
             break
     for name in LEGS[reached:]:
         yield Check("node", name, Verdict.SKIPPED, "not come so far", subject=label)
+
+
+def may_change(found: NodeFinding, own: Own) -> bool:
+    """Whether a node that has only just started would look like this: it has no cluster yet, or
+    has not heard from the other members that the window is open."""
+    offer = found.best.offer
+    if offer is None:
+        return found.best.stage is Stage.OFFER and found.best.fault is Fault.CLOSED
+    if offer.window_open or own.keyed:
+        return False
+    failing = [check.name for check in node_checks(found, own) if check.verdict is not Verdict.OK]
+    return failing == ["window"]
+
+
+def tells_all(status: ClusterStatus) -> bool:
+    """Whether our own node has heard what a node must hear after its start: the cluster's state,
+    its own devices, a leader, and every member that is not known to be down. Who has no cluster
+    waits for none of it."""
+    if status.phase != "member":
+        return True
+    heard = all(node.state != "silent" or node.age_ms is not None for node in status.nodes)
+    here = any(node.state == "here" and (node.devices or node.problems) for node in status.nodes)
+    return heard and here and status.quorum
 
 
 Leg = tuple[Verdict, str, str]
@@ -221,8 +244,8 @@ def membership_checks(own: Own) -> Iterator[Check]:
             text = f"no node runs here; it would look for {own.cluster_name!r}"
         yield _membership("phase", Verdict.SKIPPED, text, "start it: `aivailable up`")
         return
-    yield _phase(status)
-    if status.phase != "member":
+    yield _phase(status, own)
+    if status.phase != "member" or not status.nodes:
         return
     yield _quorum(status)
     yield from _others(status)
@@ -232,9 +255,18 @@ def _membership(name: str, verdict: Verdict, found: str, advice: str = "") -> Ch
     return Check("membership", name, verdict, found, advice)
 
 
-def _phase(status: ClusterStatus) -> Check:
-    cluster = f"{status.cluster_name!r} ({status.cluster_id[:8]})"
+def _phase(status: ClusterStatus, own: Own) -> Check:
+    cluster = f"{own.cluster_name!r} ({own.cluster_id[:8]})"
     match status.phase:
+        case "member" if not status.nodes:
+            return _membership(
+                "phase",
+                Verdict.WARNING,
+                f"belongs to {cluster}, whose state has not arrived yet",
+                status.advice
+                or "wait some seconds and run doctor again; if it stays so, bring the other "
+                "members up: their log holds the state",
+            )
         case "member":
             verdict = Verdict.WARNING if status.advice else Verdict.OK
             return _membership("phase", verdict, f"member of {cluster}", status.advice)
@@ -268,9 +300,7 @@ def _others(status: ClusterStatus) -> Iterator[Check]:
     for state, verdict in (("silent", Verdict.WARNING), ("down", Verdict.WARNING)):
         missing = [node for node in status.nodes if node.state == state]
         if missing:
-            names = ", ".join(
-                f"{node.name} ({', '.join(node.addresses) or 'no address'})" for node in missing
-            )
+            names = ", ".join(map(_missing, missing))
             yield _membership(
                 f"{state} nodes",
                 verdict,
@@ -280,6 +310,13 @@ def _others(status: ClusterStatus) -> Iterator[Check]:
             )
     up = [node.name for node in status.nodes if node.state in ("here", "up")]
     yield _membership("nodes up", Verdict.OK, ", ".join(up) or "none")
+
+
+def _missing(node: NodeStatus) -> str:
+    unheard = ""
+    if node.state == "silent" and node.age_ms is None:
+        unheard = ", not heard since our node has started"
+    return f"{node.name} ({', '.join(node.addresses) or 'no address'}{unheard})"
 
 
 def summary_of(checks: Sequence[Check]) -> str:
