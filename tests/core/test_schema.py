@@ -90,6 +90,7 @@ def test_missing_fields_take_their_default_and_unknown_are_ignored() -> None:
         ("ratio", "1", "ratio"),
         ("text", b"t", "text"),
         ("data", "d", "data"),
+        ("data", "aGk=", "data"),
         ("colour", "green", "colour"),
         ("colour", 1, "colour"),
         ("word", "c", "word"),

@@ -59,6 +59,7 @@ def test_what_is_no_envelope_is_refused(data: bytes) -> None:
         (PEER, "tokens", {"request_id": "r", "ids": [-(2**63)], "text": ""}, r"tokens\.ids\[0\]"),
         (PEER, "tokens", {"request_id": "r", "ids": [True], "text": ""}, r"tokens\.ids\[0\]"),
         (PEER, "tokens", {"request_id": "r", "ids": []}, r"tokens\.text: missing"),
+        (PEER, "raft", {"data": "aGk="}, r"raft\.data"),
         (PEER, "call", {"call_id": 2**63, "method": "m"}, r"call\.call_id: integer out of range"),
         (PEER, "call", {"call_id": 1, "method": "m", "arguments": {"k": 1}}, r"call\.arguments\.k"),
         (PEER, "generate", {"request_id": "r", "deployment": "m", "stop": "x"}, r"generate\.stop"),
