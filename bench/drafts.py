@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from aivailable.wire.generation import Generate, Sampling
 from aivailable.wire.worker import DeviceClaim, Load, Step
-from aivailable.worker.engine_llama import LlamaEngine
-from aivailable.worker.session import Session
+from aivailable.worker.generating.step_loop import StepLoop
+from aivailable.worker.llama.engine import LlamaEngine
 from bench.models import smollm2
 from bench.report import Figure, Wanted, report, wanted
 
@@ -65,7 +65,7 @@ class _Side:
         load = Load("bench", "llama", str(smollm2()), CONTEXT, 1, (claim,), options)
         self._engine = LlamaEngine(load, lambda _phase, _fraction: None)
         self._port = _Port()
-        self._session = Session(self._engine, self._port)
+        self._session = StepLoop(self._engine, self._port)
         self.drafted = self.accepted = 0
 
     def answer(self, name: str, prompt: str) -> tuple[tuple[int, ...], float]:

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from aivailable.core.admission import RESERVED_SHARE, SLOT_PATIENCE_S
-from aivailable.core.records import ClusterSettings
+from aivailable.core.serving.admission import RESERVED_SHARE, SLOT_PATIENCE_S
+from aivailable.core.state.records import ClusterSettings
 from bench.peers import LOOK_EVERY_S, BenchFailed, Cluster, Peer, State
 from bench.report import Figure, Wanted, report, wanted
 

@@ -12,8 +12,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aivailable.core.liveness import Heard, Liveness
-from aivailable.core.records import (
+from aivailable.core.cluster.liveness import Heard, Liveness
+from aivailable.core.state.records import (
     Backend,
     Cluster,
     Control,
@@ -22,7 +22,7 @@ from aivailable.core.records import (
     Inventory,
     Member,
 )
-from aivailable.core.state import State
+from aivailable.core.state.state import State
 from aivailable.gguf.facts import ModelFacts
 from aivailable.gguf.memory import need
 from aivailable.wire.peer import Heartbeat

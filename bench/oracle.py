@@ -4,9 +4,9 @@ Every configuration is loaded for real in a process of its own, which then says 
 buffers that llama.cpp has allocated, and by how much the process's memory grew from before its
 first decode to after the largest ones that the worker makes (every guess with its row, every token
 of a text pooled, an image encoded): some buffers are made late. The dry run is the planner's
-(worker/oracle.py, another process), the formula is what the peer falls back to (peer/oracle.py). A
-claim that is too small makes a load fail and one that is too large wastes a card, so both
-directions count: the figure is |predicted - real| / real.
+(worker/dry_run.py, another process), the formula is what the peer falls back to
+(peer/deploying/memory_predictor.py). A claim that is too small makes a load fail and one that is
+too large wastes a card, so both directions count: the figure is |predicted - real| / real.
 
 Beside plain loads of both models there are loads with guesses, LoRA adapters, projectors and
 pooling, and two encoders; adapters, projectors and encoders are made here of random numbers, in the
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from aivailable.errors import GgufError
 from aivailable.gguf.header import read_header
 from aivailable.gguf.memory import Need
-from aivailable.peer.oracle import by_formula
+from aivailable.peer.deploying.memory_predictor import by_formula
 from aivailable.peer.ports import PredictRequest
 from aivailable.wire.worker import DeviceClaim, Load
 from aivailable.worker.engine import LoadRefused, Part
@@ -41,7 +41,7 @@ from bench.report import Figure, report, wanted
 
 sys.path.append(str(ROOT / "tests"))
 if TYPE_CHECKING:
-    from aivailable.worker.engine_llama import LlamaEngine
+    from aivailable.worker.llama.engine import LlamaEngine
 
 BOUND_DRY_RUN = 0.01
 BOUND_FORMULA = 0.05
@@ -156,7 +156,7 @@ def main() -> None:
             path, options = made[one.model], one.options(made)
             sizes = [str(path), one.context, one.slots, options]
             real = _child(["bench.oracle", "--load", json.dumps(sizes)])
-            dry_run = _child(["aivailable.worker.oracle", *_flags(path, one, options)])
+            dry_run = _child(["aivailable.worker.dry_run", *_flags(path, one, options)])
             guess = by_formula(PredictRequest(path, one.context, one.slots, options))
             dry.append(_off(dry_run, real))
             formula.append(
@@ -209,7 +209,7 @@ def _off(predicted: Need, real: Need) -> float:
 
 def _load(given: list[Any]) -> None:
     """Load for real, decode as much as is possible and print what was allocated."""
-    from aivailable.worker.llama_embedding import load_llama
+    from aivailable.worker.llama.embedding import load_llama
 
     path, context, slots, options = given
     before: list[int] = []
@@ -234,8 +234,8 @@ def _load(given: list[Any]) -> None:
 def _late_as_counted(load: Load) -> int:
     """What the worker adds to the buffers of the load because it comes later: here it is measured
     instead."""
-    from aivailable.worker.llama_adapters import adapter_compute_bytes, adapters_of
-    from aivailable.worker.llama_parameters import late_output_bytes, parameters
+    from aivailable.worker.llama.adapters import adapter_compute_bytes, adapters_of
+    from aivailable.worker.llama.parameters import late_output_bytes, parameters
 
     facts = read_header(load.path).facts
     chosen = parameters(facts, load.context, load.slots, load.options, on_gpu=False)
@@ -246,7 +246,7 @@ def _late_as_counted(load: Load) -> int:
 def _exhaust(engine: LlamaEngine, slots: int) -> None:
     """The largest decodes that the worker makes: a step full of a prompt, as many rows with all
     their guesses as a step has, a whole text, an image."""
-    from aivailable.worker.llama_embedding import LlamaEmbedder
+    from aivailable.worker.llama.embedding import LlamaEmbedder
 
     tokens = tuple(5 + number % 9 for number in range(engine._batch._size))
     if isinstance(engine, LlamaEmbedder):

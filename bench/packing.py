@@ -13,8 +13,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aivailable.core.commands import Place
-from aivailable.core.planner import plan
+from aivailable.core.planning.planner import plan
+from aivailable.core.state.commands import Place
 from bench.fleets import Fleet, draw
 from bench.packing_optimum import most_bytes
 from bench.packing_others import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from aivailable.core.records import Deployment
+from aivailable.core.state.records import Deployment
 from aivailable.gguf.facts import ModelFacts
 from bench.fleets import Fleet
 

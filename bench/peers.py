@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from aivailable.core.voters import target_voters
+from aivailable.core.cluster.voters import target_voters
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOK_EVERY_S = 0.02

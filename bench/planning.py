@@ -12,10 +12,10 @@ import statistics
 import time
 from dataclasses import replace
 
-from aivailable.core.commands import Place
-from aivailable.core.planner import plan
-from aivailable.core.records import Replica, Status
-from aivailable.core.state import State
+from aivailable.core.planning.planner import plan
+from aivailable.core.state.commands import Place
+from aivailable.core.state.records import Replica, Status
+from aivailable.core.state.state import State
 from bench.fleets import CARDS_GIB, Fleet, fleet_of
 from bench.report import Figure, report, wanted
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from aivailable.core.records import Role
+from aivailable.core.state.records import Role
 from aivailable.raft.node import RaftNode
 from aivailable.raft.store import DiskThread, FileStore, MemoryStore, Store
 from bench.report import Figure, report, wanted

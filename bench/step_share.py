@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from aivailable.wire.generation import Generate, Sampling
 from aivailable.wire.worker import DeviceClaim, Load
-from aivailable.worker.engine_llama import LlamaEngine
+from aivailable.worker.generating.step_loop import StepLoop
+from aivailable.worker.llama.engine import LlamaEngine
 from aivailable.worker.protocol import Channel
 from aivailable.worker.sampling.sampler import Sampler
-from aivailable.worker.session import Session
 from bench.models import smollm2
 from bench.report import Figure, Wanted, report, wanted
 
@@ -131,7 +131,7 @@ def _steps(
     """Seconds in llama_decode and seconds altogether, of steps in which every slot is a row."""
     for sequence in range(engine.sequences):
         engine.trim(sequence, 0)
-    session = Session(engine, port)
+    session = StepLoop(engine, port)
     for slot in range(SLOTS):
         first = 100 + slot * PROMPT_TOKENS
         prompt = tuple(range(first, first + PROMPT_TOKENS))

@@ -17,9 +17,9 @@ from fixtures.annotations import values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aivailable.core.codec import decode_command, encode_command
-from aivailable.core.commands import KINDS, Command
 from aivailable.core.ids import CommandId
+from aivailable.core.state.codec import decode_command, encode_command
+from aivailable.core.state.commands import KINDS, Command
 from aivailable.errors import SchemaError
 from aivailable.wire.envelope import Registry
 from aivailable.wire.join import JOIN
@@ -104,7 +104,7 @@ BROKEN = [
     (tidy.broken_imports, "aivailable/peer/x.py", "from pysyncobj import SyncObj"),
     (tidy.broken_imports, "aivailable/core/x.py", "import msgpack"),
     (tidy.broken_imports, "aivailable/raft/x.py", "import msgspec"),
-    (tidy.broken_imports, "aivailable/client.py", "from aivailable.core.state import State"),
+    (tidy.broken_imports, "aivailable/client.py", "from aivailable.core.state.state import State"),
     (tidy.broken_imports, "aivailable/cli/x.py", "from aivailable.peer.ports import Clock"),
     (tidy.broken_imports, "aivailable/attic/x.py", "import json"),
     (tidy.too_long, "aivailable/x.py", "x = 1\n" * 501),
@@ -128,7 +128,7 @@ BROKEN = [
 SOUND = [
     (tidy.broken_imports, "aivailable/core/x.py", "from aivailable.wire.schema import pack"),
     (tidy.broken_imports, "aivailable/peer/app.py", "from aivailable.config import Config"),
-    (tidy.broken_imports, "aivailable/peer/trust.py", "import ssl"),
+    (tidy.broken_imports, "aivailable/peer/links/trust.py", "import ssl"),
     (tidy.broken_imports, "aivailable/cli/up.py", "from aivailable.peer.app import run"),
     (tidy.too_long, "aivailable/x.py", "def f():\n" + "    x = 1\n" * 69),
     (tidy.impure, "aivailable/core/x.py", "import hashlib\nx = hashlib.sha256(b'')"),

@@ -15,10 +15,16 @@ from fixtures.tidy_fields import Allowed, idle_fields
 from fixtures.tidy_types import Program, key_of
 from fixtures.tidy_unused import unused
 
-from aivailable.core.invariants import violations
-from aivailable.core.records import Where
-from aivailable.core.state import State, state_digest
-from aivailable.core.status import ClusterStatus, DrainStatus, FitStatus, PauseStatus, PlanStatus
+from aivailable.core.serving.status import (
+    ClusterStatus,
+    DrainStatus,
+    FitStatus,
+    PauseStatus,
+    PlanStatus,
+)
+from aivailable.core.state.invariants import violations
+from aivailable.core.state.records import Where
+from aivailable.core.state.state import State, state_digest
 from aivailable.peer.devices.trials import Trials
 from aivailable.peer.doctor.examine import Case
 from aivailable.peer.ports import PeerConfig

@@ -81,7 +81,7 @@ HERE = {
     "aivailable/DESIGN.md": "# Map\n\n## Versions in\none cluster\n",
     "aivailable/raft/DESIGN.md": "| | defect |\n| --- | --- |\n| D1 | a |\n| D5–D7, D9 | b |\n",
     "aivailable/raft/guards.py": "",
-    "aivailable/core/planner.py": "",
+    "aivailable/core/planning/planner.py": "",
     "aivailable/core/planning/__init__.py": "",
 }
 BROKEN = [
@@ -104,7 +104,10 @@ BROKEN = [
     (rules.callers_named, '"""One formula.\n\nUsed by\njob.\n"""'),
 ]
 SOUND = [
-    (rules.lost_files, '"""See core/planner.py, and aivailable/core/planner.py."""'),
+    (
+        rules.lost_files,
+        '"""See core/planning/planner.py, and aivailable/core/planning/planner.py."""',
+    ),
     (rules.lost_files, '"""See raft/DESIGN.md and `DESIGN.md`."""'),
     (rules.lost_files, '"""https://example.org/docs/gguf.md says so."""'),
     (rules.lost_files, 'x = "no/such.py"'),

@@ -4,6 +4,26 @@ Owns what a terminal user types and reads. Must not decide anything about the cl
 node through `client`, and `up` hands a `Config` to `peer.app`. Everything heavy is imported inside
 the command that needs it, so that `--help` stays fast (a test watches this). The `aivailable`
 script and `python -m aivailable` begin here.
+
+* `up`: `up`.
+* `demo`: `demo`.
+* `local_cluster`: the demo's peers.
+* `doctor`: `doctor`.
+* `runtime`: `runtime`.
+* `cluster`: `status`, `top`, `members`, `admit`, `lock`, `leave`, `remove`, `events`.
+* `nodes`: `drain`, `undrain`, `pause`.
+* `models`: `deploy`, `undeploy`, `fit`, `models`.
+* `placing`: options of `deploy` and `fit`.
+* `chat`: `chat`.
+* `keys`: `key`.
+* `settings`: `set`.
+* `invite`: `invite`.
+* `merge`: `merge`.
+* `recover`: `recover`.
+* `target`: which node a command talks to.
+* `render`: tables, lines, complaints.
+* `render_plan`: plans and fits.
+* `progress`: bars while a model comes up.
 """
 
 from __future__ import annotations

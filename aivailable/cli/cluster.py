@@ -13,7 +13,7 @@ import typer
 from aivailable import config
 from aivailable.cli import render, target
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
-from aivailable.core.status import ClusterStatus, EventStatus
+from aivailable.core.serving.status import ClusterStatus, EventStatus
 from aivailable.errors import AivailableError
 from aivailable_tui import wording
 

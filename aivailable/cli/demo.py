@@ -17,9 +17,9 @@ import typer
 
 from aivailable.cli import render, target
 from aivailable.cli.chat import answer
+from aivailable.cli.local_cluster import LocalCluster, LocalPeer
 from aivailable.cli.models import wait_ready
-from aivailable.cli.nursery import Nursery, Peer
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 from aivailable.errors import AivailableError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ async def _show(count: int, once: str | None, model: str, path: Path) -> None:
         # starts background jobs with it ignored, and then asyncio leaves it so.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    async with Nursery(count) as nursery:
+    async with LocalCluster(count) as nursery:
         with render.waiting(f"starting {count} peers"):
             await nursery.start()
         with render.waiting(f"{count} peers find each other"):
@@ -96,7 +96,7 @@ async def _show(count: int, once: str | None, model: str, path: Path) -> None:
         await nursery.until_all_ended(render.note)
 
 
-def _client_of(peer: Peer) -> Client:
+def _client_of(peer: LocalPeer) -> Client:
     return target.open_client([peer.url], peer.api_key())
 
 
@@ -105,7 +105,7 @@ def voters_expected(members: int) -> int:
     return 1 if members < 3 else 3 if members < 5 else 5
 
 
-async def _formed(nursery: Nursery) -> ClusterStatus:
+async def _formed(nursery: LocalCluster) -> ClusterStatus:
     """Waits until all peers are members of one cluster with the voters it shall have.
 
     Raises AivailableError with the peers' last words after FORM_TIMEOUT_S.
@@ -150,7 +150,9 @@ def _formed_line(status: ClusterStatus) -> str:
     )
 
 
-async def _answer_once(peers: list[Peer], status: ClusterStatus, model: str, prompt: str) -> None:
+async def _answer_once(
+    peers: list[LocalPeer], status: ClusterStatus, model: str, prompt: str
+) -> None:
     """Ask a peer without a replica, when there is one, and say who took part."""
     hosts = {part.node for part in status.replicas if part.deployment == model}
     ingress = peers[0]
@@ -165,7 +167,7 @@ async def _answer_once(peers: list[Peer], status: ClusterStatus, model: str, pro
     render.say(f"answered by {stream.ingress[:8]}, hosted by {stream.host[:8]}")
 
 
-def _invite(peers: list[Peer], model: str, status: ClusterStatus) -> None:
+def _invite(peers: list[LocalPeer], model: str, status: ClusterStatus) -> None:
     """What to try, one line each."""
     key = peers[0].api_key()
     hosts = [part.node_name for part in status.replicas if part.deployment == model]

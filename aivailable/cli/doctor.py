@@ -20,12 +20,12 @@ from rich.text import Text
 
 from aivailable import config
 from aivailable.cli import render, target
-from aivailable.cli.target import API_FILE, HomeOption, Target
+from aivailable.cli.target import API_FILE, ApiTarget, HomeOption
 from aivailable.errors import AivailableError
 
 if TYPE_CHECKING:
-    from aivailable.core.status import ClusterStatus
-    from aivailable.peer.doctor import Check, Report
+    from aivailable.core.serving.status import ClusterStatus
+    from aivailable.peer.doctor import Check, DoctorReport
 
 PEERS_MAX = 8
 EXIT_FAILED = 1
@@ -82,7 +82,7 @@ def _addresses(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
         raise typer.BadParameter(str(error), param_hint="--peer") from error
 
 
-def _examined(settings: config.Config, peers: tuple[tuple[str, int], ...]) -> Report:
+def _examined(settings: config.Config, peers: tuple[tuple[str, int], ...]) -> DoctorReport:
     # The client, too, is loaded before its time limit runs.
     import aivailable.client  # noqa: F401
     from aivailable.peer.doctor import Case, examine
@@ -113,7 +113,7 @@ def _examined(settings: config.Config, peers: tuple[tuple[str, int], ...]) -> Re
         return asyncio.run(examine(case, ask))
 
 
-def _own_node(home: Path) -> tuple[Target | None, str]:
+def _own_node(home: Path) -> tuple[ApiTarget | None, str]:
     """Where a node that runs from this home says it answers, and its version; None when it says
     nothing. What the files hold may be old: asking shows."""
     try:
@@ -123,7 +123,7 @@ def _own_node(home: Path) -> tuple[Target | None, str]:
         return None, ""
 
 
-def page(report: Report) -> Iterator[Text | Table]:
+def page(report: DoctorReport) -> Iterator[Text | Table]:
     """The report for people: a node without fault in one line, advice below what needs it."""
     groups = itertools.groupby(report.checks, lambda check: (check.leg, check.subject))
     for number, ((leg, subject), members) in enumerate(groups):

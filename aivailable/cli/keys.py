@@ -13,7 +13,7 @@ from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
 
 
-class Scope(enum.StrEnum):
+class ScopeChoice(enum.StrEnum):
     """What a key may do."""
 
     ADMIN = "admin"
@@ -24,8 +24,8 @@ class Scope(enum.StrEnum):
 def create(
     label: Annotated[str, typer.Argument(help="Whom or what the key is for.")] = "",
     scope: Annotated[
-        Scope, typer.Option(help="user: use models; admin: change the cluster, too.")
-    ] = Scope.USER,
+        ScopeChoice, typer.Option(help="user: use models; admin: change the cluster, too.")
+    ] = ScopeChoice.USER,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     home: HomeOption = None,

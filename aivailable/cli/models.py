@@ -14,7 +14,7 @@ from aivailable import config
 from aivailable.cli import placing, render, render_plan, target
 from aivailable.cli.progress import LoadProgress
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 from aivailable.errors import AivailableError
 from aivailable_tui import wording
 
@@ -105,7 +105,7 @@ def deploy(
         _deploy(where, model, wanted, wait)
 
 
-def _show_plan(where: target.Target, model: str, wanted: dict[str, Any]) -> None:
+def _show_plan(where: target.ApiTarget, model: str, wanted: dict[str, Any]) -> None:
     """Raises AivailableError when the plan says no."""
     plan = target.run(
         where, lambda client: client.preview(absolute(model), **wanted), f"planning {model}"
@@ -116,7 +116,7 @@ def _show_plan(where: target.Target, model: str, wanted: dict[str, Any]) -> None
         raise AivailableError(f"{plan.deployment} would be refused: {plan.refusal}")
 
 
-def _deploy(where: target.Target, model: str, wanted: dict[str, Any], wait: bool) -> None:
+def _deploy(where: target.ApiTarget, model: str, wanted: dict[str, Any], wait: bool) -> None:
     async def work(client: Client) -> tuple[str, bool]:
         with render.waiting(f"deploying {model}"):
             made = await client.deploy(absolute(model), **wanted)

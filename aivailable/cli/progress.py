@@ -11,7 +11,7 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn
 
 from aivailable.cli import render
-from aivailable.core.status import DeploymentStatus, ReplicaStatus
+from aivailable.core.serving.status import DeploymentStatus, ReplicaStatus
 
 _LEFT = ("gone",)
 

@@ -12,7 +12,7 @@ import typer
 
 from aivailable.cli import render, target
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 from aivailable.errors import AivailableError
 
 

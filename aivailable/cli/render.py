@@ -22,7 +22,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from aivailable.core.status import ClusterStatus, EventStatus, ModelStatus
+from aivailable.core.serving.status import ClusterStatus, EventStatus, ModelStatus
 
 PIPE_WIDTH_CHARS = 200
 """Tables are cut at the terminal's edge; in a pipe there is none."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aivailable.cli import render
-from aivailable.core.status import DeviceFit, FitStatus, PlanStatus
+from aivailable.core.serving.status import DeviceFit, FitStatus, PlanStatus
 from aivailable_tui import wording
 
 _SOURCES: Mapping[str, str] = {

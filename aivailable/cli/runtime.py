@@ -18,7 +18,7 @@ import typer
 from aivailable import config
 from aivailable.cli import render
 from aivailable.cli.target import HomeOption
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 from aivailable.errors import AivailableError
 
 app = typer.Typer(help="Inference runtimes of this machine.", no_args_is_help=True)

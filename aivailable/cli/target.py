@@ -58,14 +58,14 @@ class NobodyListens(AivailableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ApiTarget:
     url: str
     api_key: str | None
     chosen: bool
     """The user named the address; it was not guessed from the home."""
 
 
-def find(url: str | None, api_key: str | None, home: Path | None) -> Target:
+def find(url: str | None, api_key: str | None, home: Path | None) -> ApiTarget:
     """Where a command goes. Raises AivailableError when a file of the home cannot be used."""
     home = home.expanduser().absolute() if home else config.default_home(os.environ)
     text = _read_small(home / API_FILE) if url is None else None
@@ -75,7 +75,7 @@ def find(url: str | None, api_key: str | None, home: Path | None) -> Target:
     address = (url or found).rstrip("/")
     if not address.startswith(("http://", "https://")):
         address = f"http://{address}"
-    return Target(address, api_key, url is not None)
+    return ApiTarget(address, api_key, url is not None)
 
 
 def open_client(urls: list[str], api_key: str | None) -> Client:
@@ -85,7 +85,7 @@ def open_client(urls: list[str], api_key: str | None) -> Client:
     return Client(urls, api_key)
 
 
-def run(target: Target, work: Callable[[Client], Awaitable[T]], doing: str = "") -> T:
+def run(target: ApiTarget, work: Callable[[Client], Awaitable[T]], doing: str = "") -> T:
     """Run `work` with a client of the target, showing `doing` while it takes long.
 
     Raises AivailableError; an unreachable node becomes NobodyListens with the next step.
@@ -102,7 +102,7 @@ def run(target: Target, work: Callable[[Client], Awaitable[T]], doing: str = "")
         raise explain(error, target) from error
 
 
-def explain(error: AivailableError, target: Target) -> AivailableError:
+def explain(error: AivailableError, target: ApiTarget) -> AivailableError:
     """The same error, or one that says how to get a node or a key."""
     code = getattr(error, "code", "")
     if code == "unreachable":

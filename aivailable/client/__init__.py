@@ -3,6 +3,8 @@
 Owns the connection, the API's errors as exceptions, and following to another member when the
 current one dies; it must not print and must not know the peer's insides. What only reads is tried
 at every known address; what changes something is sent again only when it surely was not received.
+
+* `answers`: the API's answers as values.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 
 from aivailable.client.answers import (
+    AnswerUsage,
     ChatDelta,
     ClientError,
+    EventCursor,
     KeyInfo,
-    Place,
     Recovery,
     SettingInfo,
-    Usage,
     decoded,
     delta_of,
     json_of,
@@ -34,8 +36,7 @@ from aivailable.client.answers import (
     refused,
     sse_data,
 )
-from aivailable.core.records import Deployment
-from aivailable.core.status import (
+from aivailable.core.serving.status import (
     HERE,
     ClusterStatus,
     DrainStatus,
@@ -44,15 +45,16 @@ from aivailable.core.status import (
     PauseStatus,
     PlanStatus,
 )
+from aivailable.core.state.records import Deployment
 
 __all__ = [
+    "AnswerUsage",
     "ChatDelta",
     "ChatStream",
     "Client",
     "ClientError",
     "KeyInfo",
     "Recovery",
-    "Usage",
 ]
 
 CONNECT_TIMEOUT_S = 2.0
@@ -133,7 +135,7 @@ class Client:
     ) -> AsyncGenerator[EventStatus, None]:
         """History after a version, oldest first; `follow` goes on for ever, at another member
         when this one dies, without loss."""
-        place = Place(after)
+        place = EventCursor(after)
         while True:
             path = f"/cluster/v1/events?after={place.resume()}"
             if not follow:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from aivailable.core.status import EventStatus
+from aivailable.core.serving.status import EventStatus
 from aivailable.errors import AivailableError, SchemaError
 from aivailable.wire.schema import from_plain
 
@@ -64,7 +64,7 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class AnswerUsage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -75,12 +75,12 @@ class ChatDelta:
 
     text: str = ""
     finish_reason: str | None = None
-    usage: Usage | None = None
+    usage: AnswerUsage | None = None
     reasoning: str = ""
     """What the model thinks before it answers, told apart from the answer."""
 
 
-class Place:
+class EventCursor:
     """Where a reader of events is. One version can have several events: after a break between
     them the version is asked for again, and those that had come are passed over."""
 
@@ -113,7 +113,9 @@ def delta_of(chunk: Any) -> ChatDelta:
     try:
         usage = chunk.get("usage")
         used = (
-            Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None
+            AnswerUsage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+            if usage
+            else None
         )
         for choice in chunk["choices"]:
             delta = choice["delta"]

@@ -12,12 +12,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from aivailable.core.backoff import delay_s
-from aivailable.core.commands import ReportCopy, ReportReplica
 from aivailable.core.ids import Digest, NodeId, ReplicaId
-from aivailable.core.placement import file_words
-from aivailable.core.planner import copies_wanted
-from aivailable.core.records import Replica, Status
-from aivailable.core.state import State
+from aivailable.core.planning.placement import file_words
+from aivailable.core.planning.planner import copies_wanted
+from aivailable.core.state.commands import ReportCopy, ReportReplica
+from aivailable.core.state.records import Replica, Status
+from aivailable.core.state.state import State
 
 DRAIN_DEADLINE_MS = 60_000
 """Requests still running so long after their replica stopped accepting are cut."""

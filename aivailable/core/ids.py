@@ -70,7 +70,7 @@ def replica_id(deployment: str, generation: int, number: int) -> ReplicaId:
     return f"{deployment}#{generation}.{number}"
 
 
-def island_id(deployment: str, generation: int, node: NodeId) -> ReplicaId:
+def standalone_id(deployment: str, generation: int, node: NodeId) -> ReplicaId:
     """A replica that a node runs by itself while there is no quorum."""
     return f"{deployment}#{generation}.island-{short(node)}"
 

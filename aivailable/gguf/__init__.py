@@ -2,6 +2,14 @@
 
 A leaf: imports only aivailable.errors, no numpy, no inference library, so that every peer can
 read headers. It must not load weights.
+
+* `reader`: a header's raw structure.
+* `header`: what it says of a model.
+* `facts`: the same, as data.
+* `tensors`: sizes of number formats.
+* `memory`: the memory formula.
+* `companions`: adapters and projectors.
+* `companion_options`: how options name them.
 """
 
 from aivailable.gguf.facts import ModelFacts

@@ -35,14 +35,14 @@ WHOLE_IMAGE_TOKENS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Companion:
+class CheckedCompanion:
     """One checked file."""
 
     path: str
     weights_bytes: int
 
 
-def read_adapter(path: str | os.PathLike[str], architecture: str) -> Companion:
+def read_adapter(path: str | os.PathLike[str], architecture: str) -> CheckedCompanion:
     """The header of a LoRA adapter for a model of this architecture. Raises GgufError."""
     label = os.fspath(path)
     structure, _ = read_structure(label)
@@ -57,7 +57,7 @@ def read_adapter(path: str | os.PathLike[str], architecture: str) -> Companion:
     odd = sorted(name for name in structure.tensors if not name.endswith(LORA_SUFFIXES))
     if odd or not structure.tensors:
         raise GgufError(f"{label}: tensors that are no LoRA pairs: {', '.join(odd[:3]) or 'none'}")
-    return Companion(label, _weights(structure))
+    return CheckedCompanion(label, _weights(structure))
 
 
 def companion_path(model_path: str | os.PathLike[str], given: str) -> str:
@@ -67,7 +67,7 @@ def companion_path(model_path: str | os.PathLike[str], given: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class CompanionFacts:
     """What the options' files add to a model."""
 
     adapters_bytes: int
@@ -80,7 +80,7 @@ class Beside:
 
 def companions_bytes(
     model_path: str | os.PathLike[str], architecture: str, options: Mapping[str, str]
-) -> Beside:
+) -> CompanionFacts:
     """What the options' files add to the model. Raises GgufError."""
     adapters = projector = encoding = ubatch = 0
     for given, _ in lora_items(options.get(LORA, "")):
@@ -90,7 +90,7 @@ def companions_bytes(
             found = read_projector(companion_path(model_path, given))
             projector, encoding = found.weights_bytes, found.compute_bytes
             ubatch = WHOLE_IMAGE_TOKENS if found.kind in WHOLE_KINDS else 0
-    return Beside(adapters, projector, encoding, ubatch)
+    return CompanionFacts(adapters, projector, encoding, ubatch)
 
 
 def _weights(structure: Structure) -> int:

@@ -1,6 +1,6 @@
 """The memory a model needs on its device, from its facts alone.
 
-Owns: the formula that is used where the dry run (worker/oracle) is not at hand. Pure.
+Owns: the formula that is used where the dry run (worker/dry_run) is not at hand. Pure.
 
 Measured against llama.cpp 0.3.36's dry run with two models: weights and KV exact, compute never
 too small and at most 5 MiB or a quarter too large, because a claim that is too small makes the
@@ -54,14 +54,14 @@ DRAFT_MAX_TOKENS: Final = 16
 STEP_ROWS: Final = 63
 CHUNK_ROWS: Final = 32
 """With guesses, rows of one step at most: so many on a CPU, or on a GPU these beside the slots
-(worker/llama_parameters.py)."""
+(worker/llama/parameters.py)."""
 DRAFT_AUTO: Final = (None, "auto")
 DRAFT_GPU_TOKENS: Final = 7
 """With the row itself eight: up to so many llama.cpp's CUDA kernels for quantized weights read
 them once for all (ggml-cuda/mmvq.cuh, `MMVQ_MAX_BATCH_SIZE`)."""
 
 
-class Shape(Protocol):
+class MemoryShape(Protocol):
     """What the formula reads of ModelFacts."""
 
     @property
@@ -125,7 +125,7 @@ def pad(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def sequences(shape: Shape, slots: int) -> int:
+def sequences(shape: MemoryShape, slots: int) -> int:
     """Caches that a worker with so many slots keeps: some more than slots, so that the prompts of
     earlier requests stay warm, but only where a further one costs next to nothing. A sliding
     window's cells and a recurrent state would be allocated for every one."""
@@ -134,7 +134,7 @@ def sequences(shape: Shape, slots: int) -> int:
 
 
 def need(
-    shape: Shape,
+    shape: MemoryShape,
     context: int,
     slots: int,
     kv_type: str = "f16",
@@ -179,7 +179,7 @@ def need(
 
 
 def largest_context(
-    shape: Shape,
+    shape: MemoryShape,
     budget_bytes: int,
     slots: int,
     kv_type: str = "f16",
@@ -203,7 +203,7 @@ def largest_context(
     return low * CONTEXT_STEP_TOKENS
 
 
-def _kv_bytes(shape: Shape, cells: int, slots: int, kv_type: str, ubatch: int) -> int:
+def _kv_bytes(shape: MemoryShape, cells: int, slots: int, kv_type: str, ubatch: int) -> int:
     values, block_bytes = KV_TYPE_BYTES[kv_type]
     in_window = _window_cells(shape, cells, slots, ubatch)
     total = 0
@@ -214,12 +214,12 @@ def _kv_bytes(shape: Shape, cells: int, slots: int, kv_type: str, ubatch: int) -
     return total
 
 
-def _window_cells(shape: Shape, cells: int, slots: int, ubatch: int) -> int:
+def _window_cells(shape: MemoryShape, cells: int, slots: int, ubatch: int) -> int:
     """Cells of a layer that sees only its window."""
     return min(cells, pad(shape.sliding_window * slots + ubatch, CELLS_PAD))
 
 
-def _pooling_bytes(shape: Shape, cells: int, ubatch: int, flash: bool) -> int:
+def _pooling_bytes(shape: MemoryShape, cells: int, ubatch: int, flash: bool) -> int:
     """Every token of a ubatch is an output: in the graph its logits beside its vectors and masks
     (an encoder has no head for them), and a row of logits and vector in the output buffer, which
     grows by what one row a sequence was no room for (llama-context.cpp, `output_reserve`)."""
@@ -235,13 +235,13 @@ def _pooling_bytes(shape: Shape, cells: int, ubatch: int, flash: bool) -> int:
     return late * (shape.vocab + shape.embedding) * LOGIT_BYTES + moment + BESIDE_BYTES
 
 
-def _adapter_compute_bytes(shape: Shape, ubatch: int, adapters_bytes: int) -> int:
+def _adapter_compute_bytes(shape: MemoryShape, ubatch: int, adapters_bytes: int) -> int:
     """Most that the graph grows by: a matrix's output for a ubatch once more."""
     return ubatch * max(shape.feed_forward, shape.embedding) * LOGIT_BYTES if adapters_bytes else 0
 
 
 def _compute_bytes(
-    shape: Shape, cells: int, slots: int, ubatch: int, flash: bool, rows: int
+    shape: MemoryShape, cells: int, slots: int, ubatch: int, flash: bool, rows: int
 ) -> int:
     """The graph's largest moment: the logits (`n_outputs_max` = `rows` keeps them small), or the
     attention masks and activations beside the feed-forward's or, without flash attention, beside
@@ -250,7 +250,7 @@ def _compute_bytes(
     return max(outputs, _moment_bytes(shape, cells, slots, ubatch, flash)) + BESIDE_BYTES
 
 
-def _moment_bytes(shape: Shape, cells: int, slots: int, ubatch: int, flash: bool) -> int:
+def _moment_bytes(shape: MemoryShape, cells: int, slots: int, ubatch: int, flash: bool) -> int:
     """Masks and activations of one layer."""
     wide = shape.feed_forward or FEED_FORWARD_GUESS * shape.embedding
     numbers = 2 * wide + ACTIVATIONS_AT_ONCE * shape.embedding

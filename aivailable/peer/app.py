@@ -23,22 +23,22 @@ from aivailable.config import Config
 from aivailable.core.ids import ClusterId
 from aivailable.errors import ConfigError
 from aivailable.peer.api.server import ApiServer
+from aivailable.peer.deploying.memory_predictor import MemoryPredictor
 from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
 from aivailable.peer.devices.simulated import FILE_NAME, SimulatedUse
-from aivailable.peer.discovery import MdnsDiscovery
 from aivailable.peer.home import FileHome
-from aivailable.peer.identity import Identity
-from aivailable.peer.join import JoinDoor, TlsJoinClient
-from aivailable.peer.join_key import JOIN_KEY_BYTES, JoinKey, make_join_key
+from aivailable.peer.joining.channel import JoinDoor, TlsJoinClient
+from aivailable.peer.joining.discovery import MdnsDiscovery
+from aivailable.peer.joining.join_key import JOIN_KEY_BYTES, JoinKey, make_join_key
 from aivailable.peer.links import TlsLinks
+from aivailable.peer.links.identity import Identity
+from aivailable.peer.links.trust import Trust, api_context
 from aivailable.peer.local_service import ADMIN_KEY_FILE
 from aivailable.peer.model_store import FileModelStore
 from aivailable.peer.node import Peer
-from aivailable.peer.oracle import Oracle
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
 from aivailable.peer.runtimes import Interpreters, Starter
-from aivailable.peer.trust import Trust, api_context
-from aivailable.peer.workers import SubprocessLauncher
+from aivailable.peer.serving.worker_process import SubprocessLauncher
 from aivailable.raft.settings import RaftSettings
 from aivailable.raft.store import DiskThread, FileStore
 
@@ -172,7 +172,7 @@ async def _build(
         raft_store=lambda cluster: FileStore(_raft_folder(config, cluster), DiskThread()),
         drop_raft_store=lambda cluster: _set_aside(config, cluster),
         raft_settings=RaftSettings(),
-        predict=Oracle(starter=starter, device=devices.largest_gpu).predict,
+        predict=MemoryPredictor(starter=starter, device=devices.largest_gpu).predict,
         endpoints=endpoints,
     )
     peer = Peer(

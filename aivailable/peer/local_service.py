@@ -12,20 +12,20 @@ import base64
 from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import replace
 
-from aivailable.core.commands import Body, PutKey
 from aivailable.core.ids import AccountId, ClusterId, NodeId, key_hash, key_id
-from aivailable.core.merging import Recovered
-from aivailable.core.planner import explanations
-from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Scope
-from aivailable.core.state import State
-from aivailable.core.status import (
+from aivailable.core.planning.planner import explanations
+from aivailable.core.serving.status import (
     ClusterStatus,
     DrainStatus,
     FitStatus,
     PauseStatus,
     PlanStatus,
 )
-from aivailable.core.view import status_of
+from aivailable.core.serving.view import status_of
+from aivailable.core.state.commands import Body, PutKey
+from aivailable.core.state.merging import Recovered
+from aivailable.core.state.records import ApiKey, ClusterSettings, Deployment, Event, Scope
+from aivailable.core.state.state import State
 from aivailable.errors import (
     AivailableError,
     ConfigError,
@@ -33,14 +33,14 @@ from aivailable.errors import (
     ProposalRejected,
     RequestError,
 )
-from aivailable.peer.deploying import Deploying
-from aivailable.peer.draining import set_draining
-from aivailable.peer.membership import Membership
-from aivailable.peer.pausing import pause_node
+from aivailable.peer.control.draining import set_draining
+from aivailable.peer.control.pausing import pause_node
+from aivailable.peer.deploying.deploying import Deploying
+from aivailable.peer.membership.membership import Membership
+from aivailable.peer.membership.recovery import recover
 from aivailable.peer.ports import Ports
-from aivailable.peer.recovery import recover
 from aivailable.peer.service import DeployRequest, NodeFigures, RaftFigures, Routing
-from aivailable.peer.session import Session
+from aivailable.peer.session import ClusterSession
 from aivailable.wire.generation import Generate, GenerationEvent
 
 ADMIN_KEY_FILE = "admin.key"
@@ -74,14 +74,14 @@ class CurrentSession:
 
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
-        self.session: Session | None = None
+        self.session: ClusterSession | None = None
 
     @property
     def state(self) -> State:
         """The replicated state; an empty one while there is no session."""
         return State() if self.session is None else self.session.state
 
-    def required(self) -> Session:
+    def required(self) -> ClusterSession:
         """Raises RequestError 503 while this node is in no cluster."""
         if self.session is None:
             raise RequestError(

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from aivailable.core.ids import NodeId, short
-from aivailable.core.state import State
+from aivailable.core.state.state import State
 from aivailable.errors import (
     CodeTooOld,
     ConfigError,
 )
-from aivailable.peer.cluster_file import ClusterFile
+from aivailable.peer.control.proposals import CommandNumbers
+from aivailable.peer.joining.cluster_file import ClusterFile
 from aivailable.peer.local_service import (
     CurrentSession,
     LocalApiKeys,
@@ -28,10 +29,9 @@ from aivailable.peer.local_service import (
     LocalObservation,
     load_admin_key,
 )
-from aivailable.peer.membership import Membership
-from aivailable.peer.ports import KeyCheck, PeerConfig, Ports, Stream
-from aivailable.peer.proposals import Sequence
-from aivailable.peer.session import Session
+from aivailable.peer.membership.membership import Membership
+from aivailable.peer.ports import KeyCheck, MessageStream, PeerConfig, Ports
+from aivailable.peer.session import ClusterSession
 from aivailable.peer.tasks import Tasks
 from aivailable.raft.store import StoreDamaged, StoreTooNew, StoreUnusable
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
@@ -49,7 +49,7 @@ class Peer:
         self._config = config
         self._ports = ports
         self._tasks = Tasks("peer")
-        self._sequence = Sequence(ports.home)
+        self._sequence = CommandNumbers(ports.home)
         self.admin_key = load_admin_key(ports)
         self.left = asyncio.Event()
         """Set once this node has left its cluster for good, or cannot take part (`failure` says
@@ -77,7 +77,7 @@ class Peer:
         return self._ports.identity.node
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> ClusterSession | None:
         """Our part in a cluster; None while we seek, move, or have left."""
         return self._current.session
 
@@ -110,8 +110,8 @@ class Peer:
         await self._ports.links.stop()
         await self._ports.discovery.stop()
 
-    async def _open_session(self, file: ClusterFile) -> Session:
-        session = Session(self._config, self._ports, file, self._sequence, self._changed)
+    async def _open_session(self, file: ClusterFile) -> ClusterSession:
+        session = ClusterSession(self._config, self._ports, file, self._sequence, self._changed)
         self._current.session = session
         try:
             await session.start()
@@ -153,7 +153,7 @@ class Peer:
         if self.session is not None:
             self.session.message(node, message)
 
-    async def serve_stream(self, node: NodeId, first: Any, stream: Stream) -> None:
+    async def serve_stream(self, node: NodeId, first: Any, stream: MessageStream) -> None:
         if self.session is None:
             stream.reset("not_hosting", "this node has no cluster now")
             return

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aivailable.core.ids import ClusterId, NodeId
-from aivailable.core.records import Inventory
+from aivailable.core.state.records import Inventory
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest
 from aivailable.wire.peer import DeviceLoad
 from aivailable.wire.worker import Load
@@ -47,7 +47,7 @@ class Contact:
     """(IP literal, link port), best first; looked up again at each dial."""
 
 
-class Stream(Protocol):
+class MessageStream(Protocol):
     """One request over a link: messages both ways, with credit, ended by either side."""
 
     async def send(self, message: Any) -> None:
@@ -78,7 +78,7 @@ class LinkListener(Protocol):
         """A control-class message of wire.peer.PEER."""
         ...
 
-    async def serve_stream(self, node: NodeId, first: Any, stream: Stream) -> None:
+    async def serve_stream(self, node: NodeId, first: Any, stream: MessageStream) -> None:
         """A stream the other side opened with `first`. Cancelled when the link dies."""
         ...
 
@@ -105,11 +105,11 @@ class Links(Protocol):
         """Control class. False when there is no link; a full queue cuts the link."""
         ...
 
-    async def open_stream(self, node: NodeId, first: Any) -> Stream:
+    async def open_stream(self, node: NodeId, first: Any) -> MessageStream:
         """Raises LinkLost when there is no link."""
         ...
 
-    async def fetch_stream(self, node: NodeId, first: Any) -> Stream:
+    async def fetch_stream(self, node: NodeId, first: Any) -> MessageStream:
         """A stream on a fresh connection of its own (weights). Raises LinkError."""
         ...
 
@@ -247,12 +247,12 @@ class ModelStore(Protocol):
         """Hash a file in place (off the loop) and remember it. Raises GgufError, OSError."""
         ...
 
-    async def fetch(self, digest: str, size_bytes: int, source: Stream) -> FileStatus:
+    async def fetch(self, digest: str, size_bytes: int, source: MessageStream) -> FileStatus:
         """Write a peer's FileChunks, paced, hashed while writing; resumes a partial file.
         Raises LinkError, OSError, WorkerError on a digest mismatch (the partial is removed)."""
         ...
 
-    async def send(self, digest: str, offset: int, stream: Stream) -> None:
+    async def send(self, digest: str, offset: int, stream: MessageStream) -> None:
         """Serve FileChunks to a peer. Raises OSError, LinkError."""
         ...
 

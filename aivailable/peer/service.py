@@ -10,18 +10,18 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aivailable.core.commands import Body
 from aivailable.core.ids import AccountId, ClusterId, NodeId, ReplicaId
-from aivailable.core.merging import Recovered
-from aivailable.core.records import ApiKey, ClusterSettings, Deployment, Event, Where
-from aivailable.core.status import (
+from aivailable.core.serving.histogram import Histogram
+from aivailable.core.serving.status import (
     ClusterStatus,
     DrainStatus,
     FitStatus,
     PauseStatus,
     PlanStatus,
 )
-from aivailable.peer.histogram import Histogram
+from aivailable.core.state.commands import Body
+from aivailable.core.state.merging import Recovered
+from aivailable.core.state.records import ApiKey, ClusterSettings, Deployment, Event, Where
 from aivailable.raft.figures import Tally
 from aivailable.wire.generation import Generate, GenerationEvent
 from aivailable.wire.peer import Demand

@@ -12,33 +12,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from aivailable.core.changes_members import with_news
-from aivailable.core.codec import decode_command
-from aivailable.core.commands import Found, SayAway, UpdateMember
+from aivailable.core.cluster.liveness import Liveness
 from aivailable.core.ids import NodeId, short
-from aivailable.core.levels import LEVEL
-from aivailable.core.liveness import Liveness
-from aivailable.core.records import ApiKey, ClusterSettings, Member, Role
-from aivailable.core.state import State
+from aivailable.core.state.changes.members import with_news
+from aivailable.core.state.codec import decode_command
+from aivailable.core.state.commands import Found, SayAway, UpdateMember
+from aivailable.core.state.levels import LEVEL
+from aivailable.core.state.records import ApiKey, ClusterSettings, Member, Role
+from aivailable.core.state.state import State
 from aivailable.errors import AivailableError, ConfigError, ProposalError
-from aivailable.peer.agent import Agent
-from aivailable.peer.calls import Calls
-from aivailable.peer.cluster_file import ClusterFile
-from aivailable.peer.controller import Controller
-from aivailable.peer.heartbeat import Heartbeats
-from aivailable.peer.leaving import Leaving
-from aivailable.peer.pausing import Pause
-from aivailable.peer.ports import Contact, PeerConfig, Ports, Stream
-from aivailable.peer.proposals import Proposer, Sequence
-from aivailable.peer.replicated import ReplicatedState
-from aivailable.peer.roster import keep_asking, methods, seen, told
-from aivailable.peer.router import Router
+from aivailable.peer.control.controller import Controller
+from aivailable.peer.control.heartbeat import Heartbeats
+from aivailable.peer.control.leaving import Leaving
+from aivailable.peer.control.member_list import keep_asking, methods, seen, told
+from aivailable.peer.control.pausing import OwnerPause
+from aivailable.peer.control.proposals import CommandNumbers, Proposer
+from aivailable.peer.control.replicated import ReplicatedState
+from aivailable.peer.control.rpc import Rpc
+from aivailable.peer.joining.cluster_file import ClusterFile
+from aivailable.peer.joining.window import WindowClock
+from aivailable.peer.ports import Contact, MessageStream, PeerConfig, Ports
+from aivailable.peer.serving.agent import Agent
+from aivailable.peer.serving.router import Router
 from aivailable.peer.tasks import Tasks
-from aivailable.peer.window import WindowClock
 from aivailable.raft.node import RaftNode
 from aivailable.wire.generation import Generate
 from aivailable.wire.limits import PROTO_MAX, PROTO_MIN
-from aivailable.wire.peer import Call, FetchFile, Heartbeat, RaftMessage, Reply
+from aivailable.wire.peer import FetchFile, Heartbeat, RaftMessage, RpcCall, RpcReply
 
 log = logging.getLogger("aivailable.session")
 
@@ -50,7 +50,7 @@ SETTLE_S = 3.0
 """What is applied so soon after the start is taken for replay, not for news."""
 
 
-class Session:
+class ClusterSession:
     """One node's part in one cluster. Its parts read it as a `cluster_view.ClusterView`."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Session:
         config: PeerConfig,
         ports: Ports,
         file: ClusterFile,
-        sequence: Sequence,
+        sequence: CommandNumbers,
         on_change: Callable[[State, State], None],
     ) -> None:
         self.file = file
@@ -75,7 +75,7 @@ class Session:
         self._store = ports.raft_store(file.cluster_id)
         self.replicated = ReplicatedState(self._changed)
         self.window = WindowClock(ports.clock)
-        self.pause = Pause(ports.clock, self._paused)
+        self.pause = OwnerPause(ports.clock, self._paused)
         self.raft = self._make_raft()
         self.proposer = Proposer(self._node, sequence, ports.clock, self.raft, self.replicated)
         self.agent = Agent(
@@ -95,7 +95,7 @@ class Session:
             self._asked_for,
         )
         self._leaving = Leaving(self, self.raft, self.proposer, ports.links, self._reopen)
-        self.calls = Calls(
+        self.calls = Rpc(
             ports.links,
             self._tasks,
             {
@@ -275,14 +275,14 @@ class Session:
                 self.heartbeats.receive(node, message)
                 self.router.heard(tuple(load.replica for load in message.replicas))
                 self.router.nudge()
-            case Call():
+            case RpcCall():
                 self.calls.called(node, message)
-            case Reply():
+            case RpcReply():
                 self.calls.replied(node, message)
             case _:
                 log.debug("%s sent %s outside a stream", short(node), type(message).__name__)
 
-    async def serve_stream(self, node: NodeId, first: Any, stream: Stream) -> None:
+    async def serve_stream(self, node: NodeId, first: Any, stream: MessageStream) -> None:
         """A request or a file another member asks for."""
         match first:
             case Generate():

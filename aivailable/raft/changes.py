@@ -18,7 +18,7 @@ LEARN_DEADLINE_S = 1.0
 """How long a node waits for its log to show what its caller knows of already."""
 
 
-class Changes:
+class VoterChanges:
     """Changes through one node's Raft."""
 
     def __init__(

@@ -12,10 +12,10 @@ import random
 from collections.abc import Callable, Sequence
 
 from aivailable.core.ids import NodeId
-from aivailable.core.records import Role
+from aivailable.core.state.records import Role
 from aivailable.errors import ProposalError, ProposalRejected, ProposalUnknown
 from aivailable.raft import library
-from aivailable.raft.changes import Changes
+from aivailable.raft.changes import VoterChanges
 from aivailable.raft.consensus import AT_ONCE, Consensus
 from aivailable.raft.election import Election
 from aivailable.raft.figures import Tally
@@ -141,7 +141,7 @@ class RaftNode:
         with library.acting(self._ambient):
             self._consensus = self._build(self._node_id if willing else None, voters)
             self._opened = True
-            self._changes = Changes(
+            self._changes = VoterChanges(
                 self._consensus, self._proposals, self._ambient, self._wanted.set
             )
             if snapshot is not None:

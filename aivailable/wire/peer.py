@@ -38,7 +38,7 @@ class LinkHello:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class LinkRefused:
     """Why the other side ends the connection: other_cluster, removed, not_member, version,
     cloned_identity, busy, malformed."""
 
@@ -138,7 +138,7 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RpcCall:
     """A small question over the control class. `method` of PEER_METHODS."""
 
     call_id: int
@@ -147,7 +147,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RpcReply:
     call_id: int
     ok: bool
     values: Mapping[str, str] = field(default_factory=dict)
@@ -173,8 +173,8 @@ class FileChunk:
 PEER = Registry(
     raft=RaftMessage,
     heartbeat=Heartbeat,
-    call=Call,
-    reply=Reply,
+    call=RpcCall,
+    reply=RpcReply,
     generate=Generate,
     cancel=Cancel,
     started=Started,
@@ -185,4 +185,4 @@ PEER = Registry(
     fetch_file=FetchFile,
     file_chunk=FileChunk,
 )
-HELLO = Registry(hello=LinkHello, refused=Refused)
+HELLO = Registry(hello=LinkHello, refused=LinkRefused)

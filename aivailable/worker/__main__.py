@@ -1,7 +1,7 @@
 """Start of a worker process: `python -m aivailable.worker --fd N`.
 
 Owns: the process's ties to its peer (parent-death signal, socket) and the choice of the engine.
-Started by peer/workers.py with one end of a socket pair inherited as descriptor N.
+Started by peer/serving/worker_process.py with one end of a socket pair inherited as descriptor N.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import sys
 from typing import Final
 
 from aivailable.wire.worker import Load
-from aivailable.worker.embedding import Embedder, EmbeddingSession
+from aivailable.worker.embedding.step_loop import Embedder, EmbeddingSession
 from aivailable.worker.engine import Engine, LoadRefused, ReportProgress
 from aivailable.worker.engine_fake import FakeEngine
-from aivailable.worker.llama_library import NO_ENGINE
+from aivailable.worker.generating.step_loop import StepLoop
+from aivailable.worker.llama.library import NO_ENGINE
 from aivailable.worker.loading import announce_and_load
 from aivailable.worker.protocol import Channel
-from aivailable.worker.session import Session
 
 PR_SET_PDEATHSIG: Final = 1
 """linux/prctl.h"""
@@ -64,7 +64,7 @@ def make_engine(load: Load, progress: ReportProgress) -> Engine | Embedder:
     if load.engine != "llama":
         raise LoadRefused("unsupported", f"there is no engine {load.engine!r}; llama, fake are")
     try:
-        from aivailable.worker.llama_embedding import load_llama
+        from aivailable.worker.llama.embedding import load_llama
     except ModuleNotFoundError as error:
         raise LoadRefused("unsupported", f"{NO_ENGINE} ({error})") from error
     return load_llama(load, progress)
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
     if isinstance(engine, Embedder):
         EmbeddingSession(engine, channel).run()
     else:
-        Session(engine, channel).run()
+        StepLoop(engine, channel).run()
     return 0
 
 

@@ -36,7 +36,7 @@ class Loaded(Protocol):
 LoadedT = TypeVar("LoadedT", bound=Loaded)
 
 
-class Port(Protocol):
+class ChannelPort(Protocol):
     """The channel as the session uses it; a test's fake is a list and a queue."""
 
     def send(self, message: Any) -> None: ...
@@ -46,7 +46,7 @@ class Port(Protocol):
 
 
 def announce_and_load(
-    port: Port, engine: str, version: str, make: Callable[[Load, ReportProgress], LoadedT]
+    port: ChannelPort, engine: str, version: str, make: Callable[[Load, ReportProgress], LoadedT]
 ) -> LoadedT | None:
     """Say hello, wait for Load, load. None when the load failed (the peer has been told)."""
     port.send(Hello(os.getpid(), engine, version))

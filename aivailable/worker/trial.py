@@ -24,8 +24,8 @@ from typing import Any, Final
 from aivailable.wire.worker import DeviceClaim, Load
 from aivailable.worker.__main__ import die_with_parent
 from aivailable.worker.engine import DecodeFailed, LoadRefused, Part
-from aivailable.worker.engine_llama import LlamaEngine
-from aivailable.worker.generated_model import BENCHMARK, SMOKE, VOCABULARY, write_model
+from aivailable.worker.llama.engine import LlamaEngine
+from aivailable.worker.llama.generated_model import BENCHMARK, SMOKE, VOCABULARY, write_model
 
 UNLIMITED_BYTES: Final = 1 << 50
 CONTEXT: Final = 1024

@@ -14,8 +14,7 @@ from fixtures.plans import some_fit, some_plan
 from aivailable.cli import target
 from aivailable.client import ChatDelta, KeyInfo, Recovery
 from aivailable.client.answers import SettingInfo
-from aivailable.core.records import Deployment
-from aivailable.core.status import (
+from aivailable.core.serving.status import (
     ClusterStatus,
     DrainStatus,
     EventStatus,
@@ -23,6 +22,7 @@ from aivailable.core.status import (
     PauseStatus,
     PlanStatus,
 )
+from aivailable.core.state.records import Deployment
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from aivailable import __version__
 from aivailable.cli import app
 from aivailable.client import ChatDelta, ClientError
-from aivailable.client.answers import Usage
+from aivailable.client.answers import AnswerUsage
 
 HEAVY = ("aiohttp", "textual", "zeroconf", "pysyncobj", "numpy", "cryptography", "aivailable.peer")
 
@@ -232,7 +232,7 @@ def test_a_chats_reasoning_is_not_in_the_answer(client: Any) -> None:
 
 
 def test_a_chat_that_was_cut_off_says_so(client: Any) -> None:
-    ends = ChatDelta(finish_reason="length"), ChatDelta(usage=Usage(12, 5))
+    ends = ChatDelta(finish_reason="length"), ChatDelta(usage=AnswerUsage(12, 5))
     client.answer = (ChatDelta("Hel"), *ends)
     result = run("chat", "qwen", "Say hello")
     assert result.stdout == "Hel\n"

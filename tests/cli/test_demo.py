@@ -11,7 +11,7 @@ from fixtures.cluster_status import NAS, RIG1, RIG2, deployment, device, lab, re
 from typer.testing import CliRunner
 
 from aivailable.cli import app, demo, target
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 
 NODES = {"http://peer1": RIG1, "http://peer2": RIG2, "http://peer3": NAS}
 
@@ -87,7 +87,7 @@ def stage(client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     client.statuses = [formed]
     client.state, client.chat = state, chat
     monkeypatch.setattr(target, "open_client", open_client)
-    monkeypatch.setattr(demo, "Nursery", FakeNursery)
+    monkeypatch.setattr(demo, "LocalCluster", FakeNursery)
     monkeypatch.setattr(demo, "find_model", lambda model: Path("/models/smollm2.gguf"))
     return client
 

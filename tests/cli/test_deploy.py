@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from aivailable.cli import app, models
 from aivailable.cli.progress import LoadProgress
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 from aivailable.errors import AivailableError
 
 NAME = "mistral-7b"

@@ -12,19 +12,19 @@ from typer.testing import CliRunner
 
 from aivailable.cli import app
 from aivailable.peer import doctor
-from aivailable.peer.doctor import Case, Check, Report, Verdict
+from aivailable.peer.doctor import Case, Check, CheckVerdict, DoctorReport
 
 SOUND = (
-    Check("machine", "clock", Verdict.OK, "says 2026"),
-    Check("interfaces", "docker0", Verdict.SKIPPED, "left out: container"),
-    Check("node", "connection", Verdict.OK, "TCP works", subject="rig2"),
-    Check("node", "TLS", Verdict.OK, "the handshake is done", subject="rig2"),
+    Check("machine", "clock", CheckVerdict.OK, "says 2026"),
+    Check("interfaces", "docker0", CheckVerdict.SKIPPED, "left out: container"),
+    Check("node", "connection", CheckVerdict.OK, "TCP works", subject="rig2"),
+    Check("node", "TLS", CheckVerdict.OK, "the handshake is done", subject="rig2"),
 )
 BROKEN = (
     *SOUND,
-    Check("node", "connection", Verdict.OK, "TCP works", subject="rig3"),
-    Check("node", "TLS", Verdict.FAILED, "not [TLS]", "give the link port", "rig3"),
-    Check("node", "answer", Verdict.SKIPPED, "not come so far", subject="rig3"),
+    Check("node", "connection", CheckVerdict.OK, "TCP works", subject="rig3"),
+    Check("node", "TLS", CheckVerdict.FAILED, "not [TLS]", "give the link port", "rig3"),
+    Check("node", "answer", CheckVerdict.SKIPPED, "not come so far", subject="rig3"),
 )
 
 
@@ -32,11 +32,13 @@ BROKEN = (
 class Examined:
     """Stands in for the probing; remembers what it was given."""
 
-    report: Report = dataclasses.field(default_factory=lambda: Report(SOUND, "nothing is wrong"))
+    report: DoctorReport = dataclasses.field(
+        default_factory=lambda: DoctorReport(SOUND, "nothing is wrong")
+    )
     case: Case | None = None
     seen: Any = None
 
-    async def __call__(self, case: Case, ask_own: Any = None) -> Report:
+    async def __call__(self, case: Case, ask_own: Any = None) -> DoctorReport:
         self.case = case
         self.seen = None if ask_own is None else await ask_own()
         return self.report
@@ -74,7 +76,7 @@ def test_a_sound_report_is_short_and_exits_0(client: Any, examined: Examined) ->
 def test_a_failing_leg_is_shown_with_its_advice_and_exits_1(
     client: Any, examined: Examined
 ) -> None:
-    examined.report = Report(BROKEN, "node rig3, TLS: not [TLS] → give the link port")
+    examined.report = DoctorReport(BROKEN, "node rig3, TLS: not [TLS] → give the link port")
     result = run()
     assert result.exit_code == 1
     lines = [line.rstrip() for line in result.stdout.splitlines()]
@@ -89,7 +91,7 @@ def test_a_failing_leg_is_shown_with_its_advice_and_exits_1(
 
 
 def test_json_holds_every_check(client: Any, examined: Examined) -> None:
-    examined.report = Report(BROKEN, "TLS")
+    examined.report = DoctorReport(BROKEN, "TLS")
     result = run("--json")
     assert result.exit_code == 1
     document = json.loads(result.stdout)

@@ -11,7 +11,7 @@ from fixtures.plans import some_plan
 from typer.testing import CliRunner
 
 from aivailable.cli import app
-from aivailable.core.status import FitStatus, PlanStatus
+from aivailable.core.serving.status import FitStatus, PlanStatus
 
 
 def run(*arguments: str) -> Any:

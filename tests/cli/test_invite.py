@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from aivailable import config
 from aivailable.cli import app
 from aivailable.config import KEY_BITS_MIN, key_bits
-from aivailable.peer.join_key import JoinKey
+from aivailable.peer.joining.join_key import JoinKey
 
 
 def test_an_invitation_is_a_fresh_key_that_up_takes(tmp_path: Path) -> None:

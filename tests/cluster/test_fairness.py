@@ -7,8 +7,8 @@ from typing import Any
 
 from fixtures.peers import PeerProcess, Peers, State, busy_slots, host_of, pieces
 
-from aivailable.core.admission import RESERVED_SHARE, SLOT_PATIENCE_S
-from aivailable.core.records import ClusterSettings
+from aivailable.core.serving.admission import RESERVED_SHARE, SLOT_PATIENCE_S
+from aivailable.core.state.records import ClusterSettings
 
 MODEL = "slow"
 STEP_MS = 30

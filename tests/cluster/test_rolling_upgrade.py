@@ -18,7 +18,7 @@ import pytest
 from fixtures.next_version import NEXT, NEXT_VERSION, next_version, this_version
 from fixtures.peers import Answer, PeerProcess, Peers, State, cluster_name, loopback_peer, voting
 
-from aivailable.core.levels import LEVEL
+from aivailable.core.state.levels import LEVEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -34,9 +34,9 @@ from aivailable.core.agent import (
     after_failure,
     reconcile,
 )
-from aivailable.core.commands import Drain, ReportCopy, ReportReplica
-from aivailable.core.records import Status
-from aivailable.core.state import State
+from aivailable.core.state.commands import Drain, ReportCopy, ReportReplica
+from aivailable.core.state.records import Status
+from aivailable.core.state.state import State
 
 NAME = "chat#1.1"
 

@@ -14,7 +14,7 @@ from fixtures.models import smollm2_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aivailable.core.records import Model
+from aivailable.core.state.records import Model
 from aivailable.errors import GgufError
 from aivailable.gguf import read_header
 from aivailable.gguf.reader import Reader

@@ -64,7 +64,7 @@ MEASURED = [
     (2048, 4, 512, True, 22_733_128, 29_643_244),
     (8192, 16, 512, True, 153_018_696, 161_763_820),
 ]
-"""Compute and output buffers of llama.cpp's dry run (worker/oracle.py, CPU)."""
+"""Compute and output buffers of llama.cpp's dry run (worker/dry_run.py, CPU)."""
 
 
 @pytest.mark.parametrize(("context", "slots", "ubatch", "flash", "smollm2", "gemma"), MEASURED)

@@ -13,17 +13,18 @@ from fixtures.peer_ports import World
 from fixtures.virtual_time import elapse, run
 from sim.ports import SimIdentity
 
-from aivailable.core import levels, machine, state
-from aivailable.core.codec import COMMAND_FORMAT, encode_command
-from aivailable.core.commands import Command, SetDraining, SetWindow
 from aivailable.core.ids import CommandId, short
-from aivailable.core.levels import LEVEL
+from aivailable.core.state import levels, machine, state
+from aivailable.core.state.codec import COMMAND_FORMAT, encode_command
+from aivailable.core.state.commands import Command, SetDraining, SetWindow
+from aivailable.core.state.levels import LEVEL
 from aivailable.errors import CodeTooOld, ProposalRejected
-from aivailable.peer import applicant, cluster_file, session
-from aivailable.peer.cluster_file import ClusterFile
+from aivailable.peer import session
+from aivailable.peer.joining import applicant, cluster_file
+from aivailable.peer.joining.cluster_file import ClusterFile
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import PeerConfig, Sighting
-from aivailable.peer.session import Session
+from aivailable.peer.session import ClusterSession
 from aivailable.wire.join import JoinAnswer, JoinRequest, MergeWish
 
 NEXT = LEVEL + 1
@@ -54,7 +55,7 @@ class Stage:
         await self.peer.stop()
 
     @property
-    def session(self) -> Session:
+    def session(self) -> ClusterSession:
         assert self.peer.session is not None
         return self.peer.session
 

@@ -11,19 +11,19 @@ from fixtures.peer_ports import FakeStream, FakeWorker, World, turns
 from fixtures.virtual_time import elapse, run
 from sim.ports import SimIdentity
 
-from aivailable.core.codec import encode_command
-from aivailable.core.commands import Command, Remove, SetWindow
 from aivailable.core.ids import CommandId, short
-from aivailable.core.records import Deployment
+from aivailable.core.state.codec import encode_command
+from aivailable.core.state.commands import Command, Remove, SetWindow
+from aivailable.core.state.records import Deployment
 from aivailable.errors import ProposalRejected, ProposalUnknown, RequestError, StreamReset
-from aivailable.peer.cluster_file import CLUSTER_FILE
+from aivailable.peer.joining.cluster_file import CLUSTER_FILE
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import PeerConfig, Sighting
 from aivailable.peer.service import DeployRequest, Routing
-from aivailable.peer.session import Session
+from aivailable.peer.session import ClusterSession
 from aivailable.wire.generation import Finished, Generate, GenerationEvent, Started, Tokens
 from aivailable.wire.join import JoinRequest
-from aivailable.wire.peer import Call, FetchFile, Heartbeat, Reply
+from aivailable.wire.peer import FetchFile, Heartbeat, RpcCall, RpcReply
 
 FOUND_S = 15.0
 
@@ -44,7 +44,7 @@ class Stage:
         await self.peer.stop()
 
     @property
-    def session(self) -> Session:
+    def session(self) -> ClusterSession:
         assert self.peer.session is not None
         return self.peer.session
 
@@ -159,7 +159,7 @@ async def test_members_are_dialled_at_their_newest_address_first() -> None:
 async def test_a_stream_that_begins_with_no_request_is_reset() -> None:
     async with Stage() as stage:
         near, far = FakeStream.pair()
-        await stage.peer.serve_stream("n2", Call(1, "x"), far)
+        await stage.peer.serve_stream("n2", RpcCall(1, "x"), far)
         with pytest.raises(StreamReset, match="malformed"):
             await near.receive()
         near, far = FakeStream.pair()
@@ -187,9 +187,11 @@ async def test_no_one_speaks_for_another() -> None:
         assert not stage.session._authorize(node, b"junk")
         assert stage.session._authorize(node, encode_command(own))
         # A role is changed by the leader's word only, and this node follows itself.
-        stage.peer.message(node, Call(7, "reopen", {"role": "observer", "voters": node}))
+        stage.peer.message(node, RpcCall(7, "reopen", {"role": "observer", "voters": node}))
         await turns(50)
-        (reply,) = [message for _, message in stage.world.links.sent if isinstance(message, Reply)]
+        (reply,) = [
+            message for _, message in stage.world.links.sent if isinstance(message, RpcReply)
+        ]
         assert (reply.call_id, reply.ok) == (7, False)
         assert stage.session.raft.is_leader
 

@@ -16,7 +16,7 @@ import pytest
 from fixtures.raft_cluster import Cluster, Recorder
 from fixtures.virtual_time import elapse, run
 
-from aivailable.core.records import Role
+from aivailable.core.state.records import Role
 from aivailable.errors import ProposalRejected, ProposalUnknown, SchemaError
 from aivailable.raft import codec, library
 from aivailable.raft.guards import Guards, keep_matching

@@ -14,7 +14,7 @@ import pytest
 from fixtures.raft_cluster import Cluster, MemoryLink, Recorder
 from fixtures.virtual_time import elapse, run
 
-from aivailable.core.records import Role
+from aivailable.core.state.records import Role
 from aivailable.errors import ProposalError, ProposalRejected
 from aivailable.raft import store as store_module
 from aivailable.raft.node import RaftNode

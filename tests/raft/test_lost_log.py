@@ -10,7 +10,7 @@ from sim.loop import SimLoop
 from sim.run import unformed
 from sim.world import World
 
-from aivailable.core.records import Role
+from aivailable.core.state.records import Role
 from aivailable.peer.session import VOTE_UNCOUNTED_S
 
 FORM_LIMIT_S = 90.0

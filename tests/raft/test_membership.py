@@ -10,7 +10,7 @@ from fixtures.virtual_time import elapse, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aivailable.core.records import Role
+from aivailable.core.state.records import Role
 from aivailable.errors import ProposalError, ProposalRejected
 from aivailable.raft.library import NO_OP
 from aivailable.raft.membership import (

@@ -10,7 +10,7 @@ import pytest
 from fixtures.raft_cluster import Cluster, MemoryLink, Recorder
 from fixtures.virtual_time import elapse, run
 
-from aivailable.core.records import Role
+from aivailable.core.state.records import Role
 from aivailable.errors import ProposalUnknown
 from aivailable.raft.journal import Journal
 from aivailable.raft.library import NO_OP

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from sim.loop import Process
 from sim.trace import Trace
 
-from aivailable.core.codec import decode_command
-from aivailable.core.commands import TakeControl
-from aivailable.core.invariants import violations
-from aivailable.core.records import Outcome
-from aivailable.core.state import LIVE_STATUSES, State, state_digest
+from aivailable.core.state.codec import decode_command
+from aivailable.core.state.commands import TakeControl
+from aivailable.core.state.invariants import violations
+from aivailable.core.state.records import CommandOutcome
+from aivailable.core.state.state import LIVE_STATUSES, State, state_digest
 from aivailable.errors import SchemaError
 
 DIGEST_EVERY = 8
@@ -32,7 +32,7 @@ class History:
     """One cluster's agreed sequence."""
 
     cluster_id: str
-    steps: dict[int, tuple[str, Outcome]] = field(default_factory=dict)
+    steps: dict[int, tuple[str, CommandOutcome]] = field(default_factory=dict)
     """Version → (SHA-256 of the payload, outcome)."""
     digests: dict[int, str] = field(default_factory=dict)
     accepted_reasons: dict[str, int] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Checker:
             self.problems.append(text)
 
     def applied(
-        self, process: Process, payload: bytes, before: State, after: State, outcome: Outcome
+        self, process: Process, payload: bytes, before: State, after: State, outcome: CommandOutcome
     ) -> None:
         """One entry was applied in `process`."""
         if not process.alive:
@@ -139,7 +139,7 @@ class Checker:
                 self.problem(f"{reason} was acknowledged by a cluster that is gone")
 
     def _learn(
-        self, history: History, version: int, payload: bytes, after: State, outcome: Outcome
+        self, history: History, version: int, payload: bytes, after: State, outcome: CommandOutcome
     ) -> None:
         for broken in violations(after):
             self.problem(f"version {version}: {broken}")
@@ -194,11 +194,11 @@ def oversubscribed(state: State) -> tuple[str, ...]:
 def hooked_apply(
     checker: Checker,
     process_of: Callable[[], Process | None],
-    original: Callable[[State, bytes], tuple[State, Outcome]],
-) -> Callable[[State, bytes], tuple[State, Outcome]]:
+    original: Callable[[State, bytes], tuple[State, CommandOutcome]],
+) -> Callable[[State, bytes], tuple[State, CommandOutcome]]:
     """`apply_bytes`, overheard."""
 
-    def apply_bytes(state: State, payload: bytes) -> tuple[State, Outcome]:
+    def apply_bytes(state: State, payload: bytes) -> tuple[State, CommandOutcome]:
         after, outcome = original(state, payload)
         process = process_of()
         if process is None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from sim.world import World
 
-from aivailable.core.records import Deployment, Role, Status
-from aivailable.core.state import State, state_digest
+from aivailable.core.state.records import Deployment, Role, Status
+from aivailable.core.state.state import State, state_digest
 
 
 def unconverged(world: World, deployments: Callable[[World], str] | None = None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aivailable.core.ids import NodeId, node_id
-from aivailable.core.records import Backend, Device
+from aivailable.core.state.records import Backend, Device
 from aivailable.raft.store import MemoryStore
 
 GIB = 1 << 30

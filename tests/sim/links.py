@@ -15,7 +15,7 @@ from sim.network import Connection, Network, SimStream
 
 from aivailable.core.ids import NodeId, short
 from aivailable.errors import LinkError, LinkLost
-from aivailable.peer.ports import Contact, LinkListener, Stream
+from aivailable.peer.ports import Contact, LinkListener, MessageStream
 from aivailable.wire.peer import PEER
 
 REDIAL_MIN_S = 0.2
@@ -117,13 +117,13 @@ class SimLinks:
         connection.pipe_from(self.process).post(lambda: target._message(self, data, what))
         return True
 
-    async def open_stream(self, node: NodeId, first: Any) -> Stream:
+    async def open_stream(self, node: NodeId, first: Any) -> MessageStream:
         connection = self._links.get(node)
         if connection is None or connection.broken or not self.process.alive:
             raise LinkLost(f"no link to {short(node)}")
         return await self._stream(connection, first)
 
-    async def fetch_stream(self, node: NodeId, first: Any) -> Stream:
+    async def fetch_stream(self, node: NodeId, first: Any) -> MessageStream:
         contact = self.contacts.get(node)
         target = None if contact is None else self._reach(contact)
         if target is None or self.node not in target.contacts or not self.process.alive:
@@ -133,7 +133,7 @@ class SimLinks:
         connection.opener_links = self
         return await self._stream(connection, first)
 
-    async def _stream(self, connection: Connection, first: Any) -> Stream:
+    async def _stream(self, connection: Connection, first: Any) -> MessageStream:
         target = self._network_end(connection)
         near, far = SimStream.pair(connection)
         if connection.opener is not self.process:

@@ -17,7 +17,7 @@ from fixtures.virtual_time import elapse
 from sim.hardware import Ledger, Machine, make_machine
 from sim.world import World
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 
 LATE_MAX_S = 3.0
 """The driver has given a dead process's memory back after at most so long."""

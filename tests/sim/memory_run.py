@@ -26,9 +26,9 @@ from sim.schedule import Faults
 from sim.workload import DEPLOYMENTS, NO_FILE, Workload, fake_deployment
 from sim.world import World
 
-from aivailable.core.commands import Body, PutDeployment, RemoveDeployment, SetDraining
-from aivailable.core.records import Deployment, Status
-from aivailable.core.state import State
+from aivailable.core.state.commands import Body, PutDeployment, RemoveDeployment, SetDraining
+from aivailable.core.state.records import Deployment, Status
+from aivailable.core.state.state import State
 
 BOOT_SPREAD_S = 2.0
 FORM_LIMIT_S = 60.0

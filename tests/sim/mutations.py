@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from aivailable.core import changes_models
-from aivailable.core.change import Reject
-from aivailable.core.commands import Place
-from aivailable.core.state import State
+from aivailable.core.state.changes import models
+from aivailable.core.state.changes.change import Reject
+from aivailable.core.state.commands import Place
+from aivailable.core.state.state import State
 from aivailable.raft import journal
 from aivailable.raft.guards import Guards
 from aivailable.raft.node import RaftNode
@@ -27,16 +27,16 @@ def nothing() -> Iterator[None]:
 @contextmanager
 def no_claim_check() -> Iterator[None]:
     """`apply` believes every claim of the controller."""
-    original = changes_models.claim_problem
+    original = models.claim_problem
 
     def believe(state: State, body: Place) -> Reject | None:
         return None
 
-    changes_models.claim_problem = believe
+    models.claim_problem = believe
     try:
         yield
     finally:
-        changes_models.claim_problem = original
+        models.claim_problem = original
 
 
 def without(guards: Guards) -> Callable[[], AbstractContextManager[None]]:

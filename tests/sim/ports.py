@@ -19,9 +19,9 @@ from sim.hardware import Machine
 from sim.loop import Process
 
 from aivailable.core.ids import NodeId, node_id
-from aivailable.core.records import Inventory
+from aivailable.core.state.records import Inventory
 from aivailable.errors import LinkError, WorkerError
-from aivailable.peer.ports import FileStatus, Prediction, PredictRequest, Stream
+from aivailable.peer.ports import FileStatus, MessageStream, Prediction, PredictRequest
 from aivailable.raft.store import MemoryStore, Operation, Stored
 from aivailable.wire.peer import DeviceLoad, FileChunk
 
@@ -183,7 +183,7 @@ class SimModelStore:
         self._files[digest] = data
         return FileStatus(digest, path, len(data))
 
-    async def fetch(self, digest: str, size_bytes: int, source: Stream) -> FileStatus:
+    async def fetch(self, digest: str, size_bytes: int, source: MessageStream) -> FileStatus:
         """Goes on from what an interrupted attempt has left."""
         while True:
             chunk = await source.receive()
@@ -204,7 +204,7 @@ class SimModelStore:
         self._files[digest] = data
         return FileStatus(digest, Path(f"/models/{digest}"), len(data))
 
-    async def send(self, digest: str, offset: int, stream: Stream) -> None:
+    async def send(self, digest: str, offset: int, stream: MessageStream) -> None:
         data = self._files.get(digest)
         if data is None:
             raise OSError(f"no file {digest[:8]}")

@@ -30,10 +30,10 @@ from sim.schedule import Faults
 from sim.workload import DEPLOYMENTS, Workload, fake_deployment
 from sim.world import World
 
-from aivailable.core.commands import Body, PutDeployment, RemoveDeployment, SetDraining
-from aivailable.core.state import State
-from aivailable.peer import replicated
-from aivailable.peer.replicated import ReplicatedState
+from aivailable.core.state.commands import Body, PutDeployment, RemoveDeployment, SetDraining
+from aivailable.core.state.state import State
+from aivailable.peer.control import replicated
+from aivailable.peer.control.replicated import ReplicatedState
 from aivailable.raft import snapshot
 
 BOOT_SPREAD_S = 6.0

@@ -15,9 +15,9 @@ from sim.loop import SimLoop
 from sim.memory_cards import LATE_MAX_S, CardLedger
 from sim.memory_run import run_memory_seed
 
-from aivailable.core.records import Replica
-from aivailable.core.state import State
-from aivailable.peer.agent import Agent
+from aivailable.core.state.records import Replica
+from aivailable.core.state.state import State
+from aivailable.peer.serving.agent import Agent
 
 SEEDS = range(1, 7)
 GIB = 1 << 30

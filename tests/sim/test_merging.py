@@ -10,10 +10,10 @@ from sim.loop import SimLoop
 from sim.workload import fake_deployment, make_key
 from sim.world import World
 
-from aivailable.core.commands import PutDeployment, PutKey, SetWindow
-from aivailable.core.merging import Recovered
-from aivailable.core.records import Role
-from aivailable.core.state import State, state_digest
+from aivailable.core.state.commands import PutDeployment, PutKey, SetWindow
+from aivailable.core.state.merging import Recovered
+from aivailable.core.state.records import Role
+from aivailable.core.state.state import State, state_digest
 from aivailable.errors import RequestError
 
 FORM_LIMIT_S = 60.0

@@ -19,9 +19,9 @@ from sim.workload import Workload, fake_deployment, make_key
 from sim.world import World
 
 import aivailable.peer
-from aivailable.core.commands import Body, PutDeployment, PutKey, SetDraining, SetWindow
-from aivailable.core.records import Role
-from aivailable.core.state import State
+from aivailable.core.state.commands import Body, PutDeployment, PutKey, SetDraining, SetWindow
+from aivailable.core.state.records import Role
+from aivailable.core.state.state import State
 
 DESIGN = Path(aivailable.peer.__file__).with_name("DESIGN.md")
 SECTION = "## What works when"
@@ -138,12 +138,12 @@ class Scene:
         return all(request.outcome == "finished length" for request in asked)
 
     def how_served(self, deployment: str) -> str:
-        """By a placement in the log, or by an island of one of the living."""
+        """By a placement in the log, or by a standalone replica of one of the living."""
         for name in self.on():
             session = self.world.running[name].peer.session
             for load in session.agent.loads() if session is not None else ():
                 if load.deployment == deployment and load.status == "ready":
-                    return "an island" if load.island else "placed anew"
+                    return "a standalone replica" if load.island else "placed anew"
         return "not at all"
 
 

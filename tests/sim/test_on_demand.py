@@ -13,9 +13,9 @@ from sim.run import unformed
 from sim.workload import GIB, fake_deployment
 from sim.world import Running, World
 
-from aivailable.core.commands import Body, PutDeployment
-from aivailable.core.records import Deployment, Status
-from aivailable.core.state import State
+from aivailable.core.state.commands import Body, PutDeployment
+from aivailable.core.state.records import Deployment, Status
+from aivailable.core.state.state import State
 from aivailable.errors import RequestError
 from aivailable.peer.service import Routing
 from aivailable.wire.generation import Finished, Generate

@@ -20,13 +20,13 @@ from sim.trace import Trace
 from sim.worker import expected_answer, next_token, prompt_ids
 from sim.workload import make_key
 
-from aivailable.core.codec import encode_command
-from aivailable.core.commands import Command, PutKey
 from aivailable.core.ids import CommandId
-from aivailable.core.records import Cluster, Member, Outcome
-from aivailable.core.state import State
+from aivailable.core.state.codec import encode_command
+from aivailable.core.state.commands import Command, PutKey
+from aivailable.core.state.records import Cluster, CommandOutcome, Member
+from aivailable.core.state.state import State
 from aivailable.errors import LinkLost, StreamReset
-from aivailable.peer.ports import Contact, Stream
+from aivailable.peer.ports import Contact, MessageStream
 from aivailable.wire.generation import Cancel, Generate, Tokens
 from aivailable.wire.peer import RaftMessage
 
@@ -39,7 +39,7 @@ class Echo:
     def __init__(self) -> None:
         self.resets: list[str] = []
 
-    async def __call__(self, node: str, first: Any, stream: Stream) -> None:
+    async def __call__(self, node: str, first: Any, stream: MessageStream) -> None:
         try:
             while (message := await stream.receive()) is not None:
                 await stream.send(message)
@@ -213,7 +213,7 @@ def at_version(version: int) -> State:
 
 def test_the_checker_sees_two_histories() -> None:
     checker, one, other = checker_of_two()
-    accepted = Outcome(accepted=True)
+    accepted = CommandOutcome(accepted=True)
     checker.applied(one, command("x"), at_version(0), at_version(1), accepted)
     checker.applied(other, command("x"), at_version(0), at_version(1), accepted)
     assert checker.problems == []
@@ -224,7 +224,9 @@ def test_the_checker_sees_two_histories() -> None:
 
 def test_the_checker_sees_lost_acknowledgements_and_two_leaders() -> None:
     checker, one, other = checker_of_two()
-    checker.applied(one, command("kept"), at_version(0), at_version(1), Outcome(accepted=True))
+    checker.applied(
+        one, command("kept"), at_version(0), at_version(1), CommandOutcome(accepted=True)
+    )
     checker.acknowledged("c", "kept")
     checker.judge_promises("c")
     assert checker.problems == []

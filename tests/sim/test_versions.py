@@ -15,8 +15,8 @@ from sim.loop import Process
 from sim.run import run_seed
 from sim.versions import both_versions
 
-from aivailable.core.machine import apply_bytes
-from aivailable.core.state import State, state_digest
+from aivailable.core.state.machine import apply_bytes
+from aivailable.core.state.state import State, state_digest
 
 SEEDS = (2, 3, 5)
 DAMAGED_ENTRIES = 3

@@ -16,16 +16,18 @@ from typing import Any
 from fixtures import schema_by_msgpack as old
 from sim.loop import current_process
 
-from aivailable.core import codec, state
-from aivailable.peer import belongings, cluster_file, roster
+from aivailable.core.state import codec, state
+from aivailable.peer.control import member_list
+from aivailable.peer.joining import cluster_file
+from aivailable.peer.membership import carryover
 from aivailable.wire.envelope import Registry
 
 _USERS = {
     codec: ("pack", "from_plain", "unpack_plain"),
     state: ("pack", "from_plain", "unpack_plain"),
     cluster_file: ("pack", "unpack"),
-    belongings: ("pack", "unpack"),
-    roster: ("pack", "unpack"),
+    carryover: ("pack", "unpack"),
+    member_list: ("pack", "unpack"),
 }
 
 

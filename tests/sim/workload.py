@@ -17,7 +17,8 @@ from fixtures.virtual_time import elapse
 from sim.worker import expected_answer
 from sim.world import Running, World
 
-from aivailable.core.commands import (
+from aivailable.core.ids import key_hash, replica_id
+from aivailable.core.state.commands import (
     Body,
     Place,
     PutDeployment,
@@ -27,9 +28,8 @@ from aivailable.core.commands import (
     SetDraining,
     SetWindow,
 )
-from aivailable.core.ids import key_hash, replica_id
-from aivailable.core.records import ApiKey, Claim, Deployment, Model, Scope
-from aivailable.core.state import State
+from aivailable.core.state.records import ApiKey, Claim, Deployment, Model, Scope
+from aivailable.core.state.state import State
 from aivailable.errors import ProposalError, ProposalRejected, RequestError
 from aivailable.gguf.facts import ModelFacts
 from aivailable.peer.service import Routing

@@ -33,7 +33,7 @@ from sim.trace import Trace
 from sim.worker import SimLauncher
 
 from aivailable.core.ids import ClusterId, short
-from aivailable.core.state import State
+from aivailable.core.state.state import State
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
 from aivailable.raft.settings import RaftSettings

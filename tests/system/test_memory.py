@@ -30,8 +30,8 @@ from fixtures.peers import (
     voting,
 )
 
+from aivailable.peer.deploying.memory_predictor import MemoryPredictor
 from aivailable.peer.devices.simulated import FILE_NAME
-from aivailable.peer.oracle import Oracle
 from aivailable.peer.ports import PredictRequest
 
 pytestmark = [
@@ -116,7 +116,7 @@ MODELS = {"smollm2": smollm2_path, "gemma": gemma_path}
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def furnished(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """Starting three peers is what takes time."""
-    oracle = Oracle()
+    oracle = MemoryPredictor()
     need = {}
     for name, path in MODELS.items():
         predicted = await oracle.predict(PredictRequest(path(), CONTEXT_TOKENS, SLOTS, {}))

@@ -12,7 +12,7 @@ from textual.events import Key
 from textual.pilot import Pilot
 
 from aivailable.client import ClientError
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 from aivailable_tui import main_screen
 from aivailable_tui.app import Monitor
 from aivailable_tui.main_screen import MainScreen

@@ -9,7 +9,7 @@ from fixtures.cluster_status import device, node
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aivailable.core.status import DeviceStatus
+from aivailable.core.serving.status import DeviceStatus
 from aivailable_tui import wording
 from aivailable_tui.widgets.deployments import slot_marks
 from aivailable_tui.widgets.nodes import memory_bar

@@ -19,11 +19,11 @@ from fixtures.written import table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aivailable.core.codec import decode_command, encode_command
-from aivailable.core.commands import KINDS, Command
 from aivailable.core.ids import CommandId
-from aivailable.core.records import Control
-from aivailable.core.state import State, decode_state, encode_state
+from aivailable.core.state.codec import decode_command, encode_command
+from aivailable.core.state.commands import KINDS, Command
+from aivailable.core.state.records import Control
+from aivailable.core.state.state import State, decode_state, encode_state
 from aivailable.errors import CodeTooOld, SchemaError
 from aivailable.raft import codec
 from aivailable.wire.schema import (

@@ -10,13 +10,13 @@ import pytest
 from fixtures import write_v1
 from fixtures.written import V1, table
 
-from aivailable.core.codec import decode_command, encode_command
-from aivailable.core.commands import KINDS
-from aivailable.core.machine import apply_bytes
-from aivailable.core.state import State, decode_state, encode_state
-from aivailable.peer.belongings import Belongings
-from aivailable.peer.cluster_file import ClusterFile
-from aivailable.peer.roster import Told
+from aivailable.core.state.codec import decode_command, encode_command
+from aivailable.core.state.commands import KINDS
+from aivailable.core.state.machine import apply_bytes
+from aivailable.core.state.state import State, decode_state, encode_state
+from aivailable.peer.control.member_list import Told
+from aivailable.peer.joining.cluster_file import ClusterFile
+from aivailable.peer.membership.carryover import Carryover
 from aivailable.raft import codec
 from aivailable.raft.journal import Journal
 from aivailable.raft.library import REGULAR
@@ -80,7 +80,7 @@ def test_raft_messages(name: str) -> None:
 
 
 def test_the_files_of_a_home() -> None:
-    for name, kind in (("cluster", ClusterFile), ("belongings", Belongings)):
+    for name, kind in (("cluster", ClusterFile), ("belongings", Carryover)):
         data = (V1 / "home" / name).read_bytes()
         assert pack(unpack(kind, data)) == data
     assert pack(unpack(Told, STATES["told"])) == STATES["told"]

@@ -8,9 +8,9 @@ from fixtures.models import smollm2_path
 from aivailable.gguf import read_header
 from aivailable.gguf.facts import ModelFacts
 from aivailable.worker.engine import OptionRefused
-from aivailable.worker.llama_adapters import adapters_of
-from aivailable.worker.llama_parameters import parameters
-from aivailable.worker.llama_projector import projector_of
+from aivailable.worker.llama.adapters import adapters_of
+from aivailable.worker.llama.parameters import parameters
+from aivailable.worker.llama.projector import projector_of
 from aivailable.worker.loading import check_sizes
 
 WRONG = {

@@ -10,7 +10,7 @@ from fixtures.worker_process import fake_load
 from aivailable.wire.worker import DeviceClaim, Load
 from aivailable.worker.__main__ import make_engine
 from aivailable.worker.engine import LoadRefused
-from aivailable.worker.llama_library import import_library
+from aivailable.worker.llama.library import import_library
 
 TEMPLATES_BEHIND = tuple(
     f"aivailable.worker.{name}" for name in ("chat", "engine_llama", "llama_embedding")

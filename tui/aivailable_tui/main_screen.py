@@ -19,7 +19,7 @@ from textual.containers import Vertical
 from textual.screen import Screen
 from textual.worker import Worker, WorkerCancelled, WorkerFailed
 
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 from aivailable.errors import AivailableError
 from aivailable_tui.messages import SightLost, StatusArrived
 from aivailable_tui.widgets.bars import SILENT_AFTER_S, AdviceBar, FooterBar, HeaderBar

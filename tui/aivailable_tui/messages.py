@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from textual.message import Message
 
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 
 
 class StatusArrived(Message):

@@ -7,7 +7,7 @@ terminals.
 
 from __future__ import annotations
 
-from aivailable.core.status import ClusterStatus, DeploymentStatus, DeviceStatus, NodeStatus
+from aivailable.core.serving.status import ClusterStatus, DeploymentStatus, DeviceStatus, NodeStatus
 
 GIB = 2**30
 MIB = 2**20

@@ -1,7 +1,7 @@
 """One request's record: how it went, counted once and logged once.
 
-Owns `Call` and the end of it; it must not touch sockets. The middleware in `server` opens and
-ends a call, `auth` and the dialects fill it in.
+Owns `RequestRecord` and the end of it; it must not touch sockets. The middleware in `server` opens
+and ends a record, `auth` and the dialects fill it in.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from aivailable.core.ids import AccountId, short
-from aivailable.core.records import ApiKey
-from aivailable.peer.api.metrics import Ended, Metrics
+from aivailable.core.state.records import ApiKey
+from aivailable.peer.api.monitoring.metrics import Ended, Metrics
 from aivailable.peer.service import Routing
 
 log = logging.getLogger("aivailable.requests")
 
 
-class Outcome(enum.StrEnum):
+class RequestOutcome(enum.StrEnum):
     """How a request ends: in exactly one of these."""
 
     DONE = "done"
@@ -30,7 +30,7 @@ class Outcome(enum.StrEnum):
 
 
 @dataclass(slots=True)
-class Call:
+class RequestRecord:
     """`route` is a path template, never what the client typed: metrics stay bounded."""
 
     request_id: str
@@ -53,7 +53,7 @@ class Call:
     """Parameters that had no effect, as the client may be told."""
     first_token_s: float | None = None
     """Seconds from the request's arrival to its first token."""
-    outcome: Outcome | None = None
+    outcome: RequestOutcome | None = None
 
     @property
     def actor(self) -> str:
@@ -75,26 +75,28 @@ class Call:
         return headers
 
 
-def outcome_of(status: int) -> Outcome:
+def outcome_of(status: int) -> RequestOutcome:
     """The outcome that an HTTP status stands for. 503 means: not now, and nothing broke."""
     if status < 400:
-        return Outcome.DONE
-    return Outcome.REFUSED if status < 500 or status == 503 else Outcome.FAILED
+        return RequestOutcome.DONE
+    return RequestOutcome.REFUSED if status < 500 or status == 503 else RequestOutcome.FAILED
 
 
-_CALL = web.RequestKey("call", Call)
+_CALL = web.RequestKey("call", RequestRecord)
 
 
-def attach(request: web.Request, call: Call) -> None:
+def attach(request: web.Request, call: RequestRecord) -> None:
     request[_CALL] = call
 
 
-def call_of(request: web.Request) -> Call:
+def call_of(request: web.Request) -> RequestRecord:
     """The record that the middleware opened for this request."""
     return request[_CALL]
 
 
-def end(call: Call, outcome: Outcome, status: int, now_s: float, metrics: Metrics) -> None:
+def end(
+    call: RequestRecord, outcome: RequestOutcome, status: int, now_s: float, metrics: Metrics
+) -> None:
     """Count and log. A dialect that knows better than the status has set `call.outcome`."""
     call.outcome = call.outcome or outcome
     routing = call.routing

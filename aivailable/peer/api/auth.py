@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from aivailable.core.ids import AccountId, NodeId, short
-from aivailable.core.records import ApiKey, Scope
+from aivailable.core.state.records import ApiKey, Scope
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import Call, call_of
+from aivailable.peer.api.accounting import RequestRecord, call_of
 from aivailable.peer.service import ApiKeys
 
 KEY_MAX_CHARS = 256
@@ -79,7 +79,7 @@ def account_of_address(remote: str, node: NodeId) -> AccountId:
     return f"address:{address}"
 
 
-def require_admin(request: web.Request) -> Call:
+def require_admin(request: web.Request) -> RequestRecord:
     """For routes that change the cluster. Raises RequestError 403."""
     call = call_of(request)
     if call.admin:

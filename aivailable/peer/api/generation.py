@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import Call
+from aivailable.peer.api.accounting import RequestRecord
 from aivailable.peer.service import Inference, Routing
 from aivailable.wire.generation import Failed, Finished, Generate, GenerationEvent, Started, Tokens
 
@@ -44,7 +44,7 @@ class Generation:
         self,
         inference: Inference,
         requests: Sequence[Generate],
-        call: Call,
+        call: RequestRecord,
         *,
         wait_s: float = WAIT_S,
         per_prompt: int = 1,

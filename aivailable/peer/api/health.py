@@ -13,10 +13,10 @@ from aiohttp import web
 
 from aivailable import __version__
 from aivailable.core.ids import short
-from aivailable.peer.api.answer_types import Alive, Ready
+from aivailable.peer.api.description.answer_types import Alive, Ready
+from aivailable.peer.api.description.routes import PLAIN_TEXT, Access, Answer, Route
 from aivailable.peer.api.documents import json_answer
-from aivailable.peer.api.exposition import Page
-from aivailable.peer.api.routes import PLAIN_TEXT, Access, Answer, Route
+from aivailable.peer.api.monitoring.exposition import Page
 from aivailable.peer.service import Observation
 
 

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from aivailable.errors import RequestError
-from aivailable.peer.api.errors import ClientGone, ParameterError
-from aivailable.peer.api.fields import (
+from aivailable.peer.api.description.fields import (
     INT_MAX,
     AnyOf,
     Field,
@@ -28,6 +27,7 @@ from aivailable.peer.api.fields import (
     Object,
     Text,
 )
+from aivailable.peer.api.errors import ClientGone, ParameterError
 
 BODY_DEADLINE_S = 60.0
 """A client that takes longer to send a body of at most HTTP_BODY_MAX_BYTES is cut off."""
@@ -35,7 +35,7 @@ BODY_DEADLINE_S = 60.0
 Kind = TypeVar("Kind", bound=Field)
 
 
-class Parameters:
+class RequestParameters:
     """One JSON object of a request; `path` names it in refusals. It remembers what it was asked
     for: what nobody read has no effect, and the client can be told so. Only what `fields` declares
     can be read; anything else is a mistake in our code (LookupError)."""
@@ -48,9 +48,9 @@ class Parameters:
         self._fields: Fields = {} if fields is None else fields
         self._read: dict[str, None] = {}
 
-    def declared(self, fields: Fields) -> Parameters:
+    def declared(self, fields: Fields) -> RequestParameters:
         """The same object, to be read by these fields."""
-        return Parameters(self._values, self._path, fields)
+        return RequestParameters(self._values, self._path, fields)
 
     def name(self, key: str) -> str:
         """How a client finds this parameter: "messages[0].content"."""
@@ -136,7 +136,7 @@ class Parameters:
             raise self._wrong(key, "a list", value)
         return tuple(value)
 
-    def object(self, key: str) -> Parameters | None:
+    def object(self, key: str) -> RequestParameters | None:
         value, field = self.raw(key), self.field(key, Object)
         return None if value is None else as_object(value, self.name(key), field.fields)
 
@@ -159,10 +159,10 @@ def wrong_type(name: str, want: str, value: Any) -> ParameterError:
     return ParameterError(name, f"'{name}' must be {want}, not {kind}", code="invalid_type")
 
 
-def as_object(value: Any, name: str, fields: Fields | None = None) -> Parameters:
+def as_object(value: Any, name: str, fields: Fields | None = None) -> RequestParameters:
     if not isinstance(value, dict):
         raise wrong_type(name, "an object", value)
-    return Parameters(value, name, fields)
+    return RequestParameters(value, name, fields)
 
 
 def checked_number(value: Any, name: str, field: Number) -> float:
@@ -215,7 +215,7 @@ def _inside(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
-async def read_body(request: web.Request) -> Parameters:
+async def read_body(request: web.Request) -> RequestParameters:
     """The request's JSON object. Raises RequestError 400, 408, 415, and aiohttp's 413."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise RequestError(415, "unsupported_encoding", "send the body uncompressed")
@@ -244,7 +244,7 @@ async def read_body(request: web.Request) -> Parameters:
         _refuse_half_characters(value)
     if not isinstance(value, dict):
         raise RequestError(400, "invalid_json", "the body must be a JSON object")
-    return Parameters(value)
+    return RequestParameters(value)
 
 
 def _no_constant(text: str) -> Any:

@@ -19,31 +19,31 @@ from typing import Any
 
 from aiohttp import web
 
-from aivailable.core.records import Scope
+from aivailable.core.state.records import Scope
 from aivailable.errors import AivailableError, ConfigError, RequestError
-from aivailable.peer.api.accounting import Call, Outcome, attach, end, outcome_of
+from aivailable.peer.api.accounting import RequestOutcome, RequestRecord, attach, end, outcome_of
 from aivailable.peer.api.auth import authenticate
-from aivailable.peer.api.cluster import ClusterApi
-from aivailable.peer.api.cluster_deployments import DeploymentsApi
-from aivailable.peer.api.cluster_nodes import NodesApi
-from aivailable.peer.api.cluster_settings import SettingsApi
+from aivailable.peer.api.cluster.deployments import DeploymentsApi
+from aivailable.peer.api.cluster.endpoints import ClusterApi
+from aivailable.peer.api.cluster.nodes import NodesApi
+from aivailable.peer.api.cluster.settings import SettingsApi
+from aivailable.peer.api.description.openapi import document
+from aivailable.peer.api.description.routes import open_paths, registered
 from aivailable.peer.api.errors import (
     ClientGone,
     as_request_error,
     error_response,
     from_http_exception,
 )
-from aivailable.peer.api.exposition import Page
 from aivailable.peer.api.health import Health
-from aivailable.peer.api.metrics import Metrics
+from aivailable.peer.api.monitoring.exposition import Page
+from aivailable.peer.api.monitoring.metrics import Metrics
+from aivailable.peer.api.monitoring.stalls import LoopWatch
 from aivailable.peer.api.openai.answers import HEADERS_WAIT_S, KEEP_ALIVE_S
 from aivailable.peer.api.openai.endpoints import OpenAi
-from aivailable.peer.api.openapi import document
-from aivailable.peer.api.routes import open_paths, registered
 from aivailable.peer.api.shares import Shares
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
-from aivailable.peer.stalls import LoopWatch
 from aivailable.peer.tasks import Tasks
 from aivailable.wire.limits import HTTP_BODY_MAX_BYTES
 
@@ -164,10 +164,10 @@ class ApiServer:
     async def _observed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Exactly one outcome for each request, whichever way its handler ends."""
         now_s = asyncio.get_running_loop().time
-        call = Call(self._request_id(), request.method, _route(request), now_s())
+        call = RequestRecord(self._request_id(), request.method, _route(request), now_s())
         attach(request, call)
         self.metrics.in_flight += 1
-        outcome, status = Outcome.CANCELLED, 499
+        outcome, status = RequestOutcome.CANCELLED, 499
         try:
             response = await self._answered(request, handler, call)
             status = response.status
@@ -178,7 +178,7 @@ class ApiServer:
             end(call, outcome, status, now_s(), self.metrics)
 
     async def _answered(
-        self, request: web.Request, handler: Handler, call: Call
+        self, request: web.Request, handler: Handler, call: RequestRecord
     ) -> web.StreamResponse:
         """The handler's answer or an error's; CancelledError when the client is gone."""
         try:
@@ -207,7 +207,7 @@ class ApiServer:
             response.headers.update(call.headers())
         return response
 
-    def _place(self, request: web.Request, call: Call) -> AbstractContextManager[None]:
+    def _place(self, request: web.Request, call: RequestRecord) -> AbstractContextManager[None]:
         """Its place among what is under way. Entering it raises RequestError 503 or 429."""
         if request.path in PROBES or (call.key is not None and call.key.scope is Scope.ADMIN):
             return contextlib.nullcontext()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aivailable.core.admission import has_room
 from aivailable.core.ids import AccountId
+from aivailable.core.serving.admission import has_room
 from aivailable.errors import RequestError
 
 RETRY_AFTER_S = 1

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from aivailable.peer.devices.nvml import CARDS_MAX, TEXT_MAX_CHARS, Reading
+from aivailable.peer.devices.nvml import CARDS_MAX, TEXT_MAX_CHARS, CardReading
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class AmdSmi:
             return ()
         return tuple(self._card(device_id) for device_id in sorted(self._handles))
 
-    def read(self, card: AmdCard) -> Reading:
+    def read(self, card: AmdCard) -> CardReading:
         """Live figures, each on its own; `lost` when the card does not tell its memory."""
         library = self._library
         try:
@@ -75,11 +75,11 @@ class AmdSmi:
             total = int(library.amdsmi_get_gpu_memory_total(handle, vram))
             used = int(library.amdsmi_get_gpu_memory_usage(handle, vram))
         except self._faults as error:
-            return Reading(None, 0.0, None, lost=_told(error))
+            return CardReading(None, 0.0, None, lost=_told(error))
         busy = self._field(
             lambda: float(library.amdsmi_get_gpu_activity(handle)["gfx_activity"]), 0.0
         )
-        return Reading(
+        return CardReading(
             free_bytes=max(0, total - used),
             utilization=min(1.0, busy / 100.0),
             temperature_c=self._temperature(handle),

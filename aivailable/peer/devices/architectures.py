@@ -6,7 +6,7 @@ none yet.
 
 from __future__ import annotations
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 from aivailable.peer.devices.offload import Offload
 from aivailable.peer.devices.system import SystemDevices
 

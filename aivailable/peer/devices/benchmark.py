@@ -13,9 +13,9 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from aivailable.core.records import Device
-from aivailable.peer.devices.kept import Speed
+from aivailable.core.state.records import Device
 from aivailable.peer.devices.system import SystemDevices, claim_for_speed
+from aivailable.peer.devices.trial_cache import Speed
 from aivailable.peer.devices.trials import Trials
 
 OFF_VARIABLE: Final = "AIVAILABLE_BENCHMARK"

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 from aivailable.peer.devices.amd import AmdCard
-from aivailable.peer.devices.kept import Verdict
 from aivailable.peer.devices.nvml import Card
 from aivailable.peer.devices.offload import Offered, Offload
 from aivailable.peer.devices.sysfs import KernelCard
+from aivailable.peer.devices.trial_cache import TrialVerdict
 
 GIB = 2**30
 NVML, KERNEL, AMD_SMI, LLAMA = "NVML", "sysfs", "amdsmi", "llama.cpp"
@@ -60,7 +60,7 @@ class Gpu:
     """By which backends llama.cpp lists it, the faster first."""
     offered: Offered | None = None
     """How llama.cpp uses it; None when it cannot."""
-    tried: tuple[tuple[Backend, Verdict], ...] = ()
+    tried: tuple[tuple[Backend, TrialVerdict], ...] = ()
     """What came of the trials, in the order of `offers`; empty when none was made."""
     obstacle: str = ""
     """Why it cannot be used; "" when it can."""
@@ -187,7 +187,7 @@ def _told(
     )
 
 
-def chosen(gpu: Gpu, tried: Sequence[tuple[Backend, Verdict]]) -> Gpu:
+def chosen(gpu: Gpu, tried: Sequence[tuple[Backend, TrialVerdict]]) -> Gpu:
     """With the first backend that computes; else with what each said instead."""
     tried = tuple(tried)
     usable = [backend for backend, verdict in tried if verdict.usable]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from aivailable.peer.devices.kept import Speed
+from aivailable.peer.devices.trial_cache import Speed
 
 _MODEL_GB: Final = 0.152
 """worker.generated_model.BENCHMARK, read once for each token of a decode."""

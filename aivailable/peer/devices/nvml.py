@@ -42,7 +42,7 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CardReading:
     """A card at this moment. `free_bytes` is None when the driver does not say."""
 
     free_bytes: int | None
@@ -105,7 +105,7 @@ class Nvml:
                 problems.append(card)
         return tuple(found), tuple(problems)
 
-    def read(self, card: Card) -> Reading:
+    def read(self, card: Card) -> CardReading:
         """Live figures, each on its own: one that fails leaves the others.
 
         A card that stopped answering is asked for anew each time, so that it is back as soon as
@@ -117,8 +117,8 @@ class Nvml:
             free_bytes = int(library.nvmlDeviceGetMemoryInfo(handle).free)
         except self._faults as error:
             self._forget(card)
-            return Reading(None, 0.0, None, lost=str(error))
-        return Reading(
+            return CardReading(None, 0.0, None, lost=str(error))
+        return CardReading(
             free_bytes=free_bytes,
             utilization=self._field(
                 lambda: float(library.nvmlDeviceGetUtilizationRates(handle).gpu) / 100.0, 0.0

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 from aivailable.peer.runtimes import Interpreters
 from aivailable.peer.runtimes.starting import VARIABLES, place
 from aivailable.wire.worker import is_software

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from aivailable.peer.devices.known_cards import AMD, INTEL, VENDORS, known
-from aivailable.peer.devices.nvml import CARDS_MAX, TEXT_MAX_CHARS, Reading
+from aivailable.peer.devices.nvml import CARDS_MAX, TEXT_MAX_CHARS, CardReading
 
 SYS: Final = Path("/sys")
 FILE_MAX_CHARS: Final = 4096
@@ -63,14 +63,14 @@ class KernelCards:
                 found.append(_card(folder, vendor, topology.get(folder.name, {})))
         return tuple(found[:CARDS_MAX])
 
-    def read(self, card: KernelCard) -> Reading:
+    def read(self, card: KernelCard) -> CardReading:
         """Live figures, each on its own."""
         folder = self._devices / card.device_id
         total = _number(folder / "mem_info_vram_total")
         used = _number(folder / "mem_info_vram_used")
         busy = _number(folder / "gpu_busy_percent")
         lost = "" if card.total_bytes == 0 or total else "the kernel does not show it any more"
-        return Reading(
+        return CardReading(
             free_bytes=None if total is None or used is None else max(0, total - used),
             utilization=min(1.0, (busy or 0) / 100.0),
             temperature_c=_sensor(folder, ("temp1_input",), 1000.0),

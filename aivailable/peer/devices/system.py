@@ -15,15 +15,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from aivailable.core.ids import NodeId
-from aivailable.core.records import Backend, Device, Inventory
+from aivailable.core.state.records import Backend, Device, Inventory
 from aivailable.peer.devices.amd import AmdCard, AmdSmi
 from aivailable.peer.devices.gpus import Gpu, chosen, join, software, unusable
-from aivailable.peer.devices.kept import Kept, Speed, Verdict, key_of
 from aivailable.peer.devices.known_speeds import known_speed
-from aivailable.peer.devices.nvml import Card, Nvml, Reading
+from aivailable.peer.devices.nvml import Card, CardReading, Nvml
 from aivailable.peer.devices.offload import Offered, Offload, probe
 from aivailable.peer.devices.simulated import SimulatedUse
 from aivailable.peer.devices.sysfs import KernelCards
+from aivailable.peer.devices.trial_cache import Speed, TrialCache, TrialVerdict, key_of
 from aivailable.peer.devices.trials import Trials
 from aivailable.peer.runtimes import Interpreters
 from aivailable.wire.peer import DeviceLoad
@@ -50,7 +50,7 @@ class SystemDevices:
         amd: AmdSmi | None = None,
         offload: Callable[[], Awaitable[Offload]] = probe,
         trials: Trials | None = None,
-        kept: Kept | None = None,
+        kept: TrialCache | None = None,
         runtimes: Interpreters | None = None,
         environment: Mapping[str, str] = os.environ,
         simulated: SimulatedUse | None = None,
@@ -64,7 +64,7 @@ class SystemDevices:
         self._amd = amd or AmdSmi()
         self._offload = offload
         self._trials = trials
-        self._kept = kept or Kept()
+        self._kept = kept or TrialCache()
         self._usable: dict[str, Gpu] = {}
         self.gpus: tuple[Gpu, ...] = ()
         """Every GPU that was seen, also those that cannot be used."""
@@ -154,7 +154,7 @@ class SystemDevices:
     async def _tried(self, gpu: Gpu, free: asyncio.Semaphore) -> Gpu:
         """With the first backend that computes on it. A GPU whose backends nobody has tried and
         nobody may try now keeps its first offer."""
-        tried: list[tuple[Backend, Verdict]] = []
+        tried: list[tuple[Backend, TrialVerdict]] = []
         for offer in gpu.offers:
             verdict = await self._verdict(gpu, offer, free)
             if verdict is None:
@@ -164,7 +164,9 @@ class SystemDevices:
                 break
         return chosen(gpu, tried) if tried else gpu
 
-    async def _verdict(self, gpu: Gpu, offer: Offered, free: asyncio.Semaphore) -> Verdict | None:
+    async def _verdict(
+        self, gpu: Gpu, offer: Offered, free: asyncio.Semaphore
+    ) -> TrialVerdict | None:
         key = key_of(f"{gpu.device_id} {gpu.name}", offer.backend, _driver(gpu), offer.build)
         known = self._kept.verdict(key)
         if known is not None or self._trials is None:
@@ -240,7 +242,7 @@ class SystemDevices:
             power_w=reading.power_w,
         )
 
-    def _reading(self, gpu: Gpu) -> Reading | None:
+    def _reading(self, gpu: Gpu) -> CardReading | None:
         """From the vendor's library, else the kernel; None for a card whose memory neither tells
         (i915, xe): what is not ours on it is then unknown."""
         if gpu.card is not None:

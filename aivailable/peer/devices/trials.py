@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aivailable.peer.devices.kept import WORDS_MAX_CHARS, Speed, Verdict
+from aivailable.peer.devices.trial_cache import WORDS_MAX_CHARS, Speed, TrialVerdict
 from aivailable.peer.runtimes import Start, Starter
 from aivailable.wire.worker import DeviceClaim
 
@@ -40,13 +40,13 @@ class Trials:
     benchmark_s: float = BENCHMARK_S
     small: bool = False
 
-    async def smoke(self, claim: DeviceClaim, place: str = "") -> Verdict:
+    async def smoke(self, claim: DeviceClaim, place: str = "") -> TrialVerdict:
         """Whether the claim's backend computes on its device. `place`: as runtimes.starting has
         it; "" = the process sees all of the backend. Never raises."""
         start = self.starter.start((claim,), {claim.device_id: place})
         answer, words, timely = await self._ask(claim, start, (), self.smoke_limit_s)
         if answer is None:
-            return Verdict(False, words, lasting=timely)
+            return TrialVerdict(False, words, lasting=timely)
         return _verdict(answer, words)
 
     async def measure(self, claim: DeviceClaim) -> Speed | str:
@@ -104,14 +104,14 @@ def _answer(output: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _verdict(answer: dict[str, Any], words: str) -> Verdict:
+def _verdict(answer: dict[str, Any], words: str) -> TrialVerdict:
     refusal = answer.get("error")
     if isinstance(refusal, dict):
         lasting = refusal.get("code") not in _PASSING
-        return Verdict(False, str(refusal.get("message", ""))[:WORDS_MAX_CHARS], lasting)
+        return TrialVerdict(False, str(refusal.get("message", ""))[:WORDS_MAX_CHARS], lasting)
     if "version" not in answer:
-        return Verdict(False, words)
-    return Verdict(True)
+        return TrialVerdict(False, words)
+    return TrialVerdict(True)
 
 
 def _last_words(code: int, said: bytes) -> str:

@@ -14,15 +14,15 @@ from typing import Any, Final
 
 from aivailable import __version__
 from aivailable.core.ids import short
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 from aivailable.peer.doctor.findings import (
     Check,
+    CheckVerdict,
     HearingFinding,
     InterfaceFinding,
     NodeFinding,
     Own,
-    Target,
-    Verdict,
+    ProbeTarget,
 )
 from aivailable.peer.doctor.machine import (
     Remembered,
@@ -70,7 +70,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DoctorReport:
     """Checks in packet order, and the first failing leg in one sentence."""
 
     checks: tuple[Check, ...]
@@ -79,14 +79,14 @@ class Report:
     @property
     def healthy(self) -> bool:
         """Nothing failed; warnings may be there."""
-        return all(check.verdict is not Verdict.FAILED for check in self.checks)
+        return all(check.verdict is not CheckVerdict.FAILED for check in self.checks)
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
         return {"healthy": self.healthy, **asdict(self)}
 
 
-async def examine(case: Case, ask_own: AskOwn | None = None) -> Report:
+async def examine(case: Case, ask_own: AskOwn | None = None) -> DoctorReport:
     """Takes at most 15 s: 3 s for our own node's first answer, 4 s of listening beside the engine's
     9 s and further answers, then 8 s for the nodes.
 
@@ -118,7 +118,7 @@ async def examine(case: Case, ask_own: AskOwn | None = None) -> Report:
         *(check for node in nodes for check in node_checks(node, own)),
         *membership_checks(own),
     )
-    return Report(checks, summary_of(checks))
+    return DoctorReport(checks, summary_of(checks))
 
 
 async def _look_around(
@@ -154,10 +154,12 @@ def with_announcement(node: NodeFinding, hearing: HearingFinding) -> NodeFinding
     return replace(node, target=replace(node.target, seeking=seeking)) if seen else node
 
 
-def told_targets(case: Case, known: Remembered, status: ClusterStatus | None) -> tuple[Target, ...]:
+def told_targets(
+    case: Case, known: Remembered, status: ClusterStatus | None
+) -> tuple[ProbeTarget, ...]:
     """--peer, then seeds, then members of our cluster that our node does not hear."""
     found = [
-        Target(f"{host}:{port}", source, ((host, port),))
+        ProbeTarget(f"{host}:{port}", source, ((host, port),))
         for source, addresses in (("asked", case.peers), ("seed", case.seeds))
         for host, port in addresses
     ]
@@ -170,13 +172,13 @@ def told_targets(case: Case, known: Remembered, status: ClusterStatus | None) ->
         if node is None or node.state not in ("here", "up"):
             label = short(seat.node) if node is None else f"{node.name} ({node.short})"
             addresses = tuple((address, seat.link_port) for address in seat.addresses)
-            found.append(Target(label, "member", addresses))
+            found.append(ProbeTarget(label, "member", addresses))
     return tuple(_without_repeats(found))[:TARGETS_MAX]
 
 
 def heard_targets(
-    hearing: HearingFinding, known: Remembered, told: Sequence[Target]
-) -> tuple[Target, ...]:
+    hearing: HearingFinding, known: Remembered, told: Sequence[ProbeTarget]
+) -> tuple[ProbeTarget, ...]:
     """Everybody heard but us and those tried already, one target for each node."""
     addresses: dict[str, dict[Address, None]] = {}
     founded = {}
@@ -187,14 +189,14 @@ def heard_targets(
                 founded[sighting.short_node] = True
     tried = {address: None for target in told for address in target.addresses}
     found = [
-        Target(node, "heard", tuple(places), seeking=node not in founded)
+        ProbeTarget(node, "heard", tuple(places), seeking=node not in founded)
         for node, places in addresses.items()
         if not any(place in tried for place in places)
     ]
     return tuple(found)[: max(0, TARGETS_MAX - len(told))]
 
 
-def _without_repeats(targets: Sequence[Target]) -> list[Target]:
+def _without_repeats(targets: Sequence[ProbeTarget]) -> list[ProbeTarget]:
     seen: dict[Address, None] = {}
     kept = []
     for target in targets:

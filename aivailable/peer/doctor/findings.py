@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-from aivailable.core.records import Device
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
+from aivailable.core.state.records import Device
 from aivailable.peer.devices.gpus import Gpu
 from aivailable.peer.ports import Sighting
 from aivailable.wire.join import JoinOffer
 
 
-class Verdict(StrEnum):
+class CheckVerdict(StrEnum):
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
@@ -31,7 +31,7 @@ class Check:
 
     leg: str
     name: str
-    verdict: Verdict
+    verdict: CheckVerdict
     found: str
     advice: str = ""
     subject: str = ""
@@ -147,7 +147,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ProbeTarget:
     """A node to try. `source`: asked (--peer) | heard (mDNS) | seed | member (of our cluster)."""
 
     label: str
@@ -160,7 +160,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class NodeFinding:
-    target: Target
+    target: ProbeTarget
     attempts: tuple[Attempt, ...]
     """One for each address, at least one."""
 

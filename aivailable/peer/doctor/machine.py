@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Final
 
 from aivailable.errors import ConfigError, SchemaError
-from aivailable.peer.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.devices import SystemDevices
-from aivailable.peer.devices.kept import FILE as DEVICES_FILE
-from aivailable.peer.devices.kept import Kept
 from aivailable.peer.devices.offload import Offload, survey
 from aivailable.peer.devices.system import ENGINE_MODULES
+from aivailable.peer.devices.trial_cache import FILE as DEVICES_FILE
+from aivailable.peer.devices.trial_cache import TrialCache
 from aivailable.peer.doctor.findings import HomeFinding, MachineFinding, PortFinding
 from aivailable.peer.home import LOCK_NAME
-from aivailable.peer.identity import IDENTITY_NAME, Identity
+from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile
+from aivailable.peer.links.identity import IDENTITY_NAME, Identity
 from aivailable.peer.links.listening import bind
 from aivailable.peer.runtimes import Interpreters
 from aivailable.wire.join import Seat
@@ -139,7 +139,7 @@ async def look_at_machine(
         explicit,
         held=dict,
         offload=functools.partial(_answer, engine),
-        kept=Kept(functools.partial(_read, Path(home.path) / DEVICES_FILE)),
+        kept=TrialCache(functools.partial(_read, Path(home.path) / DEVICES_FILE)),
         runtimes=interpreters,
     )
     try:

@@ -22,14 +22,6 @@ from typing import Any, Final
 import ifaddr
 
 from aivailable.errors import SchemaError, WireError
-from aivailable.peer.discovery import (
-    LOOPBACK,
-    SERVICE_TYPE,
-    VIRTUAL_INTERFACES,
-    Interface,
-    MdnsDiscovery,
-    usable_interfaces,
-)
 from aivailable.peer.doctor.findings import (
     Attempt,
     Fault,
@@ -37,12 +29,20 @@ from aivailable.peer.doctor.findings import (
     InterfaceFinding,
     MulticastFinding,
     NodeFinding,
+    ProbeTarget,
     Stage,
-    Target,
 )
-from aivailable.peer.identity import node_id_of
+from aivailable.peer.joining.discovery import (
+    LOOPBACK,
+    SERVICE_TYPE,
+    VIRTUAL_INTERFACES,
+    Interface,
+    MdnsDiscovery,
+    usable_interfaces,
+)
+from aivailable.peer.links.identity import node_id_of
+from aivailable.peer.links.trust import SNI_JOIN, join_context, peer_certificate
 from aivailable.peer.ports import Endpoints
-from aivailable.peer.trust import SNI_JOIN, join_context, peer_certificate
 from aivailable.wire import frames
 from aivailable.wire.frames import FrameDecoder
 from aivailable.wire.join import JOIN, JoinOffer
@@ -257,7 +257,7 @@ def dns_question(name: str, kind: int) -> bytes:
 # The way to one node.
 
 
-async def reach(target: Target) -> NodeFinding:
+async def reach(target: ProbeTarget) -> NodeFinding:
     """All of a node's addresses at once, each as far as it goes."""
     addresses = target.addresses[:ADDRESSES_TRIED_MAX]
     return NodeFinding(target, tuple(await asyncio.gather(*map(_attempt, addresses))))

@@ -12,9 +12,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 from aivailable.errors import AivailableError
-from aivailable.peer.doctor.findings import NodeFinding, Own, Target
+from aivailable.peer.doctor.findings import NodeFinding, Own, ProbeTarget
 from aivailable.peer.doctor.network import reach
 from aivailable.peer.doctor.verdicts_nodes import may_change, tells_all
 
@@ -57,7 +57,7 @@ async def ask_until_it_tells_all(ask: AskOwn | None, answer: OwnAnswer, wait_s: 
     return answer
 
 
-async def reach_patiently(target: Target, own: Own) -> NodeFinding:
+async def reach_patiently(target: ProbeTarget, own: Own) -> NodeFinding:
     """As `reach`, and again for NEWS_WAIT_S while the outcome may change by itself."""
     now_s = asyncio.get_running_loop().time
     ends_s = now_s() + NEWS_WAIT_S

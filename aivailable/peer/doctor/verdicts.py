@@ -13,13 +13,13 @@ from aivailable.core.ids import short
 from aivailable.peer.devices.gpus import UNUSABLE, Gpu
 from aivailable.peer.doctor.findings import (
     Check,
+    CheckVerdict,
     HearingFinding,
     InterfaceFinding,
     MachineFinding,
     MulticastFinding,
     NodeFinding,
     Own,
-    Verdict,
 )
 from aivailable.peer.ports import Sighting
 
@@ -49,40 +49,40 @@ def machine_checks(found: MachineFinding, own: Own) -> Iterator[Check]:
     yield from _devices(found, own)
 
 
-def _machine(name: str, verdict: Verdict, found: str, advice: str = "") -> Check:
+def _machine(name: str, verdict: CheckVerdict, found: str, advice: str = "") -> Check:
     return Check("machine", name, verdict, found, advice)
 
 
 def _program(found: MachineFinding, own: Own) -> Check:
     text = f"AIvailable {own.version} on Python {'.'.join(map(str, found.python))}"
     if found.python < (3, 11, 0):
-        return _machine("program", Verdict.FAILED, text, "install Python 3.11 or newer")
+        return _machine("program", CheckVerdict.FAILED, text, "install Python 3.11 or newer")
     if own.running_version and own.running_version != own.version:
         return _machine(
             "program",
-            Verdict.WARNING,
+            CheckVerdict.WARNING,
             f"{text}, but the running node is still {own.running_version}",
             "start the node again",
         )
-    return _machine("program", Verdict.OK, text)
+    return _machine("program", CheckVerdict.OK, text)
 
 
 def _home(found: MachineFinding, own: Own) -> Check:
     home = found.home
     free = f"{home.free_bytes / GIB:.1f} GiB free"
     if home.problem:
-        return _machine("home", Verdict.FAILED, home.problem)
+        return _machine("home", CheckVerdict.FAILED, home.problem)
     if not home.writable:
         return _machine(
             "home",
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             f"{home.path} is not writable for this user",
             "give this user the right to it, or choose another with --home",
         )
     if home.locked_by and own.status is None:
         return _machine(
             "home",
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             f"{home.path} is held by process {home.locked_by}, which does not answer: "
             f"{own.silence or 'it has told no address'}",
             "wait if it is just starting, else look into logs/aivailable.log there and start "
@@ -90,41 +90,41 @@ def _home(found: MachineFinding, own: Own) -> Check:
         )
     if home.free_bytes < DISK_NEEDED_BYTES:
         advice = "free some space: a node whose disk is full cannot vote"
-        return _machine("home", Verdict.FAILED, f"{home.path}: {free}", advice)
+        return _machine("home", CheckVerdict.FAILED, f"{home.path}: {free}", advice)
     if home.free_bytes < DISK_COMFORT_BYTES:
         advice = "free some space, or keep weights elsewhere with --models"
-        return _machine("home", Verdict.WARNING, f"{home.path}: {free}", advice)
+        return _machine("home", CheckVerdict.WARNING, f"{home.path}: {free}", advice)
     state = "in use by our node" if home.locked_by else "not in use" if home.exists else "not yet"
-    return _machine("home", Verdict.OK, f"{home.path} ({state}), {free}")
+    return _machine("home", CheckVerdict.OK, f"{home.path} ({state}), {free}")
 
 
 def _ports(found: MachineFinding, own: Own) -> Iterator[Check]:
     if own.status is not None:
-        yield _machine("ports", Verdict.OK, "held by our own node")
+        yield _machine("ports", CheckVerdict.OK, "held by our own node")
         return
     if found.home.locked_by:
-        yield _machine("ports", Verdict.SKIPPED, "held by our own node, if at all")
+        yield _machine("ports", CheckVerdict.SKIPPED, "held by our own node, if at all")
         return
     for port in found.ports:
         name = f"{port.purpose} port"
         if port.problem:
             yield _machine(
                 name,
-                Verdict.FAILED,
+                CheckVerdict.FAILED,
                 port.problem,
                 "stop that program (or an AIvailable with another home), or use --port",
             )
         else:
             text = f"TCP {port.port} is free" if port.port else "any free one"
-            yield _machine(name, Verdict.OK, text)
+            yield _machine(name, CheckVerdict.OK, text)
 
 
 def _clock(found: MachineFinding) -> Check:
     if YEAR_MIN <= found.year < YEAR_MAX:
-        return _machine("clock", Verdict.OK, f"says {found.year}")
+        return _machine("clock", CheckVerdict.OK, f"says {found.year}")
     return _machine(
         "clock",
-        Verdict.WARNING,
+        CheckVerdict.WARNING,
         f"says {found.year}",
         "set it (NTP): links do not need it, but the times of events will be wrong",
     )
@@ -134,7 +134,7 @@ def _engine(found: MachineFinding) -> Check:
     if found.engine_missing:
         return _machine(
             "engine",
-            Verdict.WARNING,
+            CheckVerdict.WARNING,
             f"not installed ({', '.join(found.engine_missing)} missing): this machine routes and "
             "votes, but holds no model",
             "pip install 'aivailable[engine]'",
@@ -142,11 +142,11 @@ def _engine(found: MachineFinding) -> Check:
     if found.engine_problem:
         return _machine(
             "engine",
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             found.engine_problem,
             "install it again: pip install --force-reinstall 'aivailable[engine]'",
         )
-    return _machine("engine", Verdict.OK, "llama-cpp-python starts, jinja2 is there")
+    return _machine("engine", CheckVerdict.OK, "llama-cpp-python starts, jinja2 is there")
 
 
 def _devices(found: MachineFinding, own: Own) -> Iterator[Check]:
@@ -170,7 +170,7 @@ def _devices(found: MachineFinding, own: Own) -> Iterator[Check]:
         kind = f"{backend} {architecture}".strip()
         size = f"{total_bytes / GIB:.1f} GiB"
         speed = speeds.get((name, backend), "")
-        yield _machine("device", Verdict.OK, f"{name} ({kind}), {size}{speed}")
+        yield _machine("device", CheckVerdict.OK, f"{name} ({kind}), {size}{speed}")
     yield from map(_gpu, found.gpus)
     for problem in problems:
         if found.gpus and UNUSABLE in problem:
@@ -183,11 +183,11 @@ def _devices(found: MachineFinding, own: Own) -> Iterator[Check]:
             "and look at nvidia-smi; `up --devices cpu:4GiB` lets it hold small models"
         )
         # A NAS or a Pi that only votes is no fault; a card that is there and idle is one.
-        verdict = Verdict.SKIPPED if absent else Verdict.WARNING
+        verdict = CheckVerdict.SKIPPED if absent else CheckVerdict.WARNING
         yield _machine("device", verdict, problem, advice if absent else "")
     if not seen and not problems and not found.gpus:
         advice = "`up --devices cpu:4GiB` lets it hold small models"
-        yield _machine("device", Verdict.SKIPPED, "this machine has none", advice)
+        yield _machine("device", CheckVerdict.SKIPPED, "this machine has none", advice)
 
 
 def _gpu(gpu: Gpu) -> Check:
@@ -198,8 +198,10 @@ def _gpu(gpu: Gpu) -> Check:
     facts = [text for text in (gpu.device_id, size, gpu.architecture, driver, lanes) if text]
     told = f"{gpu.name} ({', '.join(facts)}), seen by {' and '.join(gpu.seen_by)}"
     if gpu.offered is not None:
-        return _machine("GPU", Verdict.OK, f"{told}: {_usable(gpu, gpu.offered.backend.value)}")
-    verdict = Verdict.SKIPPED if gpu.integrated else Verdict.WARNING
+        return _machine(
+            "GPU", CheckVerdict.OK, f"{told}: {_usable(gpu, gpu.offered.backend.value)}"
+        )
+    verdict = CheckVerdict.SKIPPED if gpu.integrated else CheckVerdict.WARNING
     return _machine("GPU", verdict, f"{told}: not usable, {gpu.obstacle}", gpu.remedy)
 
 
@@ -219,12 +221,12 @@ def interface_checks(found: Sequence[InterfaceFinding]) -> Iterator[Check]:
         addresses = ", ".join(one.addresses)
         if not one.used:
             text = f"left out: {one.left_out}" + (f" ({addresses})" if addresses else "")
-            yield Check("interfaces", one.name, Verdict.SKIPPED, text)
+            yield Check("interfaces", one.name, CheckVerdict.SKIPPED, text)
         elif not one.carrier:
             yield Check(
                 "interfaces",
                 one.name,
-                Verdict.FAILED,
+                CheckVerdict.FAILED,
                 f"{addresses}, but nothing is connected (no carrier)",
                 "plug in the cable or join the Wi-Fi; try another cable and another switch port",
             )
@@ -234,12 +236,12 @@ def interface_checks(found: Sequence[InterfaceFinding]) -> Iterator[Check]:
                 for family, sign in (("IPv4", "."), ("IPv6", ":"))
                 if any(sign in address for address in one.addresses)
             )
-            yield Check("interfaces", one.name, Verdict.OK, f"{addresses} ({families})")
+            yield Check("interfaces", one.name, CheckVerdict.OK, f"{addresses} ({families})")
     if not any(one.used for one in found):
         yield Check(
             "interfaces",
             "network",
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             "no interface has an address that others could reach",
             "connect this machine to the network, or name an address with --interfaces",
         )
@@ -264,7 +266,7 @@ def _group(one: MulticastFinding) -> Check:
         return Check(
             "multicast",
             one.interface,
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             f"UDP 5353 on {one.address}: {one.problem}",
             "let this user open UDP 5353 (a firewall, or a program that holds it alone)",
         )
@@ -272,22 +274,22 @@ def _group(one: MulticastFinding) -> Check:
         return Check(
             "multicast",
             one.interface,
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             f"our own packet to the mDNS group did not come back on {one.address}",
             "let UDP 5353 in and out in this machine's firewall",
         )
     others = f"; other machines heard: {_some(one.others)}" if one.others else ""
-    return Check("multicast", one.interface, Verdict.OK, f"works on {one.address}{others}")
+    return Check("multicast", one.interface, CheckVerdict.OK, f"works on {one.address}{others}")
 
 
 def _own_announcement(hearing: HearingFinding, own: Own) -> Check:
     heard = any(one.short_node == short(own.node) for one in hearing.sightings)
     if heard:
-        return Check("multicast", "our node", Verdict.OK, "its announcement is heard")
+        return Check("multicast", "our node", CheckVerdict.OK, "its announcement is heard")
     return Check(
         "multicast",
         "our node",
-        Verdict.WARNING,
+        CheckVerdict.WARNING,
         f"runs, but its announcement was not heard in {hearing.listened_s:g} s",
         "if it was started with --interfaces, give doctor the same in config.toml; else look "
         "for `discovery:` in its logs",
@@ -303,7 +305,7 @@ def _hearing(
     """Who is announced; who answers but is not announced; or what nobody may mean."""
     others = [one for one in hearing.sightings if not own.node or one.short_node != short(own.node)]
     for one in others:
-        yield Check("multicast", one.short_node, Verdict.OK, _sighted(one))
+        yield Check("multicast", one.short_node, CheckVerdict.OK, _sighted(one))
     nobody = f"nobody announced AIvailable in {hearing.listened_s:g} s"
     if hearing.problem:
         nobody = f"{nobody} ({hearing.problem})"
@@ -312,7 +314,7 @@ def _hearing(
         yield Check(
             "multicast",
             "others",
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             f"{unheard} answers, but its announcement does not come in: mDNS is lost on the way",
             f"`aivailable up --seed {unheard}`; mDNS does not cross routers, guest Wi-Fi or "
             "VLANs, and needs UDP 5353 open on both machines",
@@ -322,9 +324,9 @@ def _hearing(
     elif any(one.others for one in groups):
         advice = "run `aivailable up` on the other machines, or `aivailable doctor` there too"
         text = f"{nobody}, though other machines' mDNS comes in"
-        yield Check("multicast", "others", Verdict.WARNING, text, advice)
+        yield Check("multicast", "others", CheckVerdict.WARNING, text, advice)
     else:
-        yield Check("multicast", "others", Verdict.WARNING, nobody, NOTHING_HEARD)
+        yield Check("multicast", "others", CheckVerdict.WARNING, nobody, NOTHING_HEARD)
 
 
 def _unheard(hearing: HearingFinding, own: Own, nodes: Sequence[NodeFinding]) -> str:

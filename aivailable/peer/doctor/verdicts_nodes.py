@@ -10,15 +10,15 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from aivailable.core.status import ClusterStatus, NodeStatus
+from aivailable.core.serving.status import ClusterStatus, NodeStatus
 from aivailable.peer.doctor.findings import (
     Attempt,
     Check,
+    CheckVerdict,
     Fault,
     NodeFinding,
     Own,
     Stage,
-    Verdict,
 )
 from aivailable.wire.join import JoinOffer
 from aivailable.wire.limits import PROTO_MAX, PROTO_MIN
@@ -28,16 +28,16 @@ LEGS: Final = ("connection", "TLS", "answer", "cluster", "protocol", "window")
 
 def node_checks(found: NodeFinding, own: Own) -> Iterator[Check]:
     """Leg by leg until one fails. A member that is off is a warning: machines sleep at night."""
-    worst = Verdict.WARNING if found.target.source == "member" else Verdict.FAILED
+    worst = CheckVerdict.WARNING if found.target.source == "member" else CheckVerdict.FAILED
     label = found.target.label
     reached = 0
     for name, (verdict, text, advice) in zip(LEGS, _legs(found, own, worst), strict=False):
         yield Check("node", name, verdict, text, advice, label)
         reached += 1
-        if verdict is not Verdict.OK:
+        if verdict is not CheckVerdict.OK:
             break
     for name in LEGS[reached:]:
-        yield Check("node", name, Verdict.SKIPPED, "not come so far", subject=label)
+        yield Check("node", name, CheckVerdict.SKIPPED, "not come so far", subject=label)
 
 
 def may_change(found: NodeFinding, own: Own) -> bool:
@@ -48,7 +48,9 @@ def may_change(found: NodeFinding, own: Own) -> bool:
         return found.best.stage is Stage.OFFER and found.best.fault is Fault.CLOSED
     if offer.window_open or own.keyed:
         return False
-    failing = [check.name for check in node_checks(found, own) if check.verdict is not Verdict.OK]
+    failing = [
+        check.name for check in node_checks(found, own) if check.verdict is not CheckVerdict.OK
+    ]
     return failing == ["window"]
 
 
@@ -63,29 +65,29 @@ def tells_all(status: ClusterStatus) -> bool:
     return heard and here and status.quorum
 
 
-Leg = tuple[Verdict, str, str]
+Leg = tuple[CheckVerdict, str, str]
 
 
-def _legs(found: NodeFinding, own: Own, worst: Verdict) -> Iterator[Leg]:
+def _legs(found: NodeFinding, own: Own, worst: CheckVerdict) -> Iterator[Leg]:
     best = found.best
     where = _at(best.address)
     if best.stage <= Stage.CONNECT:
         yield (worst, *_no_connection(found, own))
         return
-    yield Verdict.OK, f"TCP to {where} works", ""
+    yield CheckVerdict.OK, f"TCP to {where} works", ""
     if best.stage is Stage.TLS:
-        yield (Verdict.FAILED, *_no_tls(best))
+        yield (CheckVerdict.FAILED, *_no_tls(best))
         return
-    yield Verdict.OK, "the handshake is done", ""
+    yield CheckVerdict.OK, "the handshake is done", ""
     offer = best.offer
     if offer is None:
         if found.target.seeking and best.fault is Fault.CLOSED:
-            yield Verdict.WARNING, "it looks for a cluster itself", "wait some seconds"
+            yield CheckVerdict.WARNING, "it looks for a cluster itself", "wait some seconds"
             return
-        yield (Verdict.FAILED, *_no_offer(best))
+        yield (CheckVerdict.FAILED, *_no_offer(best))
         return
     members = "member" if offer.members == 1 else "members"
-    yield Verdict.OK, f"node {offer.node[:8]}, {offer.members} {members}", ""
+    yield CheckVerdict.OK, f"node {offer.node[:8]}, {offer.members} {members}", ""
     yield _cluster(found, offer, own)
     yield _protocol(offer)
     yield _window(offer, own)
@@ -179,11 +181,11 @@ def _no_offer(best: Attempt) -> tuple[str, str]:
 def _cluster(found: NodeFinding, offer: JoinOffer, own: Own) -> Leg:
     named = f"cluster {offer.cluster_name!r} ({offer.cluster_id[:8]})"
     if offer.cluster_id == own.cluster_id:
-        return Verdict.OK, f"{named}, ours", ""
+        return CheckVerdict.OK, f"{named}, ours", ""
     if offer.cluster_name != own.cluster_name:
         if own.cluster_id and found.target.source == "heard":
-            return Verdict.SKIPPED, f"{named}, another beside ours ({own.cluster_name!r})", ""
-        verdict = Verdict.WARNING if found.target.source == "heard" else Verdict.FAILED
+            return CheckVerdict.SKIPPED, f"{named}, another beside ours ({own.cluster_name!r})", ""
+        verdict = CheckVerdict.WARNING if found.target.source == "heard" else CheckVerdict.FAILED
         return (
             verdict,
             f"{named}; this machine is for {own.cluster_name!r}",
@@ -193,12 +195,12 @@ def _cluster(found: NodeFinding, offer: JoinOffer, own: Own) -> Leg:
         )
     if own.cluster_id:
         return (
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             f"{named} has the name of ours ({own.cluster_id[:8]}), but is another one",
             "one with nothing deployed and one member gives itself up while the other's window "
             "is open (`aivailable admit` there); else `aivailable leave` on one side, and `up`",
         )
-    return Verdict.OK, f"{named}, the name that we look for", ""
+    return CheckVerdict.OK, f"{named}, the name that we look for", ""
 
 
 def _protocol(offer: JoinOffer) -> Leg:
@@ -206,29 +208,33 @@ def _protocol(offer: JoinOffer) -> Leg:
     if offer.proto_max < PROTO_MIN or offer.proto_min > PROTO_MAX:
         older = "here" if offer.proto_min > PROTO_MAX else "there"
         return (
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             f"it speaks {theirs}, we speak {ours}",
             f"install the newer version {older}",
         )
-    return Verdict.OK, f"it speaks {theirs}, we speak {ours}", ""
+    return CheckVerdict.OK, f"it speaks {theirs}, we speak {ours}", ""
 
 
 def _window(offer: JoinOffer, own: Own) -> Leg:
     if offer.cluster_id == own.cluster_id:
-        return Verdict.OK, "not needed: we belong to it", ""
+        return CheckVerdict.OK, "not needed: we belong to it", ""
     if own.keyed and not offer.keyed:
         return (
-            Verdict.FAILED,
+            CheckVerdict.FAILED,
             "it has no join key, and with a key this machine joins only nodes that have it",
             "start it with the same key, or this machine without",
         )
     if own.keyed:
-        return Verdict.OK, "both sides have a join key; joining shows whether it is the same", ""
+        return (
+            CheckVerdict.OK,
+            "both sides have a join key; joining shows whether it is the same",
+            "",
+        )
     if offer.window_open:
-        return Verdict.OK, "open: `aivailable up` here joins", ""
+        return CheckVerdict.OK, "open: `aivailable up` here joins", ""
     key = ", or start this machine with its join key" if offer.keyed else ""
     return (
-        Verdict.FAILED,
+        CheckVerdict.FAILED,
         "closed: it admits nobody now",
         f"type `aivailable admit` on one of its members, and `aivailable up` here{key}",
     )
@@ -242,7 +248,7 @@ def membership_checks(own: Own) -> Iterator[Check]:
             text = f"belongs to {own.cluster_name!r} ({own.cluster_id[:8]}), and does not run"
         else:
             text = f"no node runs here; it would look for {own.cluster_name!r}"
-        yield _membership("phase", Verdict.SKIPPED, text, "start it: `aivailable up`")
+        yield _membership("phase", CheckVerdict.SKIPPED, text, "start it: `aivailable up`")
         return
     yield _phase(status, own)
     if status.phase != "member" or not status.nodes:
@@ -251,7 +257,7 @@ def membership_checks(own: Own) -> Iterator[Check]:
     yield from _others(status)
 
 
-def _membership(name: str, verdict: Verdict, found: str, advice: str = "") -> Check:
+def _membership(name: str, verdict: CheckVerdict, found: str, advice: str = "") -> Check:
     return Check("membership", name, verdict, found, advice)
 
 
@@ -261,43 +267,43 @@ def _phase(status: ClusterStatus, own: Own) -> Check:
         case "member" if not status.nodes:
             return _membership(
                 "phase",
-                Verdict.WARNING,
+                CheckVerdict.WARNING,
                 f"belongs to {cluster}, whose state has not arrived yet",
                 status.advice
                 or "wait some seconds and run doctor again; if it stays so, bring the other "
                 "members up: their log holds the state",
             )
         case "member":
-            verdict = Verdict.WARNING if status.advice else Verdict.OK
+            verdict = CheckVerdict.WARNING if status.advice else CheckVerdict.OK
             return _membership("phase", verdict, f"member of {cluster}", status.advice)
         case "waiting":
             advice = status.advice or "type `aivailable admit` on one of the cluster's members"
-            return _membership("phase", Verdict.FAILED, "knocks and is not let in", advice)
+            return _membership("phase", CheckVerdict.FAILED, "knocks and is not let in", advice)
         case "seeking":
             # With advice something keeps it from joining, another join key for one.
-            verdict = Verdict.FAILED if status.advice else Verdict.WARNING
+            verdict = CheckVerdict.FAILED if status.advice else CheckVerdict.WARNING
             advice = status.advice or "wait some seconds; it founds one when nobody is there"
             return _membership("phase", verdict, "looks for a cluster", advice)
     advice = status.advice or "start it again with `aivailable up` to join anew"
-    return _membership("phase", Verdict.FAILED, f"{status.phase}: out of its cluster", advice)
+    return _membership("phase", CheckVerdict.FAILED, f"{status.phase}: out of its cluster", advice)
 
 
 def _quorum(status: ClusterStatus) -> Check:
     if status.quorum:
         voters = "voter" if len(status.voters) == 1 else "voters"
         text = f"there is one ({len(status.voters)} {voters})"
-        return _membership("quorum", Verdict.OK, text)
+        return _membership("quorum", CheckVerdict.OK, text)
     need = len(status.voters) // 2 + 1
     return _membership(
         "quorum",
-        Verdict.FAILED,
+        CheckVerdict.FAILED,
         f"no majority of the {len(status.voters)} voters is heard: what runs goes on, changes wait",
         f"bring voters back until {need} are up",
     )
 
 
 def _others(status: ClusterStatus) -> Iterator[Check]:
-    for state, verdict in (("silent", Verdict.WARNING), ("down", Verdict.WARNING)):
+    for state, verdict in (("silent", CheckVerdict.WARNING), ("down", CheckVerdict.WARNING)):
         missing = [node for node in status.nodes if node.state == state]
         if missing:
             names = ", ".join(map(_missing, missing))
@@ -309,7 +315,7 @@ def _others(status: ClusterStatus) -> Iterator[Check]:
                 "doctor` there what it sees",
             )
     up = [node.name for node in status.nodes if node.state in ("here", "up")]
-    yield _membership("nodes up", Verdict.OK, ", ".join(up) or "none")
+    yield _membership("nodes up", CheckVerdict.OK, ", ".join(up) or "none")
 
 
 def _missing(node: NodeStatus) -> str:
@@ -321,11 +327,11 @@ def _missing(node: NodeStatus) -> str:
 
 def summary_of(checks: Sequence[Check]) -> str:
     """The first failing leg in one sentence with the next step."""
-    for verdict in (Verdict.FAILED, Verdict.WARNING):
+    for verdict in (CheckVerdict.FAILED, CheckVerdict.WARNING):
         for check in checks:
             if check.verdict is verdict:
                 where = f"{check.leg} {check.subject}, " if check.subject else f"{check.leg}, "
-                opening = "" if verdict is Verdict.FAILED else "nothing failed; to note: "
+                opening = "" if verdict is CheckVerdict.FAILED else "nothing failed; to note: "
                 advice = f" → {check.advice}" if check.advice else ""
                 return f"{opening}{where}{check.name}: {check.found}{advice}"
     return "nothing is wrong as far as doctor can see"

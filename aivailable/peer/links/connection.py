@@ -25,7 +25,7 @@ from aivailable.wire.limits import (
     LINK_PING_S,
     STREAMS_PER_LINK_MAX,
 )
-from aivailable.wire.peer import HELLO, PEER, LinkHello, Refused
+from aivailable.wire.peer import HELLO, PEER, LinkHello, LinkRefused
 
 WRITE_AHEAD_MAX_BYTES: Final = 64 * KIB
 """Stream bytes handed over but not yet written; also the transport's own high-water mark, so
@@ -43,7 +43,7 @@ class Owner(Protocol):
 
     def hello_received(self, connection: Connection, hello: LinkHello) -> None: ...
 
-    def refused(self, connection: Connection, refusal: Refused) -> None: ...
+    def refused(self, connection: Connection, refusal: LinkRefused) -> None: ...
 
     def control_received(self, connection: Connection, message: Any) -> None: ...
 
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         """Say why, then end the connection."""
         if self.closed:
             return
-        refusal = HELLO.encode(Refused(code, message[:512]))
+        refusal = HELLO.encode(LinkRefused(code, message[:512]))
         self._urgent.append(frames.encode_frame(frames.HELLO, 0, frames.LAST, refusal))
         last_words = b"".join(self._urgent)
         self._finish(f"{code}: {message}")
@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
             return
         if frame.kind == frames.HELLO:
             message = HELLO.decode(frame.payload)
-            if isinstance(message, Refused):
+            if isinstance(message, LinkRefused):
                 self._owner.refused(self, message)
                 self.close(f"refused: {message.code}: {message.message}")
             elif isinstance(message, LinkHello) and not self.up:

@@ -25,15 +25,15 @@ from typing import Any, Final
 
 from aivailable.core.ids import NodeId, short
 from aivailable.errors import LinkError, LinkLost
-from aivailable.peer.identity import Identity
 from aivailable.peer.links.connection import Connection
 from aivailable.peer.links.dialler import Dialler
+from aivailable.peer.links.identity import Identity
 from aivailable.peer.links.listening import bind
 from aivailable.peer.links.streams import LinkStream
+from aivailable.peer.links.trust import SNI_LINK, SNI_WEIGHTS, Trust
 from aivailable.peer.ports import Contact, LinkListener
-from aivailable.peer.trust import SNI_LINK, SNI_WEIGHTS, Trust
 from aivailable.wire.limits import HANDSHAKE_DEADLINE_S, LINK_PING_S, PROTO_MAX, PROTO_MIN
-from aivailable.wire.peer import LinkHello, Refused
+from aivailable.wire.peer import LinkHello, LinkRefused
 
 DIAL_DEADLINE_S: Final = 2.0
 """TCP, TLS and hello to one address."""
@@ -217,7 +217,7 @@ class TlsLinks:
         else:
             self._choose(connection, hello)
 
-    def refused(self, connection: Connection, refusal: Refused) -> None:
+    def refused(self, connection: Connection, refusal: LinkRefused) -> None:
         node = connection.node
         self._problems[node] = f"{short(node)} refuses: {refusal.message}"
         if refusal.code != "busy":

@@ -28,7 +28,7 @@ from aivailable.peer.model_store.transfer import (
     receive_file,
     send_file,
 )
-from aivailable.peer.ports import FileStatus, Home, Stream
+from aivailable.peer.ports import FileStatus, Home, MessageStream
 
 INDEX_NAME: Final = "models.json"
 GGUF_MAGIC: Final = b"GGUF"
@@ -83,7 +83,7 @@ class FileModelStore:
         digest, real_path = await self._blocking(_digest_of_gguf, path)
         return await self._remember(digest, real_path)
 
-    async def fetch(self, digest: str, size_bytes: int, source: Stream) -> FileStatus:
+    async def fetch(self, digest: str, size_bytes: int, source: MessageStream) -> FileStatus:
         """`source` was opened with FetchFile(digest, partial_bytes(digest)). Raises LinkError
         (the partial stays), OSError, WorkerError on a mismatch (the partial is removed)."""
         if digest in self._fetching:
@@ -107,7 +107,7 @@ class FileModelStore:
             del self._fetching[digest]
         return await self._remember(digest, partial.final)
 
-    async def send(self, digest: str, offset: int, stream: Stream) -> None:
+    async def send(self, digest: str, offset: int, stream: MessageStream) -> None:
         """A file that is not held resets the stream with `not_held` and raises LinkError."""
         status = self.held().get(digest)
         if status is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, TypeVar
 
 from aivailable.errors import LinkError, WorkerError
 from aivailable.peer.home import sync_directory
-from aivailable.peer.ports import FileStatus, Stream
+from aivailable.peer.ports import FileStatus, MessageStream
 from aivailable.wire.limits import MIB, WEIGHTS_CHUNK_BYTES
 from aivailable.wire.peer import FileChunk
 
@@ -57,7 +57,9 @@ def hash_file(path: Path) -> Sha256:
     return hashed
 
 
-async def send_file(status: FileStatus, offset: int, stream: Stream, blocking: Blocking) -> None:
+async def send_file(
+    status: FileStatus, offset: int, stream: MessageStream, blocking: Blocking
+) -> None:
     """The file from `offset` as FileChunks, then the end. Raises OSError, LinkError."""
     total = status.size_bytes
     if not 0 <= offset <= total:
@@ -79,7 +81,7 @@ async def send_file(status: FileStatus, offset: int, stream: Stream, blocking: B
 
 async def receive_file(
     partial: Partial,
-    source: Stream,
+    source: MessageStream,
     *,
     blocking: Blocking,
     sleep: Callable[[float], Awaitable[None]],

@@ -2,6 +2,14 @@
 
 Public: `Interpreters` (which one serves a backend) and `Starter` (how a child is started for the
 devices that it may see). Making and removing runtimes is `peer.runtimes.making`'s.
+
+* `interpreters`: which interpreter serves a backend.
+* `starting`: how a child is started, and what it sees.
+* `adding`: `runtime add` as a whole.
+* `recipes`: how to build for a backend, and what is missing.
+* `builder`: builds a runtime, step by step.
+* `children`: a build's child processes.
+* `tools`: what this machine has to build with.
 """
 
 from aivailable.peer.runtimes.interpreters import Interpreters, Runtime

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
+from aivailable.peer.runtimes.builder import Builder, BuildRequest, Say, half_made, remove, whole
 from aivailable.peer.runtimes.interpreters import BACKENDS, Runtime
-from aivailable.peer.runtimes.making import Maker, Say, Wish, half_made, remove, whole
 from aivailable.peer.runtimes.recipes import Recipe, RuntimeTrouble, missing, recipe
 from aivailable.peer.runtimes.tools import look_around
 
@@ -36,7 +36,7 @@ async def add(
     if offline and not wheels:
         raise RuntimeTrouble("--offline needs --find-links with a folder of wheels")
     tools = await asyncio.to_thread(look_around)
-    wish = Wish(backend, wheels, offline)
+    wish = BuildRequest(backend, wheels, offline)
     lacking = missing(backend, tools, compiles=wish.compiles)
     if lacking:
         # Before the cards are asked about: without nvcc no list of architectures helps.
@@ -49,4 +49,4 @@ async def add(
         chosen = Recipe(backend, ())
     for note in chosen.notes:
         say(note)
-    return await Maker(home, wish, chosen, tools, say).make()
+    return await Builder(home, wish, chosen, tools, say).make()

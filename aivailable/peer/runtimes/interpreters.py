@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 
 RUNTIMES: Final = "runtimes"
 """The folder under home."""

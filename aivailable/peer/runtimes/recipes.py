@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 from aivailable.errors import AivailableError
 
 ENGINE: Final = "llama-cpp-python==0.3.36"
@@ -60,7 +60,7 @@ class Toolkit:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class BuildTools:
     """What this machine has. Paths are "" for what is missing."""
 
     compiler: str = ""
@@ -104,7 +104,7 @@ _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
 """What is missing → packages of Debian and Ubuntu, of Fedora."""
 
 
-def missing(backend: Backend, tools: Tools, *, compiles: bool) -> tuple[str, ...]:
+def missing(backend: Backend, tools: BuildTools, *, compiles: bool) -> tuple[str, ...]:
     """A sentence for each thing that has to be installed first. `compiles`: False when a built
     wheel is at hand."""
     wanted = {"Python's venv and pip": tools.ensurepip}
@@ -141,7 +141,7 @@ def _sentence(name: str, installer: str) -> str:
     return f"{name} is missing: {command}"
 
 
-def recipe(backend: Backend, architectures: Sequence[str], tools: Tools) -> Recipe:
+def recipe(backend: Backend, architectures: Sequence[str], tools: BuildTools) -> Recipe:
     """`architectures`: of the cards seen ("sm_61", "gfx906"; "" = unknown), or as the operator
     named them. Raises RuntimeTrouble when no card, or no toolkit here, can be built for."""
     common = (*_SOURCE, *_without(tools.cpu_flags))
@@ -163,7 +163,7 @@ def _without(flags: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"-D{option}=OFF" for flag, option in _CPU_FEATURES.items() if flag not in flags)
 
 
-def _cuda(architectures: Sequence[str], tools: Tools, common: tuple[str, ...]) -> Recipe:
+def _cuda(architectures: Sequence[str], tools: BuildTools, common: tuple[str, ...]) -> Recipe:
     numbers = sorted(
         int(digits) for one in architectures if (digits := one.removeprefix("sm_")).isdecimal()
     )
@@ -199,7 +199,7 @@ def _cuda(architectures: Sequence[str], tools: Tools, common: tuple[str, ...]) -
     return Recipe(Backend.CUDA, options, {"CUDACXX": best.nvcc}, notes)
 
 
-def _versions(tools: Tools) -> list[tuple[int, int]]:
+def _versions(tools: BuildTools) -> list[tuple[int, int]]:
     return sorted(one.version for one in tools.toolkits)
 
 
@@ -240,7 +240,7 @@ def _named(numbers: Sequence[int]) -> str:
     return ", ".join(f"sm_{number}" for number in numbers)
 
 
-def _rocm(architectures: Sequence[str], tools: Tools, common: tuple[str, ...]) -> Recipe:
+def _rocm(architectures: Sequence[str], tools: BuildTools, common: tuple[str, ...]) -> Recipe:
     targets = [one for one in architectures if one.startswith("gfx")]
     gone = [one for one in targets if one in ROCM_GONE]
     built = [one for one in targets if one not in gone]

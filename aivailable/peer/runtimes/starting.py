@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 from aivailable.peer.runtimes.interpreters import Interpreters
 from aivailable.wire.worker import DeviceClaim
 

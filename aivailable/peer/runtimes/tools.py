@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from aivailable.peer.runtimes.recipes import Toolkit, Tools
+from aivailable.peer.runtimes.recipes import BuildTools, Toolkit
 
 CUDA_FOLDERS: Final = ("/usr/local", "/opt")
 ROCM_FOLDERS: Final = ("/opt/rocm", "/usr")
@@ -36,7 +36,7 @@ def look_around(
     include_folders: Sequence[str] = INCLUDE_FOLDERS,
     cpuinfo: Path = Path("/proc/cpuinfo"),
     vulkan_sdk: str | None = None,
-) -> Tools:
+) -> BuildTools:
     """`path`: like PATH, None = ours. `vulkan_sdk`: like VULKAN_SDK, None = ours. Runs each nvcc
     once; blocks for up to seconds."""
 
@@ -48,7 +48,7 @@ def look_around(
     roots = [*([Path(sdk) / "include"] if sdk else []), *map(Path, include_folders)]
     of_sdk = shutil.which("glslc", path=f"{sdk}/bin") if sdk else None
     rocm = next((Path(one) for one in rocm_folders if (Path(one) / "bin" / "hipcc").exists()), None)
-    return Tools(
+    return BuildTools(
         compiler=found("c++", "g++", "clang++"),
         toolkits=tuple(_toolkits(found("nvcc"), cuda_folders)),
         hipcc=str(rocm / "bin" / "hipcc") if rocm else found("hipcc"),

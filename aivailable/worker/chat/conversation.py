@@ -17,10 +17,10 @@ from aivailable.errors import RequestError
 from aivailable.wire.generation import Constraint, Generate
 from aivailable.worker.answer import AnswerParser, Grammar, Prepared
 from aivailable.worker.chat import messages as rewrite
-from aivailable.worker.chat.formats import Call, Format, Thinking, Tool, format_of, thinking_of
+from aivailable.worker.chat.formats import Format, Thinking, Tool, ToolCall, format_of, thinking_of
 from aivailable.worker.chat.grammar_text import GrammarText, literal
 from aivailable.worker.chat.messages import Message, checked_messages
-from aivailable.worker.chat.reading import Reader, Reading, ReadingParser
+from aivailable.worker.chat.reading import AnswerReading, Reader, ReadingParser
 from aivailable.worker.chat.template import ChatTemplate, checked_variables
 from aivailable.worker.chat.traits import Traits, traits_of
 
@@ -261,7 +261,7 @@ def _expressed(
 
     def write(calls: Sequence[Mapping[str, Any]]) -> str:
         return form.write(
-            [Call(c["function"]["name"], c["function"]["arguments"], c["id"]) for c in calls]
+            [ToolCall(c["function"]["name"], c["function"]["arguments"], c["id"]) for c in calls]
         )
 
     shown = [
@@ -293,7 +293,7 @@ def _parser(
 ) -> Callable[[], AnswerParser]:
     form, thinking = dialect.format, dialect.thinking
 
-    def read(r: Reading) -> Reader[None]:
+    def read(r: AnswerReading) -> Reader[None]:
         if not form.thinks_apart and apart and not rendered.prefilled:
             yield from _read_thoughts(r, form, thinking, tools, opened=rendered.opened)
         yield from form.read(r, tools)
@@ -302,7 +302,7 @@ def _parser(
 
 
 def _read_thoughts(
-    r: Reading, form: Format, thinking: Thinking, tools: Sequence[Tool], *, opened: bool
+    r: AnswerReading, form: Format, thinking: Thinking, tools: Sequence[Tool], *, opened: bool
 ) -> Reader[None]:
     """The reasoning at the beginning of an answer, if there is one."""
     if not opened:

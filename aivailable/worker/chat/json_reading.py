@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from aivailable.worker.chat.reading import SPACE, Emit, Reader, Reading
+from aivailable.worker.chat.reading import SPACE, AnswerReading, Emit, Reader
 
 KEY_MAX_CHARS: Final = 256
 DEPTH_MAX: Final = 200
@@ -99,7 +99,7 @@ class _ValueScan:
             self._in_scalar = True
 
 
-def read_value(r: Reading, emit: Emit) -> Reader[bool]:
+def read_value(r: AnswerReading, emit: Emit) -> Reader[bool]:
     """Give out one JSON value as it is written. False when the text is none, or ended."""
     scan = _ValueScan()
     while (yield from r.more()):
@@ -114,14 +114,14 @@ def read_value(r: Reading, emit: Emit) -> Reader[bool]:
     return False
 
 
-def read_raw(r: Reading) -> Reader[str]:
+def read_raw(r: AnswerReading) -> Reader[str]:
     """One JSON value's text; "" when it is none."""
     pieces: list[str] = []
     whole = yield from read_value(r, pieces.append)
     return "".join(pieces) if whole else ""
 
 
-def read_text(r: Reading, emit: Emit) -> Reader[bool]:
+def read_text(r: AnswerReading, emit: Emit) -> Reader[bool]:
     """Give out what a JSON string says, while it is written. False when the answer ended in it;
     the opening quote must be next."""
     r.skip()
@@ -145,7 +145,7 @@ def read_text(r: Reading, emit: Emit) -> Reader[bool]:
     return False
 
 
-def _read_escape(r: Reading, emit: Emit, high: str) -> Reader[str]:
+def _read_escape(r: AnswerReading, emit: Emit, high: str) -> Reader[str]:
     """What follows a backslash. Returns the first half of a surrogate pair, as its code's text,
     when that is what was read."""
     char = yield from r.peek()
@@ -186,7 +186,7 @@ def loads_text(raw: str) -> str | None:
 
 
 def read_call(
-    r: Reading, keys: CallKeys, accepts: Callable[[str], bool] = lambda _name: True
+    r: AnswerReading, keys: CallKeys, accepts: Callable[[str], bool] = lambda _name: True
 ) -> Reader[CallRead]:
     """One call's object. `accepts` says whether a name is a function's.
 
@@ -228,7 +228,7 @@ def read_call(
     return CallRead.BROKEN if begun else CallRead.NONE
 
 
-def _read_arguments(r: Reading, *, begun: bool) -> Reader[str]:
+def _read_arguments(r: AnswerReading, *, begun: bool) -> Reader[str]:
     """The arguments: given out as they grow once the call has begun. Returns their text."""
     pieces: list[str] = []
 

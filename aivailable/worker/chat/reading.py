@@ -43,7 +43,7 @@ class _Out:
     calls: list[CallDelta] = field(default_factory=list)
 
 
-class Reading:
+class AnswerReading:
     """The source and the output of one reader."""
 
     def __init__(self, request_id: str, *, prefilled: bool = False) -> None:
@@ -273,11 +273,11 @@ class ReadingParser:
     def __init__(
         self,
         request_id: str,
-        read: Callable[[Reading], Reader[None]],
+        read: Callable[[AnswerReading], Reader[None]],
         *,
         prefilled: bool = False,
     ) -> None:
-        self._reading = Reading(request_id, prefilled=prefilled)
+        self._reading = AnswerReading(request_id, prefilled=prefilled)
         self._reader: Generator[None, Any, None] | None = read(self._reading)
         self._step()
 

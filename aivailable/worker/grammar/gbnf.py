@@ -13,11 +13,11 @@ from aivailable.worker.grammar.rules import (
     DEPTH_MAX,
     REPETITIONS_MAX,
     Chars,
+    Concatenation,
     GrammarError,
     Node,
     Repeat,
     Rule,
-    Sequence,
     Text,
     chars,
     choice,
@@ -73,7 +73,7 @@ class _Reader:
         while True:
             item = self._item()
             if item is None:
-                return items[0] if len(items) == 1 else Sequence(tuple(items))
+                return items[0] if len(items) == 1 else Concatenation(tuple(items))
             self._skip(newlines=self._depth > 0)
             for _ in range(REPEATS_IN_ROW_MAX):
                 counts = self._counts()

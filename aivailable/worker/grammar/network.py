@@ -11,14 +11,14 @@ from typing import Final
 
 from aivailable.worker.grammar.rules import (
     ROOT,
+    Alternation,
     Chars,
-    Choice,
+    Concatenation,
     GrammarError,
     Node,
     Repeat,
     Rule,
     Rules,
-    Sequence,
     Text,
 )
 
@@ -59,7 +59,7 @@ class Network:
                     self._path(path, start, end)
             case Rule(name):
                 self.calls[start].append((self._starts[name], end))
-            case Sequence(items):
+            case Concatenation(items):
                 for item in items[:-1]:
                     after = self._place()
                     self._build(item, start, after)
@@ -68,7 +68,7 @@ class Network:
                     self._build(items[-1], start, end)
                 else:
                     self.jumps[start].append(end)
-            case Choice(options):
+            case Alternation(options):
                 for option in options:
                     # A place of its own: a loop in one option must not be entered by another.
                     own = self._place()

@@ -13,11 +13,11 @@ from aivailable.worker.grammar.rules import (
     CODE_POINT_MAX,
     DEPTH_MAX,
     REPETITIONS_MAX,
-    Choice,
+    Alternation,
+    Concatenation,
     GrammarError,
     Node,
     Repeat,
-    Sequence,
     chars,
     choice,
     inverse,
@@ -85,7 +85,7 @@ def limited(content: Node, least: int, most: int | None) -> Node | None:
     low, high = _lengths(content)
     if low >= least and (most is None or (high is not None and high <= most)):
         return content
-    items = list(content.items) if isinstance(content, Sequence) else [content]
+    items = list(content.items) if isinstance(content, Concatenation) else [content]
     spans = [_lengths(item) for item in items]
     loose = [at for at, (low, high) in enumerate(spans) if low != high]
     if len(loose) != 1:
@@ -102,17 +102,17 @@ def limited(content: Node, least: int, most: int | None) -> Node | None:
     if longest is not None and longest < shortest:
         return None
     items[place] = Repeat(run.item, shortest, longest)
-    return Sequence(tuple(items))
+    return Concatenation(tuple(items))
 
 
 def _lengths(content: Node) -> tuple[int, int | None]:
     """Fewest and most characters of what a pattern was read into; None = without end. Every leaf
     is one character of the text, however JSON spells it."""
-    if isinstance(content, Sequence):
+    if isinstance(content, Concatenation):
         spans = [_lengths(item) for item in content.items]
         highs = [high for _, high in spans if high is not None]
         return sum(low for low, _ in spans), sum(highs) if len(highs) == len(spans) else None
-    if isinstance(content, Choice):
+    if isinstance(content, Alternation):
         spans = [_lengths(option) for option in content.options]
         highs = [high for _, high in spans if high is not None]
         longest = max(highs, default=0) if len(highs) == len(spans) else None
@@ -162,7 +162,7 @@ class _Reader:
                 items.insert(0, anything)
             if not ends:
                 items.append(anything)
-        return Sequence(tuple(items))
+        return Concatenation(tuple(items))
 
     def _repeated(self, item: Node) -> Node:
         counts: tuple[int, int | None] | None = None

@@ -50,14 +50,14 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class Concatenation:
     """One after the other; empty: the empty text."""
 
     items: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Alternation:
     """Any one of them; empty: nothing at all."""
 
     options: tuple[Node, ...]
@@ -72,20 +72,20 @@ class Repeat:
     most: int | None
 
 
-Node: TypeAlias = Text | Chars | Rule | Sequence | Choice | Repeat
+Node: TypeAlias = Text | Chars | Rule | Concatenation | Alternation | Repeat
 Rules: TypeAlias = Mapping[str, Node]
-NOTHING: Final = Choice(())
-EMPTY: Final = Sequence(())
+NOTHING: Final = Alternation(())
+EMPTY: Final = Concatenation(())
 
 
 def sequence(*items: Node) -> Node:
     """One after the other."""
-    return items[0] if len(items) == 1 else Sequence(items)
+    return items[0] if len(items) == 1 else Concatenation(items)
 
 
 def choice(*options: Node) -> Node:
     """Any one of them."""
-    return options[0] if len(options) == 1 else Choice(options)
+    return options[0] if len(options) == 1 else Alternation(options)
 
 
 def optional(item: Node) -> Node:
@@ -142,9 +142,9 @@ def _parts(node: Node) -> Iterator[Node]:
     while todo:
         node = todo.pop()
         yield node
-        if isinstance(node, Sequence):
+        if isinstance(node, Concatenation):
             todo.extend(node.items)
-        elif isinstance(node, Choice):
+        elif isinstance(node, Alternation):
             todo.extend(node.options)
         elif isinstance(node, Repeat):
             todo.append(node.item)
@@ -176,9 +176,9 @@ def _productive(node: Node, known: set[str]) -> bool:
             return bool(ranges)
         case Rule(name):
             return name in known
-        case Sequence(items):
+        case Concatenation(items):
             return all(_productive(item, known) for item in items)
-        case Choice(options):
+        case Alternation(options):
             return any(_productive(option, known) for option in options)
         case Repeat(item, least, _):
             return least == 0 or _productive(item, known)
@@ -193,9 +193,9 @@ def _empty(node: Node, known: set[str]) -> bool:
             return False
         case Rule(name):
             return name in known
-        case Sequence(items):
+        case Concatenation(items):
             return all(_empty(item, known) for item in items)
-        case Choice(options):
+        case Alternation(options):
             return any(_empty(option, known) for option in options)
         case Repeat(item, least, _):
             return least == 0 or _empty(item, known)
@@ -204,10 +204,10 @@ def _empty(node: Node, known: set[str]) -> bool:
 def _pruned(node: Node, useful: set[str]) -> Node:
     """The node without options that match nothing: an answer must never enter a dead end."""
     match node:
-        case Sequence(items):
-            return Sequence(tuple(_pruned(item, useful) for item in items))
-        case Choice(options):
-            return Choice(
+        case Concatenation(items):
+            return Concatenation(tuple(_pruned(item, useful) for item in items))
+        case Alternation(options):
+            return Alternation(
                 tuple(_pruned(option, useful) for option in options if _productive(option, useful))
             )
         case Repeat(item, least, most):
@@ -223,14 +223,14 @@ def _first_rules(node: Node, empty: set[str]) -> set[str]:
     match node:
         case Rule(name):
             return {name}
-        case Sequence(items):
+        case Concatenation(items):
             found: set[str] = set()
             for item in items:
                 found |= _first_rules(item, empty)
                 if not _empty(item, empty):
                     break
             return found
-        case Choice(options):
+        case Alternation(options):
             return set().union(*(_first_rules(option, empty) for option in options))
         case Repeat(item, _, _):
             return _first_rules(item, empty)

@@ -12,13 +12,13 @@ from typing import Any
 
 from aivailable.worker.grammar.rules import (
     ROOT,
+    Alternation,
     Chars,
-    Choice,
+    Concatenation,
     Node,
     Repeat,
     Rule,
     Rules,
-    Sequence,
     Text,
 )
 from aivailable.worker.grammar.schema import read_schema
@@ -60,10 +60,10 @@ def _spell(node: Node, renamed: Any, used: list[str]) -> str:
         case Rule(name):
             used.append(name)
             return str(renamed(name))
-        case Sequence(items):
+        case Concatenation(items):
             inside = " ".join(_spell(item, renamed, used) for item in items)
             return f"({inside})" if items else '""'
-        case Choice(options):
+        case Alternation(options):
             inside = " | ".join(_spell(option, renamed, used) for option in options)
             return f"({inside})" if options else "[]"
         case Repeat(item, least, most):

@@ -12,7 +12,7 @@ import pytest
 from fixtures.api_service import ADMIN, MODEL, NODE, USER, FakeService, answer, api_key
 
 from aivailable.core.ids import key_hash, key_id
-from aivailable.core.records import Scope
+from aivailable.core.state.records import Scope
 from aivailable.errors import RequestError
 from aivailable.peer.api import server as server_module
 from aivailable.peer.api import sse

@@ -13,9 +13,9 @@ from fixtures.api_service import ADMIN, NODE, REVOKED, USER, FakeApiKeys, FakeSe
 from fixtures.peer_ports import HandClock
 
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import Call, attach, call_of
+from aivailable.peer.api.accounting import RequestRecord, attach, call_of
 from aivailable.peer.api.auth import authenticate, require_admin
-from aivailable.peer.api.routes import open_paths
+from aivailable.peer.api.description.routes import open_paths
 from aivailable.peer.api.server import ApiServer
 
 OPEN = open_paths(ApiServer(FakeService(), HandClock()).routes)
@@ -43,7 +43,7 @@ def request_from(
     if key is not None:
         sent["Authorization"] = f"Bearer {key}"
     request = make_mocked_request("GET", path, headers=sent, transport=Wire(peer))
-    attach(request, Call("req_1", "GET", path, 0.0))
+    attach(request, RequestRecord("req_1", "GET", path, 0.0))
     return request
 
 

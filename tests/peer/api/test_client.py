@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fixtures.api_service import ADMIN, HOST, MODEL, NODE, USER, FakeService, answer, event
 
-from aivailable.client import ChatDelta, Client, ClientError, Usage
-from aivailable.core.commands import RemoveDeployment, RevokeKey, SetWindow
+from aivailable.client import AnswerUsage, ChatDelta, Client, ClientError
+from aivailable.core.state.commands import RemoveDeployment, RevokeKey, SetWindow
 from aivailable.errors import ProposalRejected, RequestError
 from aivailable.peer.api.server import ApiServer
 from aivailable.wire.generation import Finished, Started, Tokens
@@ -87,7 +87,7 @@ async def test_a_chat_arrives_in_pieces_with_its_way(client: Client) -> None:
     stream = client.chat(MODEL, HELLO, temperature=0)
     deltas = [delta async for delta in stream]
     assert "".join(delta.text for delta in deltas) == "Hello"
-    assert deltas[-2:] == [ChatDelta(finish_reason="stop"), ChatDelta(usage=Usage(7, 3))]
+    assert deltas[-2:] == [ChatDelta(finish_reason="stop"), ChatDelta(usage=AnswerUsage(7, 3))]
     assert (stream.host, stream.ingress, stream.attempts) == (HOST[:8], NODE[:8], 1)
     assert stream.replica == f"{MODEL}#1.1"
     assert stream.request_id.startswith("req_")

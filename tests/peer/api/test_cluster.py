@@ -10,10 +10,10 @@ import aiohttp
 import pytest
 from fixtures.api_service import ADMIN, MODEL, NODE, USER, FakeService, event
 
-from aivailable.core.commands import PutSettings, RemoveDeployment, RevokeKey, SetWindow
 from aivailable.core.ids import key_hash, key_id
-from aivailable.core.records import ClusterSettings
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
+from aivailable.core.state.commands import PutSettings, RemoveDeployment, RevokeKey, SetWindow
+from aivailable.core.state.records import ClusterSettings
 from aivailable.errors import GgufError, ProposalRejected, ProposalUnknown, RequestError
 from aivailable.peer.api.server import ApiServer
 from aivailable.wire.schema import from_plain

@@ -11,7 +11,7 @@ from fixtures.cluster_status import NAS, RIG2, lab
 
 from aivailable.core.ids import key_hash, key_id
 from aivailable.errors import RequestError
-from aivailable.peer.api.cluster_nodes import find_member
+from aivailable.peer.api.cluster.nodes import find_member
 
 ACTOR = f"operator:{key_id(key_hash(ADMIN))}"
 

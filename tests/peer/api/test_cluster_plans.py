@@ -10,7 +10,7 @@ from fixtures.api_service import ADMIN, USER, FakeService
 from fixtures.plans import some_fit, some_plan
 
 from aivailable.client import Client, ClientError
-from aivailable.core.status import FitStatus, PlanStatus
+from aivailable.core.serving.status import FitStatus, PlanStatus
 from aivailable.errors import RequestError
 from aivailable.peer.api.server import ApiServer
 from aivailable.wire.schema import from_plain

@@ -18,13 +18,13 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as plain_families
 
 from aivailable.core.ids import key_hash, key_id
-from aivailable.core.records import ApiKey, Scope
-from aivailable.core.status import ClusterStatus, DeploymentStatus, DeviceStatus
-from aivailable.peer.api import exposition, metrics
-from aivailable.peer.api.exposition import OPENMETRICS, PLAIN, Page
-from aivailable.peer.api.metrics import Ended, Labels, Metrics
+from aivailable.core.serving.histogram import WAIT_BOUNDS_S, Histogram
+from aivailable.core.serving.status import ClusterStatus, DeploymentStatus, DeviceStatus
+from aivailable.core.state.records import ApiKey, Scope
+from aivailable.peer.api.monitoring import exposition, metrics
+from aivailable.peer.api.monitoring.exposition import OPENMETRICS, PLAIN, Page
+from aivailable.peer.api.monitoring.metrics import Ended, Labels, Metrics
 from aivailable.peer.api.server import ApiServer
-from aivailable.peer.histogram import WAIT_BOUNDS_S, Histogram
 from aivailable.peer.service import NodeFigures, RaftFigures
 from aivailable.raft.figures import Tally
 from aivailable.wire.peer import Demand
@@ -153,7 +153,7 @@ def test_importing_the_page_starts_nothing() -> None:
     code = (
         "import gc, os, signal, threading\n"
         "hooks = list(gc.callbacks), signal.getsignal(signal.SIGTERM)\n"
-        "import aivailable.peer.api.exposition\n"
+        "import aivailable.peer.api.monitoring.exposition\n"
         "assert threading.active_count() == 1\n"
         "assert (list(gc.callbacks), signal.getsignal(signal.SIGTERM)) == hooks\n"
         "assert len(os.listdir('/proc/self/fd')) <= 4, os.listdir('/proc/self/fd')\n"

@@ -13,7 +13,7 @@ from fixtures.api_service import MODEL, USER, FakeService, Step
 
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.openai.embeddings import embeddings_request, rerank_request
-from aivailable.peer.api.parameters import Parameters
+from aivailable.peer.api.parameters import RequestParameters
 from aivailable.peer.api.server import ApiServer
 from aivailable.wire.generation import Embedded, Failed, Finished, Started
 
@@ -163,7 +163,7 @@ async def test_an_answer_that_is_no_vectors_is_our_fault(
 )
 def test_an_embeddings_refusal_names_the_parameter(given: dict[str, Any], param: str) -> None:
     with pytest.raises(ParameterError) as caught:
-        embeddings_request(Parameters({"model": "m", **given}), "req_1")
+        embeddings_request(RequestParameters({"model": "m", **given}), "req_1")
     assert caught.value.param == param
 
 
@@ -182,5 +182,5 @@ def test_an_embeddings_refusal_names_the_parameter(given: dict[str, Any], param:
 def test_a_rerank_refusal_names_the_parameter(given: dict[str, Any], param: str) -> None:
     body = {"model": "m", "query": "q", "documents": ["a"], **given}
     with pytest.raises(ParameterError) as caught:
-        rerank_request(Parameters(body), "req_1")
+        rerank_request(RequestParameters(body), "req_1")
     assert caught.value.param == param

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.openai.requests import chat_request, completion_request
-from aivailable.peer.api.parameters import Parameters
+from aivailable.peer.api.parameters import RequestParameters
 
 PNG_URL = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
 
@@ -224,7 +224,7 @@ KEYS = st.sampled_from(
 def test_any_json_is_accepted_or_refused_by_name(body: dict[str, Any]) -> None:
     for parse in (chat_request, completion_request):
         try:
-            parse(Parameters({"model": "m", **body}), "req_1")
+            parse(RequestParameters({"model": "m", **body}), "req_1")
         except ParameterError as error:
             named = error.param
         else:

@@ -28,17 +28,17 @@ from fixtures.openapi_document import (
 from fixtures.peer_ports import HandClock
 from jsonschema import Draft202012Validator
 
-from aivailable.core.records import Where
-from aivailable.core.settings import KEYS
-from aivailable.core.status import NodeStatus
+from aivailable.core.serving.status import NodeStatus
+from aivailable.core.state.records import Where
+from aivailable.core.state.settings import KEYS
 from aivailable.peer.api import parameters
-from aivailable.peer.api.answer_types import MemberStatus
+from aivailable.peer.api.description.answer_types import MemberStatus
+from aivailable.peer.api.description.fields import Fields, Integer, Number, Object, Only, Text
+from aivailable.peer.api.description.routes import Access, Route
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.fields import Fields, Integer, Number, Object, Only, Text
 from aivailable.peer.api.openai.embeddings import embeddings_request, rerank_request
 from aivailable.peer.api.openai.requests import CHAT, COMPLETION, chat_request, completion_request
-from aivailable.peer.api.parameters import Parameters
-from aivailable.peer.api.routes import Access, Route
+from aivailable.peer.api.parameters import RequestParameters
 from aivailable.peer.api.server import ApiServer
 from aivailable.peer.service import DeployRequest
 
@@ -147,13 +147,13 @@ async def test_the_scope_that_is_told_is_the_one_that_is_asked_for(
 def _read(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Collects every parameter that is read, nested ones with their path."""
     names: set[str] = set()
-    raw = Parameters.raw
+    raw = RequestParameters.raw
 
-    def reading(self: Parameters, key: str) -> Any:
+    def reading(self: RequestParameters, key: str) -> Any:
         names.add(re.sub(r"\[\d+\]", "", self.name(key)))
         return raw(self, key)
 
-    monkeypatch.setattr(parameters.Parameters, "raw", reading)
+    monkeypatch.setattr(parameters.RequestParameters, "raw", reading)
     return names
 
 
@@ -204,7 +204,7 @@ def test_a_chat_s_parameters_are_those_that_its_parser_reads(
     names = _read(monkeypatch)
     for body in CHATS:
         whole = {"model": "m", "messages": HELLO, **body}
-        chat_request(Parameters(whole), "req_1")
+        chat_request(RequestParameters(whole), "req_1")
         validator({"$ref": "#/components/schemas/ChatCompletionRequest"}).validate(whole)
     assert names == _described(SCHEMAS["ChatCompletionRequest"])
     assert {"max_tokens", "max_completion_tokens", "messages.content.image_url.url"} <= names
@@ -216,7 +216,7 @@ def test_a_completion_s_parameters_are_those_that_its_parser_reads(
     names = _read(monkeypatch)
     for body in ({}, *CHATS[1:2], *CHATS[3:5]):
         whole = {"model": "m", "prompt": "x", **body}
-        completion_request(Parameters(whole), "req_1")
+        completion_request(RequestParameters(whole), "req_1")
         validator({"$ref": "#/components/schemas/CompletionRequest"}).validate(whole)
     assert names == _described(SCHEMAS["CompletionRequest"])
 
@@ -225,11 +225,11 @@ def test_parameters_of_embeddings_and_rerank_are_those_that_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = _read(monkeypatch)
-    embeddings_request(Parameters({"model": "m", "input": ["a"]}), "req_1")
+    embeddings_request(RequestParameters({"model": "m", "input": ["a"]}), "req_1")
     assert names == _described(SCHEMAS["EmbeddingsRequest"])
     names.clear()
     asked = {"model": "m", "query": "q", "documents": ["a", {"text": "b"}]}
-    rerank_request(Parameters(asked), "req_1")
+    rerank_request(RequestParameters(asked), "req_1")
     assert names == _described(SCHEMAS["RerankRequest"])
 
 
@@ -286,7 +286,7 @@ async def test_the_parsers_of_cluster_bodies_read_what_is_described(
 
 
 def test_what_is_not_declared_cannot_be_read() -> None:
-    body = Parameters({"a": 1}, "x").declared({"b": Text()})
+    body = RequestParameters({"a": 1}, "x").declared({"b": Text()})
     with pytest.raises(LookupError, match=r"x\.a is not declared"):
         body.raw("a")
     with pytest.raises(LookupError, match=r"x\.b is not declared as Integer"):
@@ -339,7 +339,7 @@ def _edges(field: Any) -> tuple[Any, ...]:
 
 def _parsed(body: Document, *, chat: bool) -> ParameterError | None:
     try:
-        (chat_request if chat else completion_request)(Parameters(body), "req_1")
+        (chat_request if chat else completion_request)(RequestParameters(body), "req_1")
     except ParameterError as error:
         return error
     return None

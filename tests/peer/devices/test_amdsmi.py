@@ -31,7 +31,7 @@ from pathlib import Path
 from aivailable.peer.devices import SystemDevices
 from aivailable.peer.devices.offload import Offered, Offload
 from aivailable.peer.devices.sysfs import KernelCards
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 
 async def offload():
     return Offload(False, "x", tuple(

@@ -11,13 +11,13 @@ import pytest
 from fixtures import kernel_cards as tree
 from fixtures.kernel_cards import GIB, add
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 from aivailable.peer.devices import SystemDevices
 from aivailable.peer.devices.gpus import UNUSABLE, join, remedy
-from aivailable.peer.devices.nvml import Card, Nvml, Reading
+from aivailable.peer.devices.nvml import Card, CardReading, Nvml
 from aivailable.peer.devices.offload import Offered, Offload, probe
 from aivailable.peer.devices.sysfs import KernelCards
-from aivailable.peer.doctor.findings import Verdict
+from aivailable.peer.doctor.findings import CheckVerdict
 from aivailable.peer.doctor.verdicts import _gpu
 from aivailable.peer.runtimes import Interpreters, Runtime
 from aivailable.peer.runtimes.interpreters import write_record
@@ -43,8 +43,8 @@ class Scripted(Nvml):
     def cards(self) -> tuple[tuple[Card, ...], tuple[str, ...]]:
         return self._found, ()
 
-    def read(self, card: Card) -> Reading:
-        return Reading(card.total_bytes - GIB, 0.0, None)
+    def read(self, card: Card) -> CardReading:
+        return CardReading(card.total_bytes - GIB, 0.0, None)
 
 
 def answering(offload: Offload) -> Callable[[], Awaitable[Offload]]:
@@ -119,7 +119,7 @@ async def test_an_integrated_gpu_is_neither_device_nor_fault(tmp_path: Path) -> 
     assert (arc.name, arc.index, arc.total_bytes) == ("Intel Arc A770", 1, 8 * GIB)
     assert devices.load()[0].free_bytes == 8 * GIB
     checks = [_gpu(gpu) for gpu in devices.gpus]
-    assert [check.verdict for check in checks] == [Verdict.SKIPPED, Verdict.OK]
+    assert [check.verdict for check in checks] == [CheckVerdict.SKIPPED, CheckVerdict.OK]
     assert "shares the main memory" in checks[0].found
     assert "usable through vulkan" in checks[1].found
 
@@ -147,7 +147,7 @@ async def test_doctor_says_why_a_card_is_idle(
     devices = await look(tmp_path, CPU_ONLY)
     (gpu,) = devices.gpus
     check = _gpu(gpu)
-    assert check.verdict is Verdict.WARNING
+    assert check.verdict is CheckVerdict.WARNING
     assert words in check.found
     assert "seen by sysfs" in check.found
     assert check.advice == gpu.remedy != ""

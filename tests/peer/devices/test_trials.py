@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from fixtures.kernel_cards import GIB
 
-from aivailable.core.records import Backend, Device
+from aivailable.core.state.records import Backend, Device
 from aivailable.peer.devices.benchmark import OFF_VARIABLE, Benchmark
 from aivailable.peer.devices.gpus import Gpu
-from aivailable.peer.devices.kept import Kept, Speed
 from aivailable.peer.devices.known_speeds import known_speed
-from aivailable.peer.devices.nvml import Card, Nvml, Reading
+from aivailable.peer.devices.nvml import Card, CardReading, Nvml
 from aivailable.peer.devices.offload import Offered, Offload
 from aivailable.peer.devices.sysfs import KernelCards
 from aivailable.peer.devices.system import SystemDevices
+from aivailable.peer.devices.trial_cache import Speed, TrialCache
 from aivailable.peer.devices.trials import Trials
 from aivailable.peer.doctor.verdicts import _gpu
 from aivailable.peer.runtimes import Interpreters, Starter
@@ -50,8 +50,8 @@ class Scripted(Nvml):
     def cards(self) -> tuple[tuple[Card, ...], tuple[str, ...]]:
         return (CARD,), ()
 
-    def read(self, card: Card) -> Reading:
-        return Reading(card.total_bytes, self.utilization, None)
+    def read(self, card: Card) -> CardReading:
+        return CardReading(card.total_bytes, self.utilization, None)
 
 
 class Shells(Interpreters):
@@ -90,7 +90,7 @@ async def look(
     *,
     driver: str = "550.54",
     build: str = "b1",
-    kept: Kept | None = None,
+    kept: TrialCache | None = None,
     limit_s: float = 20.0,
 ) -> SystemDevices:
     async def offload() -> Offload:
@@ -111,7 +111,7 @@ async def look(
         kernel=KernelCards(tmp_path / "nothing"),
         offload=offload,
         trials=Trials(Starter(shells), smoke_limit_s=limit_s),
-        kept=kept or Kept(load, save),
+        kept=kept or TrialCache(load, save),
         environment={},
     )
     await devices.look()
@@ -201,7 +201,7 @@ async def test_nobody_tries_without_leave_and_doctor_says_so(tmp_path: Path) -> 
     "text", [b"{", b"[]", b'{"verdicts": {"a": 1}}', b'{"speeds": 3}', b"\xff"]
 )
 def test_a_damaged_memory_is_an_empty_one(text: bytes) -> None:
-    kept = Kept(lambda: text)
+    kept = TrialCache(lambda: text)
     assert kept.verdict("a") is None
     assert kept.speed("a") is None
 
@@ -246,7 +246,7 @@ def scales(*answers: Any) -> Scales:
     return made
 
 
-def cpu(held: dict[str, int], kept: Kept | None = None) -> SystemDevices:
+def cpu(held: dict[str, int], kept: TrialCache | None = None) -> SystemDevices:
     return SystemDevices(
         (("cpu", "CPU", GIB), ("sim", "GTX1080Ti", 11 * GIB)),
         lambda: held,
@@ -257,7 +257,7 @@ def cpu(held: dict[str, int], kept: Kept | None = None) -> SystemDevices:
 
 
 async def test_a_device_is_measured_once_when_it_is_idle() -> None:
-    kept, saved = Kept(), []
+    kept, saved = TrialCache(), []
     kept._save = saved.append
     devices = cpu({}, kept)
     devices._engines = ("llama",)
@@ -267,7 +267,7 @@ async def test_a_device_is_measured_once_when_it_is_idle() -> None:
     first, second = devices.inventory("n1").devices
     assert (first.speed, first.prefill_speed) == (20.0, 100.0)
     assert second.speed == getattr(known_speed("GTX1080Ti"), "decode", 0.0) > 0
-    again = cpu({}, Kept(lambda: saved[-1]))
+    again = cpu({}, TrialCache(lambda: saved[-1]))
     await again.look()
     assert again.inventory("n1").devices[0].speed == 20.0
     assert "cpu0 CPU" in next(iter(json.loads(saved[-1])["speeds"]))

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from fixtures.worker_process import WorkerProcess, fake_load
 
-from aivailable.core.records import Backend
-from aivailable.peer.runtimes import Interpreters, making
-from aivailable.peer.runtimes.making import Maker, Wish
-from aivailable.peer.runtimes.recipes import Recipe, Tools
+from aivailable.core.state.records import Backend
+from aivailable.peer.runtimes import Interpreters, builder
+from aivailable.peer.runtimes.builder import Builder, BuildRequest
+from aivailable.peer.runtimes.recipes import BuildTools, Recipe
 from aivailable.wire.generation import Finished, Generate
 from aivailable.wire.worker import Hello, Ready
 
@@ -115,15 +115,15 @@ async def test_a_half_made_one_goes_on_where_it_was(
     (draft / "steps.json").write_text(json.dumps(document))
     commands: list[str] = []
 
-    async def run(command: list[str], *_: object) -> making.Child:
+    async def run(command: list[str], *_: object) -> builder.Child:
         commands.append(" ".join(command[1:]))
-        return making.Child("", "0.3.36")
+        return builder.Child("", "0.3.36")
 
-    monkeypatch.setattr(making, "run_child", run)
+    monkeypatch.setattr(builder, "run_child", run)
     said: list[str] = []
     recipe = Recipe(Backend.CPU, options)
-    tools = Tools(compiler="/usr/bin/c++")
-    made = await Maker(tmp_path, Wish(Backend.CPU), recipe, tools, said.append).make()
+    tools = BuildTools(compiler="/usr/bin/c++")
+    made = await Builder(tmp_path, BuildRequest(Backend.CPU), recipe, tools, said.append).make()
     assert sum("done before" in line for line in said) == len(done)
     assert [words.split()[-1].rpartition("/")[2] for words in commands[:1]] == [
         "llama_cpp_python.whl"

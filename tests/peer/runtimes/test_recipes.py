@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 from aivailable.peer.runtimes.recipes import (
     BESIDE,
     ENGINE,
+    BuildTools,
     RuntimeTrouble,
     Toolkit,
-    Tools,
     missing,
     recipe,
 )
 from aivailable.peer.runtimes.tools import look_around
 
-ALL = Tools(
+ALL = BuildTools(
     compiler="/usr/bin/c++",
     toolkits=(Toolkit("/usr/local/cuda/bin/nvcc", (12, 8)),),
     hipcc="/opt/rocm/bin/hipcc",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aivailable.core.records import Backend
+from aivailable.core.state.records import Backend
 from aivailable.peer.devices.offload import Offered, Offload, merged, probe
 from aivailable.peer.runtimes import Interpreters, Runtime, Starter
 from aivailable.peer.runtimes.interpreters import CODE, write_record

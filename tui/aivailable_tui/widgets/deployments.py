@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from aivailable.core.status import ClusterStatus, DeploymentStatus, ReplicaStatus
+from aivailable.core.serving.status import ClusterStatus, DeploymentStatus, ReplicaStatus
 from aivailable_tui import wording
 from aivailable_tui.widgets.panel import STYLES, Panel, fit
 

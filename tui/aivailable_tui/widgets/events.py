@@ -6,7 +6,7 @@ import datetime
 
 from textual.content import Content
 
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 from aivailable_tui.widgets.panel import STYLES, Panel, fit
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
-from aivailable.core.status import ClusterStatus, DeviceStatus, NodeStatus
+from aivailable.core.serving.status import ClusterStatus, DeviceStatus, NodeStatus
 from aivailable_tui import wording
 from aivailable_tui.widgets.panel import STYLES, Panel, fit
 

@@ -10,7 +10,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from aivailable.core.status import ClusterStatus
+from aivailable.core.serving.status import ClusterStatus
 
 STYLES = {
     "good": "$text-success",

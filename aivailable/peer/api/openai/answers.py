@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from aivailable.errors import AivailableError, RequestError
-from aivailable.peer.api.accounting import Call, Outcome
+from aivailable.peer.api.accounting import RequestOutcome, RequestRecord
 from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ClientGone, as_request_error, error_body
 from aivailable.peer.api.generation import Generation
@@ -40,7 +40,7 @@ def choices_of(asked: Asked, *, chat: bool) -> list[Choice]:
 
 
 async def collect(
-    call: Call, reply: Reply, choices: Sequence[Choice], generation: Generation
+    call: RequestRecord, reply: Reply, choices: Sequence[Choice], generation: Generation
 ) -> web.Response:
     """The whole answer, once every choice has ended."""
     reasons: dict[int, str] = {}
@@ -57,12 +57,12 @@ async def collect(
     return json_answer(reply.whole(parts, call), headers=call.headers())
 
 
-class Stream:
+class AnswerStream:
     """One answer on its way to a client that streams."""
 
     def __init__(
         self,
-        call: Call,
+        call: RequestRecord,
         reply: Reply,
         choices: Sequence[Choice],
         generation: Generation,
@@ -125,7 +125,7 @@ class Stream:
             await sse.data(self._reply.chunk(index, choice.closing(), event.reason))
 
 
-async def _fail_stream(sse: SseWriter, call: Call, error: RequestError) -> None:
+async def _fail_stream(sse: SseWriter, call: RequestRecord, error: RequestError) -> None:
     """After the first byte there is no status left to set: an event says it, and no [DONE]."""
-    call.outcome = Outcome.FAILED
+    call.outcome = RequestOutcome.FAILED
     await sse.data(error_body(error, call.request_id))

@@ -10,9 +10,9 @@ import json
 import re
 from typing import Any
 
+from aivailable.peer.api.description.fields import AnyOf, Fields, Flag, Object, Text
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.fields import AnyOf, Fields, Flag, Object, Text
-from aivailable.peer.api.parameters import Parameters, as_object, checked_json, checked_text
+from aivailable.peer.api.parameters import RequestParameters, as_object, checked_json, checked_text
 from aivailable.wire.generation import Constraint
 
 SCHEMA_MAX_BYTES = 64 * 1024
@@ -42,7 +42,7 @@ CONSTRAINTS: Fields = {
 """At most one of them may be given."""
 
 
-def constraint(body: Parameters) -> Constraint | None:
+def constraint(body: RequestParameters) -> Constraint | None:
     """At most one of `response_format`, `json_schema` (llama-server), `guided_json` (vLLM) and
     `grammar` (llama-server). Raises ParameterError."""
     found = {
@@ -57,7 +57,7 @@ def constraint(body: Parameters) -> Constraint | None:
     return found[given[0]] if given else None
 
 
-def _response_format(body: Parameters) -> Constraint | None:
+def _response_format(body: RequestParameters) -> Constraint | None:
     form = body.object("response_format")
     if form is None:
         return None
@@ -76,7 +76,7 @@ def _response_format(body: Parameters) -> Constraint | None:
     return Constraint("json_object")
 
 
-def _named_schema(inner: Parameters) -> Constraint:
+def _named_schema(inner: RequestParameters) -> Constraint:
     name = inner.text("name")
     if name is not None and _NAME.fullmatch(name) is None:
         raise ParameterError(
@@ -89,7 +89,7 @@ def _named_schema(inner: Parameters) -> Constraint:
     return _schema(inner.raw("schema"), inner.name("schema"))
 
 
-def _bare_schema(body: Parameters, key: str) -> Constraint | None:
+def _bare_schema(body: RequestParameters, key: str) -> Constraint | None:
     value = body.raw(key)
     if value is None:
         return None
@@ -111,7 +111,7 @@ def _schema(value: Any, name: str) -> Constraint:
     return Constraint("json_schema", text)
 
 
-def _grammar(body: Parameters) -> Constraint | None:
+def _grammar(body: RequestParameters) -> Constraint | None:
     text = body.text("grammar")
     return Constraint("gbnf", text) if text else None
 

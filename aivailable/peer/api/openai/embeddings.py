@@ -20,10 +20,20 @@ from typing import Any
 from aiohttp import web
 
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import Call, call_of
+from aivailable.peer.api.accounting import RequestRecord, call_of
+from aivailable.peer.api.description.fields import (
+    AnyOf,
+    Fields,
+    Flag,
+    Integer,
+    Items,
+    Object,
+    Only,
+    Text,
+)
+from aivailable.peer.api.description.routes import GENERATION_ERRORS, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.fields import AnyOf, Fields, Flag, Integer, Items, Object, Only, Text
 from aivailable.peer.api.generation import Generation
 from aivailable.peer.api.openai.answer_types import EmbeddingList, Ranked, Ranking
 from aivailable.peer.api.openai.models import find_deployment
@@ -31,13 +41,12 @@ from aivailable.peer.api.openai.replies import input_usage_of
 from aivailable.peer.api.openai.requests import MODEL, TOKEN_IDS, model_name, token_ids
 from aivailable.peer.api.openai.unsupported import Ignored, refuse
 from aivailable.peer.api.parameters import (
-    Parameters,
+    RequestParameters,
     as_object,
     checked_text,
     read_body,
     wrong_type,
 )
-from aivailable.peer.api.routes import GENERATION_ERRORS, Answer, Body, Route
 from aivailable.peer.service import Inference, Observation
 from aivailable.wire.generation import Embedded, Finished, Generate
 from aivailable.wire.limits import MIB
@@ -95,7 +104,7 @@ class RerankAsked:
     ignored: tuple[str, ...]
 
 
-def embeddings_request(body: Parameters, request_id: str) -> EmbeddingsAsked:
+def embeddings_request(body: RequestParameters, request_id: str) -> EmbeddingsAsked:
     """Raises ParameterError."""
     body = body.declared(EMBEDDINGS)
     texts, ids = _inputs(body)
@@ -112,7 +121,7 @@ def embeddings_request(body: Parameters, request_id: str) -> EmbeddingsAsked:
     return EmbeddingsAsked(generate, form == "base64", dimensions, body.unread())
 
 
-def rerank_request(body: Parameters, request_id: str) -> RerankAsked:
+def rerank_request(body: RequestParameters, request_id: str) -> RerankAsked:
     """Raises ParameterError."""
     body = body.declared(RERANK)
     given = body.items("documents")
@@ -224,7 +233,7 @@ class Inputs:
         return json_answer(document, headers=call.headers())
 
     async def _run(
-        self, call: Call, asked: Generate, ignored: tuple[str, ...]
+        self, call: RequestRecord, asked: Generate, ignored: tuple[str, ...]
     ) -> AsyncGenerator[Embedded, None]:
         call.model = find_deployment(self._observation, asked.deployment).name
         self._ignored.note(call, ignored)
@@ -241,7 +250,7 @@ class Inputs:
             await generation.close()
 
 
-def _inputs(body: Parameters) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+def _inputs(body: RequestParameters) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     """One text or several, or as many lists of token ids."""
     value = body.raw("input")
     if value is None:

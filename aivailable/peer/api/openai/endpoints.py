@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from aivailable.peer.api.accounting import Call, call_of
+from aivailable.peer.api.accounting import RequestRecord, call_of
+from aivailable.peer.api.description.fields import Object
+from aivailable.peer.api.description.routes import GENERATION_ERRORS, SSE, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
-from aivailable.peer.api.fields import Object
 from aivailable.peer.api.generation import WAIT_S, Generation
 from aivailable.peer.api.openai.answer_types import (
     ChatCompletion,
@@ -26,7 +27,7 @@ from aivailable.peer.api.openai.answer_types import (
 from aivailable.peer.api.openai.answers import (
     HEADERS_WAIT_S,
     KEEP_ALIVE_S,
-    Stream,
+    AnswerStream,
     choices_of,
     collect,
 )
@@ -42,7 +43,6 @@ from aivailable.peer.api.openai.requests import (
 )
 from aivailable.peer.api.openai.unsupported import Ignored
 from aivailable.peer.api.parameters import read_body
-from aivailable.peer.api.routes import GENERATION_ERRORS, SSE, Answer, Body, Route
 from aivailable.peer.api.shares import Shares
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Inference, Observation
@@ -150,7 +150,7 @@ class OpenAi:
             return await self._generated(request, call, asked, chat=chat)
 
     async def _generated(
-        self, request: web.Request, call: Call, asked: Asked, *, chat: bool
+        self, request: web.Request, call: RequestRecord, asked: Asked, *, chat: bool
     ) -> web.StreamResponse:
         reply = Reply(
             call.request_id,
@@ -169,7 +169,7 @@ class OpenAi:
         try:
             if not asked.stream:
                 return await collect(call, reply, choices, generation)
-            stream = Stream(
+            stream = AnswerStream(
                 call,
                 reply,
                 choices,

@@ -12,9 +12,9 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
+from aivailable.peer.api.description.fields import AnyOf, Fields, Items, Object, Text
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.fields import AnyOf, Fields, Items, Object, Text
-from aivailable.peer.api.parameters import Parameters, as_object, checked_text, wrong_type
+from aivailable.peer.api.parameters import RequestParameters, as_object, checked_text, wrong_type
 from aivailable.wire.limits import IMAGE_MAX_BYTES, IMAGES_MAX
 
 MESSAGES_MAX = 4096
@@ -54,7 +54,7 @@ MESSAGES: Fields = {
 }
 
 
-def messages(body: Parameters) -> tuple[Mapping[str, Any], ...]:
+def messages(body: RequestParameters) -> tuple[Mapping[str, Any], ...]:
     """Raises ParameterError."""
     given = body.items("messages")
     if not given:
@@ -78,7 +78,7 @@ def messages(body: Parameters) -> tuple[Mapping[str, Any], ...]:
     return read
 
 
-def _message(message: Parameters) -> Mapping[str, Any]:
+def _message(message: RequestParameters) -> Mapping[str, Any]:
     asked_role = message.required_text("role")
     role = _ROLES.get(asked_role)
     if role is None:
@@ -103,7 +103,7 @@ def _message(message: Parameters) -> Mapping[str, Any]:
     return read
 
 
-def _content(message: Parameters) -> str | list[dict[str, Any]]:
+def _content(message: RequestParameters) -> str | list[dict[str, Any]]:
     value = message.raw("content")
     name = message.name("content")
     if value is None:
@@ -118,7 +118,7 @@ def _content(message: Parameters) -> str | list[dict[str, Any]]:
     return parts
 
 
-def _part(part: Parameters) -> dict[str, Any]:
+def _part(part: RequestParameters) -> dict[str, Any]:
     kind = part.required_text("type")
     if kind == "text":
         return {"type": "text", "text": part.text("text") or ""}
@@ -134,7 +134,7 @@ def _part(part: Parameters) -> dict[str, Any]:
     )
 
 
-def _image(part: Parameters) -> bytes:
+def _image(part: RequestParameters) -> bytes:
     value = part.raw("image_url")
     name = part.name("image_url")
     if not isinstance(value, str):
@@ -164,7 +164,7 @@ def _image(part: Parameters) -> bytes:
     return data
 
 
-def _tool_call(call: Parameters) -> Mapping[str, Any]:
+def _tool_call(call: RequestParameters) -> Mapping[str, Any]:
     function = call.object("function")
     if function is None:
         raise ParameterError(call.name("function"), f"'{call.name('function')}' is required")

@@ -5,7 +5,7 @@ Owns the lookup and its refusal; it must not route.
 
 from __future__ import annotations
 
-from aivailable.core.records import Deployment
+from aivailable.core.state.records import Deployment
 from aivailable.errors import RequestError
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.service import Observation

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aivailable.core.status import ClusterStatus, DeploymentStatus
-from aivailable.peer.api.accounting import Call
+from aivailable.core.serving.status import ClusterStatus, DeploymentStatus
+from aivailable.peer.api.accounting import RequestRecord
 from aivailable.peer.api.openai.answer_types import InputUsage, ModelEntry, ModelList, Usage
 from aivailable.peer.api.openai.choices import Part
 
@@ -30,11 +30,11 @@ class Reply:
         """One piece of one choice, on its way to a client that streams."""
         return self._chunk([_choice(index, part, reason)])
 
-    def last(self, call: Call) -> dict[str, Any]:
+    def last(self, call: RequestRecord) -> dict[str, Any]:
         """The extra chunk of `stream_options.include_usage`."""
         return {**self._chunk([]), "usage": usage_of(call)}
 
-    def whole(self, choices: Sequence[tuple[Part, str]], call: Call) -> dict[str, Any]:
+    def whole(self, choices: Sequence[tuple[Part, str]], call: RequestRecord) -> dict[str, Any]:
         """The answer to a request that does not stream: parts with the reasons of their ends."""
         return {
             **self._head("chat.completion" if self.chat else "text_completion"),
@@ -65,7 +65,7 @@ def _choice(index: int, part: Part, reason: str | None) -> dict[str, Any]:
     return {"index": index, **part, "finish_reason": reason}
 
 
-def usage_of(call: Call) -> Usage:
+def usage_of(call: RequestRecord) -> Usage:
     return {
         "prompt_tokens": call.prompt_tokens,
         "completion_tokens": call.completion_tokens,
@@ -74,7 +74,7 @@ def usage_of(call: Call) -> Usage:
     }
 
 
-def input_usage_of(call: Call) -> InputUsage:
+def input_usage_of(call: RequestRecord) -> InputUsage:
     """For answers without tokens: embeddings and rankings."""
     return {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens}
 

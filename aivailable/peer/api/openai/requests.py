@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aivailable.core.ids import DEPLOYMENT_NAME
-from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.fields import (
+from aivailable.peer.api.description.fields import (
     INT_MAX,
     AnyOf,
     Fields,
@@ -24,6 +23,7 @@ from aivailable.peer.api.fields import (
     Only,
     Text,
 )
+from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.openai.constraints import CONSTRAINTS, constraint
 from aivailable.peer.api.openai.messages import MESSAGES, messages
 from aivailable.peer.api.openai.sampling import (
@@ -38,7 +38,7 @@ from aivailable.peer.api.openai.sampling import (
 from aivailable.peer.api.openai.tools import TOOLS, tools
 from aivailable.peer.api.openai.unsupported import REFUSED, refuse, refuse_unsupported
 from aivailable.peer.api.parameters import (
-    Parameters,
+    RequestParameters,
     as_object,
     checked_json,
     checked_text,
@@ -147,7 +147,7 @@ class Asked:
         return self.generates[0].logprobs is not None
 
 
-def chat_request(body: Parameters, request_id: str) -> Asked:
+def chat_request(body: RequestParameters, request_id: str) -> Asked:
     """POST /v1/chat/completions. Raises ParameterError."""
     body = body.declared(CHAT)
     refuse_unsupported(body)
@@ -177,7 +177,7 @@ def chat_request(body: Parameters, request_id: str) -> Asked:
     )
 
 
-def completion_request(body: Parameters, request_id: str) -> Asked:
+def completion_request(body: RequestParameters, request_id: str) -> Asked:
     """POST /v1/completions. Raises ParameterError."""
     body = body.declared(COMPLETION)
     refuse_unsupported(body)
@@ -215,14 +215,14 @@ def completion_request(body: Parameters, request_id: str) -> Asked:
     )
 
 
-def model_name(body: Parameters) -> str:
+def model_name(body: RequestParameters) -> str:
     name = body.required_text("model")
     if DEPLOYMENT_NAME.fullmatch(name) is None:
         raise ParameterError("model", f"{name!r} cannot be the name of a model")
     return name
 
 
-def _common(body: Parameters, request_id: str) -> Generate:
+def _common(body: RequestParameters, request_id: str) -> Generate:
     return Generate(
         request_id=request_id,
         deployment=model_name(body),
@@ -253,11 +253,11 @@ def _shifted(seed: int | None, by: int) -> int | None:
     return seed + by - 2 * INT_MAX - 1
 
 
-def _n(body: Parameters) -> int:
+def _n(body: RequestParameters) -> int:
     return body.integer("n") or 1
 
 
-def _streaming(body: Parameters) -> tuple[bool, bool]:
+def _streaming(body: RequestParameters) -> tuple[bool, bool]:
     stream = body.flag("stream")
     options = body.object("stream_options")
     if options is None:
@@ -267,7 +267,7 @@ def _streaming(body: Parameters) -> tuple[bool, bool]:
     return stream, options.flag("include_usage")
 
 
-def _chat_logprobs(body: Parameters) -> int | None:
+def _chat_logprobs(body: RequestParameters) -> int | None:
     wanted = body.flag("logprobs")
     top = body.integer("top_logprobs")
     probabilities = body.integer("n_probs")
@@ -279,7 +279,7 @@ def _chat_logprobs(body: Parameters) -> int | None:
     return probabilities or None
 
 
-def _completion_logprobs(body: Parameters) -> int | None:
+def _completion_logprobs(body: RequestParameters) -> int | None:
     if body.raw("logprobs") is False:
         return None
     wanted = body.integer("logprobs")
@@ -287,7 +287,7 @@ def _completion_logprobs(body: Parameters) -> int | None:
     return wanted if wanted is not None else probabilities or None
 
 
-def _check_continued(body: Parameters, given: tuple[Mapping[str, Any], ...]) -> None:
+def _check_continued(body: RequestParameters, given: tuple[Mapping[str, Any], ...]) -> None:
     """Whoever ends with an assistant's message has it continued, with vLLM's words or without."""
     continued = len(given) > 1 and given[-1]["role"] == "assistant"
     continued = continued and "tool_calls" not in given[-1]
@@ -298,7 +298,7 @@ def _check_continued(body: Parameters, given: tuple[Mapping[str, Any], ...]) -> 
             )
 
 
-def _template_arguments(body: Parameters) -> Mapping[str, Any]:
+def _template_arguments(body: RequestParameters) -> Mapping[str, Any]:
     """`chat_template_kwargs`, before them what has a name of its own."""
     arguments: dict[str, Any] = {}
     if body.choice("reasoning_format") == "none":
@@ -330,7 +330,7 @@ def _template_arguments(body: Parameters) -> Mapping[str, Any]:
 
 
 def _echo(
-    body: Parameters, prompts: tuple[Prompt, ...], n: int, *, logprobs: bool
+    body: RequestParameters, prompts: tuple[Prompt, ...], n: int, *, logprobs: bool
 ) -> tuple[str, ...]:
     if not body.flag("echo"):
         return ()
@@ -344,7 +344,7 @@ def _echo(
     return tuple(text for text in texts for _ in range(n))
 
 
-def _prompts(body: Parameters) -> tuple[Prompt, ...]:
+def _prompts(body: RequestParameters) -> tuple[Prompt, ...]:
     """One or several: text, a list of texts, of token ids, or of lists of token ids."""
     value = body.raw("prompt")
     if value is None:

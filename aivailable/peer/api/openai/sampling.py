@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.fields import (
+from aivailable.peer.api.description.fields import (
     INT_MAX,
     AnyOf,
     Fields,
@@ -22,8 +21,9 @@ from aivailable.peer.api.fields import (
     Only,
     Text,
 )
+from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.parameters import (
-    Parameters,
+    RequestParameters,
     as_object,
     checked_number,
     checked_text,
@@ -103,7 +103,7 @@ STOP: Fields = {
 LLAMA_LIMITS: Fields = {"n_predict": _LLAMA_LIMIT, "num_predict": _LLAMA_LIMIT}
 
 
-def sampling(body: Parameters) -> Sampling:
+def sampling(body: RequestParameters) -> Sampling:
     """Raises ParameterError."""
     default = _DEFAULT
     number, integer = body.number, body.integer
@@ -139,7 +139,7 @@ def sampling(body: Parameters) -> Sampling:
     )
 
 
-def token_limit(body: Parameters, names: tuple[str, ...]) -> int | None:
+def token_limit(body: RequestParameters, names: tuple[str, ...]) -> int | None:
     """Of several names the first given wins. Under llama.cpp's own names -1 means no limit."""
     limits = [body.integer(name) for name in names]
     for name in LLAMA_LIMITS:
@@ -150,7 +150,7 @@ def token_limit(body: Parameters, names: tuple[str, ...]) -> int | None:
     return next((limit for limit in limits if limit is not None), None)
 
 
-def stop_strings(body: Parameters) -> tuple[str, ...]:
+def stop_strings(body: RequestParameters) -> tuple[str, ...]:
     value = body.raw("stop")
     given = (value,) if isinstance(value, str) else body.items("stop")
     if given is None:
@@ -170,7 +170,9 @@ def _or(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-def _either(body: Parameters, names: tuple[str, str], read: Callable[[str], T | None]) -> T | None:
+def _either(
+    body: RequestParameters, names: tuple[str, str], read: Callable[[str], T | None]
+) -> T | None:
     first, second = (read(name) for name in names)
     if first is not None and second is not None and first != second:
         raise ParameterError(
@@ -179,7 +181,7 @@ def _either(body: Parameters, names: tuple[str, str], read: Callable[[str], T | 
     return second if first is None else first
 
 
-def _dry_breakers(body: Parameters) -> tuple[str, ...] | None:
+def _dry_breakers(body: RequestParameters) -> tuple[str, ...] | None:
     name = "dry_sequence_breakers"
     given = body.items(name)
     if given is None:
@@ -195,7 +197,7 @@ def _dry_breakers(body: Parameters) -> tuple[str, ...] | None:
     return texts
 
 
-def _logit_bias(body: Parameters) -> Mapping[str, float]:
+def _logit_bias(body: RequestParameters) -> Mapping[str, float]:
     """OpenAI's {"ID": bias}, or llama-server's [[ID, bias or false], …]."""
     value = body.raw("logit_bias")
     if value is None:

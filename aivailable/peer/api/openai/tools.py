@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aivailable.peer.api.description.fields import AnyOf, Fields, Flag, Items, Object, Only, Text
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.fields import AnyOf, Fields, Flag, Items, Object, Only, Text
 from aivailable.peer.api.openai.constraints import SCHEMA_DEPTH_MAX_LEVELS, SCHEMA_MAX_BYTES
-from aivailable.peer.api.parameters import Parameters, as_object, checked_json, wrong_type
+from aivailable.peer.api.parameters import RequestParameters, as_object, checked_json, wrong_type
 
 TOOLS_MAX = 128
 DESCRIPTION_MAX_CHARS = 64 * 1024
@@ -45,7 +45,7 @@ TOOLS: Fields = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class OfferedTools:
     """As `wire.generation.Generate` has them; `choice` is auto, none, required or function:NAME."""
 
     definitions: tuple[Mapping[str, Any], ...] | None = None
@@ -53,7 +53,7 @@ class Tools:
     parallel: bool = True
 
 
-def tools(body: Parameters) -> Tools:
+def tools(body: RequestParameters) -> OfferedTools:
     """Raises ParameterError, also for the older `functions` and `function_call`."""
     _refuse_older(body)
     given = body.items("tools") or ()
@@ -69,10 +69,10 @@ def tools(body: Parameters) -> Tools:
             raise ParameterError(
                 f"tools[{index}].function.name", f"two tools have the name {name!r}"
             )
-    return Tools(definitions or None, _choice(body.raw("tool_choice"), names), parallel)
+    return OfferedTools(definitions or None, _choice(body.raw("tool_choice"), names), parallel)
 
 
-def _definition(tool: Parameters) -> Mapping[str, Any]:
+def _definition(tool: RequestParameters) -> Mapping[str, Any]:
     kind = tool.required_text("type")
     if kind != "function":
         raise ParameterError(
@@ -104,7 +104,7 @@ def _definition(tool: Parameters) -> Mapping[str, Any]:
     return {"type": "function", "function": read}
 
 
-def function_name(function: Parameters) -> str:
+def function_name(function: RequestParameters) -> str:
     name = function.required_text("name")
     if FUNCTION_NAME.fullmatch(name) is None:
         raise ParameterError(
@@ -145,7 +145,7 @@ def _choice(value: Any, names: list[str]) -> str:
     return f"function:{name}"
 
 
-def _refuse_older(body: Parameters) -> None:
+def _refuse_older(body: RequestParameters) -> None:
     """Their answers have another shape, too: an old client would not understand ours."""
     for key, newer in (("functions", "tools"), ("function_call", "tool_choice")):
         value = body.raw(key)

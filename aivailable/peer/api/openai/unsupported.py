@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from aivailable.peer.api.accounting import Call
+from aivailable.peer.api.accounting import RequestRecord
+from aivailable.peer.api.description.fields import Fields, Only
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.fields import Fields, Only
-from aivailable.peer.api.parameters import Parameters
+from aivailable.peer.api.parameters import RequestParameters
 
 NAMES_SHOWN_MAX = 16
 NAMES_LOGGED_MAX = 256
@@ -75,13 +75,13 @@ REFUSED: Fields = {
 }
 
 
-def refuse_unsupported(body: Parameters) -> None:
+def refuse_unsupported(body: RequestParameters) -> None:
     """Raises ParameterError for the first parameter that must not be ignored."""
     for key in REFUSED:
         refuse(body, key)
 
 
-def refuse(body: Parameters, key: str) -> None:
+def refuse(body: RequestParameters, key: str) -> None:
     """Only its declared values are accepted: with them the answer is as it would be without."""
     value, harmless = body.raw(key), body.field(key, Only).values
     if value is None or any(type(value) is type(one) and value == one for one in harmless):
@@ -99,7 +99,7 @@ class Ignored:
         self._log = log
         self._logged: dict[str, None] = {}
 
-    def note(self, call: Call, names: tuple[str, ...]) -> None:
+    def note(self, call: RequestRecord, names: tuple[str, ...]) -> None:
         """Names are the client's: only harmless ones reach the header and the log."""
         shown = tuple(one for one in names if _SHOWABLE.fullmatch(one))
         call.ignored = shown[:NAMES_SHOWN_MAX]

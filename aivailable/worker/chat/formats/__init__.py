@@ -2,13 +2,22 @@
 
 Owns: the choice. A template is known by the markers in its source, the most telling first, since
 some families took over others' words.
+
+* `base`: what a format is.
+* `marked_json`: calls as JSON between markers.
+* `deepseek`: DeepSeek.
+* `generic`: models that know no tools.
+* `harmony`: gpt-oss.
+* `llama3`: Llama 3.1 to 3.3.
+* `mistral`: Mistral.
+* `qwen_coder`: Qwen3-Coder.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from aivailable.worker.chat.formats.base import Call, Format, Thinking, Tool
+from aivailable.worker.chat.formats.base import Format, Thinking, Tool, ToolCall
 from aivailable.worker.chat.formats.deepseek import SEPARATOR, DeepSeek, DeepSeekFenced
 from aivailable.worker.chat.formats.generic import Generic
 from aivailable.worker.chat.formats.harmony import Harmony
@@ -17,7 +26,7 @@ from aivailable.worker.chat.formats.marked_json import CommandR7B, Granite, Herm
 from aivailable.worker.chat.formats.mistral import Mistral, MistralList
 from aivailable.worker.chat.formats.qwen_coder import QwenCoder
 
-__all__ = ["Call", "Format", "Thinking", "Tool", "format_of", "thinking_of"]
+__all__ = ["Format", "Thinking", "Tool", "ToolCall", "format_of", "thinking_of"]
 
 _THINKING: Final = (
     Thinking("<think>", "</think>"),

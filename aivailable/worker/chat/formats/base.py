@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from aivailable.worker.chat.grammar_text import GrammarText, json_literal, literal
 from aivailable.worker.chat.messages import Message
-from aivailable.worker.chat.reading import Reader, Reading
+from aivailable.worker.chat.reading import AnswerReading, Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCall:
     """One call, its arguments as JSON text."""
 
     name: str
@@ -59,11 +59,11 @@ class Format:
     single_call_messages: ClassVar[bool] = False
     """Whether a past message with several calls must be split into several messages."""
 
-    def read(self, r: Reading, tools: Sequence[Tool]) -> Reader[None]:
+    def read(self, r: AnswerReading, tools: Sequence[Tool]) -> Reader[None]:
         """Read an answer whose reasoning, if any, is behind it."""
         yield from r.until((), r.content)
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[ToolCall]) -> str:
         """The calls as the model writes them: for instructions and for past messages."""
         return json.dumps(
             {"tool_calls": [{"name": call.name, "arguments": loads(call)} for call in calls]},
@@ -90,7 +90,7 @@ class Format:
 
     def instructions(self, tools: Sequence[Tool]) -> str:
         """What a model is told when its template does not mention tools."""
-        example = self.write((Call("function_name", '{"argument": "value"}'),))
+        example = self.write((ToolCall("function_name", '{"argument": "value"}'),))
         return (
             "You can call these functions to answer the user:\n\n"
             + definitions(tools)
@@ -108,7 +108,7 @@ class Format:
         return prompt + text
 
 
-def loads(call: Call) -> Any:
+def loads(call: ToolCall) -> Any:
     """A call's arguments as a value; their text where it is not JSON."""
     try:
         return json.loads(call.arguments)
@@ -116,7 +116,7 @@ def loads(call: Call) -> Any:
         return call.arguments
 
 
-def call_json(call: Call) -> str:
+def call_json(call: ToolCall) -> str:
     """{"name": …, "arguments": …} with the arguments' text unchanged."""
     return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}'
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from aivailable.worker.chat.formats.base import Call, Format, Tool
+from aivailable.worker.chat.formats.base import Format, Tool, ToolCall
 from aivailable.worker.chat.grammar_text import GrammarText, literal
 from aivailable.worker.chat.json_reading import read_value
-from aivailable.worker.chat.reading import Reader, Reading
+from aivailable.worker.chat.reading import AnswerReading, Reader
 
 BEGIN: Final = "<｜tool▁calls▁begin｜>"
 END: Final = "<｜tool▁calls▁end｜>"
@@ -30,7 +30,7 @@ class DeepSeek(Format):
     openers = (BEGIN, CALL)
     markers = (BEGIN, END, CALL, CALL_END, SEPARATOR)
 
-    def read(self, r: Reading, tools: Sequence[Tool]) -> Reader[None]:
+    def read(self, r: AnswerReading, tools: Sequence[Tool]) -> Reader[None]:
         """Content up to the markers; what they enclose, if it is a call."""
         if not tools:
             yield from r.until((), r.content)
@@ -42,11 +42,11 @@ class DeepSeek(Format):
             else:
                 r.section()
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[ToolCall]) -> str:
         """All calls between one pair of markers."""
         return BEGIN + "".join(map(self.write_call, calls)) + END
 
-    def write_call(self, call: Call) -> str:
+    def write_call(self, call: ToolCall) -> str:
         """One call."""
         return f"{CALL}{call.name}{SEPARATOR}{call.arguments}{CALL_END}"
 
@@ -74,7 +74,7 @@ class DeepSeekFenced(DeepSeek):
 
     name = "deepseek-r1"
 
-    def write_call(self, call: Call) -> str:
+    def write_call(self, call: ToolCall) -> str:
         """With a type, and a fence around the arguments."""
         head = f"{CALL}function{SEPARATOR}{call.name}"
         return f"{head}\n{FENCE}json\n{call.arguments}\n{FENCE}{CALL_END}"
@@ -85,7 +85,7 @@ class DeepSeekFenced(DeepSeek):
         return f"{head} {arguments} {literal(chr(10) + FENCE)}"
 
 
-def _read_call(r: Reading) -> Reader[None]:
+def _read_call(r: AnswerReading) -> Reader[None]:
     """A name, before or behind the separator, then an object, perhaps in a fence."""
     place = r.hold()
     head, brace = yield from r.collect(("{",), HEAD_MAX_CHARS)

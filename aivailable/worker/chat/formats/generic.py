@@ -20,7 +20,7 @@ from aivailable.worker.chat.json_reading import (
     read_text,
     read_value,
 )
-from aivailable.worker.chat.reading import Reader, Reading
+from aivailable.worker.chat.reading import AnswerReading, Reader
 
 
 class Generic(Format):
@@ -29,7 +29,7 @@ class Generic(Format):
     name = "generic"
     answers_in_json = True
 
-    def read(self, r: Reading, tools: Sequence[Tool]) -> Reader[None]:
+    def read(self, r: AnswerReading, tools: Sequence[Tool]) -> Reader[None]:
         """The object; what is none is content."""
         if tools and not r.prefilled:
             place = r.hold()
@@ -41,7 +41,7 @@ class Generic(Format):
                 r.back(place)
         yield from r.until((), r.content)
 
-    def _read_object(self, r: Reading) -> Reader[bool]:
+    def _read_object(self, r: AnswerReading) -> Reader[bool]:
         """False when nothing was given out."""
         if not (yield from r.take("{")) or (yield from r.skip_space()) != '"':
             return False
@@ -70,7 +70,7 @@ class Generic(Format):
             r.skip()
         return True
 
-    def _read_further(self, r: Reading) -> Reader[None]:
+    def _read_further(self, r: AnswerReading) -> Reader[None]:
         while (yield from r.skip_space()) == ",":
             r.skip()
             yield from r.skip_space()

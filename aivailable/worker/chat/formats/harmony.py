@@ -11,10 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from aivailable.worker.chat.formats.base import Call, Format, Thinking, Tool
+from aivailable.worker.chat.formats.base import Format, Thinking, Tool, ToolCall
 from aivailable.worker.chat.grammar_text import GrammarText, literal
 from aivailable.worker.chat.messages import Message
-from aivailable.worker.chat.reading import Emit, Reader, Reading
+from aivailable.worker.chat.reading import AnswerReading, Emit, Reader
 
 START: Final = "<|start|>"
 CHANNEL: Final = "<|channel|>"
@@ -38,7 +38,7 @@ class Harmony(Format):
     thinks_apart = True
     answer_triggers = (f"{CHANNEL}final",)
 
-    def read(self, r: Reading, tools: Sequence[Tool]) -> Reader[None]:
+    def read(self, r: AnswerReading, tools: Sequence[Tool]) -> Reader[None]:
         """Header, body, and again."""
         if r.prefilled:
             yield from self._read_body(r, r.content)
@@ -47,7 +47,7 @@ class Harmony(Format):
             yield from self._read_message(r)
             yield from r.take(ASSISTANT, START)
 
-    def _read_message(self, r: Reading) -> Reader[None]:
+    def _read_message(self, r: AnswerReading) -> Reader[None]:
         place = r.hold()
         header = ""
         found = yield from r.take(*_HEADERS)
@@ -72,14 +72,14 @@ class Harmony(Format):
         else:
             yield from self._read_body(r, r.content)
 
-    def _read_body(self, r: Reading, emit: Emit) -> Reader[None]:
+    def _read_body(self, r: AnswerReading, emit: Emit) -> Reader[None]:
         r.tidy()
         found = yield from r.until((START, END, CALL, RETURN, CHANNEL), emit)
         if found in (START, CHANNEL):
             r.unread(found)
         r.section()
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[ToolCall]) -> str:
         """One message for each call."""
         return ASSISTANT.join(
             f"{CHANNEL}commentary to=functions.{call.name} {CONSTRAIN}json{MESSAGE}"

@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from aivailable.worker.chat.formats.base import Call, Format, Tool, choice_of_calls
+from aivailable.worker.chat.formats.base import Format, Tool, ToolCall, choice_of_calls
 from aivailable.worker.chat.grammar_text import GrammarText, literal
 from aivailable.worker.chat.json_reading import CallKeys, CallRead, read_call
-from aivailable.worker.chat.reading import Reader, Reading
+from aivailable.worker.chat.reading import AnswerReading, Reader
 
 PYTHON_TAG: Final = "<|python_tag|>"
 CODE_TOOLS: Final = ("python", "code_interpreter", "ipython")
@@ -34,7 +34,7 @@ class Llama3(Format):
     openers = (PYTHON_TAG,)
     single_call_messages = True
 
-    def read(self, r: Reading, tools: Sequence[Tool]) -> Reader[None]:
+    def read(self, r: AnswerReading, tools: Sequence[Tool]) -> Reader[None]:
         """Content, and objects that name a function."""
         names = [tool.name for tool in tools]
         if tools:
@@ -55,7 +55,7 @@ class Llama3(Format):
             if (yield from r.skip_space()) == ";":
                 r.skip()
 
-    def _read_code(self, r: Reading, names: Sequence[str]) -> Reader[None]:
+    def _read_code(self, r: AnswerReading, names: Sequence[str]) -> Reader[None]:
         code = next((name for name in names if name in CODE_TOOLS), None)
         if code is not None and r.begin_call(code):
             r.arguments('{"code": "')
@@ -71,7 +71,7 @@ class Llama3(Format):
         else:
             r.content(PYTHON_TAG + text)
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[ToolCall]) -> str:
         """Objects one after the other."""
         return "; ".join(
             f'{{"name": {json.dumps(call.name)}, "parameters": {call.arguments}}}' for call in calls
@@ -92,7 +92,7 @@ def _inside_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def _built_in(text: str) -> Call | None:
+def _built_in(text: str) -> ToolCall | None:
     match = _BUILT_IN.fullmatch(text)
     if match is None:
         return None
@@ -107,4 +107,4 @@ def _built_in(text: str) -> Call | None:
         except ValueError:
             return None
         at = argument.end()
-    return Call(match["name"], json.dumps(arguments, ensure_ascii=False))
+    return ToolCall(match["name"], json.dumps(arguments, ensure_ascii=False))

@@ -11,17 +11,11 @@ import json
 from collections.abc import Sequence
 from typing import ClassVar
 
-from aivailable.worker.chat.formats.base import (
-    Call,
-    Format,
-    Tool,
-    call_json,
-    choice_of_calls,
-)
+from aivailable.worker.chat.formats.base import Format, Tool, ToolCall, call_json, choice_of_calls
 from aivailable.worker.chat.grammar_text import GrammarText, literal
 from aivailable.worker.chat.json_reading import CallKeys, CallRead, read_call
 from aivailable.worker.chat.messages import Message
-from aivailable.worker.chat.reading import Reader, Reading
+from aivailable.worker.chat.reading import AnswerReading, Reader
 
 
 class MarkedJson(Format):
@@ -33,14 +27,14 @@ class MarkedJson(Format):
     gap: ClassVar[str] = ""
     """What the family writes between marker and JSON."""
 
-    def read(self, r: Reading, tools: Sequence[Tool]) -> Reader[None]:
+    def read(self, r: AnswerReading, tools: Sequence[Tool]) -> Reader[None]:
         """Content up to a marker, calls behind it, and again."""
         if tools:
             r.tidy()
         while opener := (yield from r.until(self.openers if tools else (), r.content)):
             yield from self._read_calls(r, opener)
 
-    def _read_calls(self, r: Reading, opener: str) -> Reader[None]:
+    def _read_calls(self, r: AnswerReading, opener: str) -> Reader[None]:
         place = r.hold()
         listed = (yield from r.skip_space()) == "["
         if listed:
@@ -66,7 +60,7 @@ class MarkedJson(Format):
                 yield from r.take(self.closer)
             return
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[ToolCall]) -> str:
         """As the family writes them."""
         if self.in_list:
             objects = ", ".join(map(self.write_object, calls))
@@ -76,7 +70,7 @@ class MarkedJson(Format):
             for call in calls
         )
 
-    def write_object(self, call: Call) -> str:
+    def write_object(self, call: ToolCall) -> str:
         """One call's JSON."""
         return call_json(call)
 
@@ -146,7 +140,7 @@ class CommandR7B(MarkedJson):
     in_list = True
     keys = CallKeys(("tool_name",), ("parameters",))
 
-    def read(self, r: Reading, tools: Sequence[Tool]) -> Reader[None]:
+    def read(self, r: AnswerReading, tools: Sequence[Tool]) -> Reader[None]:
         """As the others, without the markers around what is said."""
         r.tidy()
         openers = self.openers if tools else ()
@@ -156,7 +150,7 @@ class CommandR7B(MarkedJson):
             else:
                 r.section()
 
-    def write_object(self, call: Call) -> str:
+    def write_object(self, call: ToolCall) -> str:
         """With Cohere's names."""
         name = json.dumps(call.name, ensure_ascii=False)
         return f'{{"tool_call_id": "0", "tool_name": {name}, "parameters": {call.arguments}}}'

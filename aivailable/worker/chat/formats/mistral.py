@@ -11,12 +11,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
-from aivailable.worker.chat.formats.base import Call, Tool
+from aivailable.worker.chat.formats.base import Tool, ToolCall
 from aivailable.worker.chat.formats.marked_json import MarkedJson
 from aivailable.worker.chat.grammar_text import GrammarText, literal
 from aivailable.worker.chat.json_reading import read_value
 from aivailable.worker.chat.messages import Message
-from aivailable.worker.chat.reading import Reader, Reading
+from aivailable.worker.chat.reading import AnswerReading, Reader
 
 OPENER: Final = "[TOOL_CALLS]"
 ARGUMENTS: Final = "[ARGS]"
@@ -59,7 +59,7 @@ class MistralList(MarkedJson):
         """Ids of nine characters."""
         return with_short_ids(messages)
 
-    def _read_calls(self, r: Reading, opener: str) -> Reader[None]:
+    def _read_calls(self, r: AnswerReading, opener: str) -> Reader[None]:
         char = yield from r.peek()
         if char and char not in "[{ \n":
             yield from _read_named(r)
@@ -73,7 +73,7 @@ class Mistral(MistralList):
     name = "mistral"
     markers = (OPENER, ARGUMENTS, CALL_ID)
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[ToolCall]) -> str:
         """Marker, name, arguments, without anything between."""
         return "".join(f"{OPENER}{call.name}{ARGUMENTS}{call.arguments}" for call in calls)
 
@@ -87,7 +87,7 @@ class Mistral(MistralList):
         return g.rule("calls", f"{one}+" if parallel else one)
 
 
-def _read_named(r: Reading) -> Reader[None]:
+def _read_named(r: AnswerReading) -> Reader[None]:
     """A name up to the brace of its arguments, with the markers between, then these."""
     place = r.hold()
     head, brace = yield from r.collect(("{",), NAME_MAX_CHARS)

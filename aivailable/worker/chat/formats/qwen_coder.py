@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from aivailable.worker.chat.formats.base import Call, Format, Tool, loads
+from aivailable.worker.chat.formats.base import Format, Tool, ToolCall, loads
 from aivailable.worker.chat.grammar_text import GrammarText, literal
-from aivailable.worker.chat.reading import Reader, Reading
+from aivailable.worker.chat.reading import AnswerReading, Reader
 
 CALL: Final = "<tool_call>"
 CALL_END: Final = "</tool_call>"
@@ -31,7 +31,7 @@ class QwenCoder(Format):
     openers = (CALL, FUNCTION)
     markers = (CALL, CALL_END)
 
-    def read(self, r: Reading, tools: Sequence[Tool]) -> Reader[None]:
+    def read(self, r: AnswerReading, tools: Sequence[Tool]) -> Reader[None]:
         """Content up to a tag; models leave the outer one out at times."""
         if tools:
             r.tidy()
@@ -54,7 +54,7 @@ class QwenCoder(Format):
             yield from _read_parameters(r, schemas.get(name, {}))
             r.section()
 
-    def write(self, calls: Sequence[Call]) -> str:
+    def write(self, calls: Sequence[ToolCall]) -> str:
         """One pair of outer tags for each call."""
         return "\n".join(map(_written, calls))
 
@@ -111,7 +111,7 @@ def _value_rule(g: GrammarText, name: str, schema: Any, whole: Mapping[str, Any]
     return g.rule(name, f"{name}-json {end}")
 
 
-def _written(call: Call) -> str:
+def _written(call: ToolCall) -> str:
     arguments = loads(call)
     lines = [CALL, f"{FUNCTION}{call.name}>"]
     for key, value in (arguments if isinstance(arguments, dict) else {}).items():
@@ -120,7 +120,7 @@ def _written(call: Call) -> str:
     return "\n".join([*lines, FUNCTION_END, CALL_END])
 
 
-def _read_parameters(r: Reading, schema: Mapping[str, Any]) -> Reader[None]:
+def _read_parameters(r: AnswerReading, schema: Mapping[str, Any]) -> Reader[None]:
     """Key by key, up to the function's end."""
     properties = _properties(schema)
     between = "{"
@@ -146,7 +146,7 @@ def _read_parameters(r: Reading, schema: Mapping[str, Any]) -> Reader[None]:
     yield from r.take(CALL_END)
 
 
-def _read_parameter(r: Reading, schema: Any) -> Reader[bool]:
+def _read_parameter(r: AnswerReading, schema: Any) -> Reader[bool]:
     """One value as JSON. False when the answer ended in it."""
     yield from r.take("\n")
     ends = ("\n" + PARAMETER_END, PARAMETER_END)

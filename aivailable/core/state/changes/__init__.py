@@ -1,0 +1,10 @@
+"""What each kind of command does to the state: one handler per kind.
+
+A handler returns a `Change` or a `Reject`. It never raises, and never reads a clock.
+
+* `change`: what a handler returns.
+* `handlers`: the table from kind to handler.
+* `members`: members, roles, window, keys, settings.
+* `models`: catalogue, copies, deployments, placements.
+* `merging`: adopting a cluster, and ending in one.
+"""

@@ -1,0 +1,7 @@
+"""`/cluster/v1/*`: the cluster as it is, and the ways to change it over HTTP.
+
+* `endpoints`: state, events, members, keys and the routes of the rest.
+* `deployments`: what shall run, and what would come of it.
+* `nodes`: drain, undrain, pause.
+* `settings`: what holds for the whole cluster.
+"""

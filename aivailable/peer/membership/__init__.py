@@ -1,0 +1,11 @@
+"""Which cluster this node belongs to, and how that changes.
+
+Not to be confused with `joining`: those are the means. This is the course.
+
+* `membership`: resume, look around, join, found, give up.
+* `yielding`: a pristine cluster ends in another.
+* `merging`: two used clusters become one.
+* `carryover`: what an ended cluster brings along.
+* `recovery`: founded anew from a survivor.
+* `rejoining`: a member that was off finds its way.
+"""

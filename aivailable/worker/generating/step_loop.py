@@ -1,0 +1,433 @@
+"""One loaded replica on the channel: step after step until the socket ends.
+
+Owns: turning requests into jobs, running the step loop, and telling the peer everything that a
+step produced in one frame. It must not schedule (batcher) or compute (engine). Made by __main__.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, Final
+
+from aivailable.errors import RequestError
+from aivailable.wire.generation import (
+    Cancel,
+    Failed,
+    Finished,
+    Generate,
+    Started,
+    Tokens,
+)
+from aivailable.wire.limits import STOP_STRING_MAX_CHARS, STOP_STRINGS_MAX
+from aivailable.wire.prefixes import PREFIX_DIGESTS_MAX, digests
+from aivailable.wire.worker import Pause, Resume, Step
+from aivailable.worker.engine import (
+    CellsExhausted,
+    DecodeFailed,
+    Engine,
+    Logits,
+    Part,
+)
+from aivailable.worker.generating.batcher import Batcher, Sizes
+from aivailable.worker.generating.drafting import Drafting
+from aivailable.worker.generating.job import Drawn, Job
+from aivailable.worker.generating.opening import compute_opening
+from aivailable.worker.generating.pace import Pace
+from aivailable.worker.generating.sequences import Sequences
+from aivailable.worker.generating.token_tables import TokenTables
+from aivailable.worker.grammar.rules import GrammarError
+from aivailable.worker.loading import ChannelPort
+from aivailable.worker.protocol import INTERNAL_ERROR, STALLED_WAIT_S
+from aivailable.worker.sampling.logprobs import ALTERNATIVES_MAX
+from aivailable.worker.sampling.parameters import check_sampling
+from aivailable.worker.sampling.sampler import NoToken
+from aivailable.worker.tally import Tally
+
+STARTED_IDS_PER_FRAME_MAX: Final = 512 * 1024
+"""Prompt ids that one frame may carry (5 bytes each), so that it stays under the wire's limit."""
+
+COUNTERS_EVERY_S: Final = 0.25
+
+log = logging.getLogger("aivailable.worker")
+
+Clock = Callable[[], float]
+
+
+def not_embedding(task: str) -> RequestError:
+    """A model that was deployed to generate is asked for vectors or scores."""
+    if task == "rerank":
+        what = "deploy a reranking model (its file says pooling rank)"
+    else:
+        what = "deploy it with option pooling=mean or pooling=last, or deploy an embedding model"
+    return RequestError(400, "unsupported_task", f"this deployment generates text; {what}")
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """What the current step has produced so far."""
+
+    started: list[Started] = field(default_factory=list)
+    tokens: list[Tokens] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.started or self.tokens or self.finished or self.failed)
+
+
+class StepLoop:
+    """The step loop of one loaded engine."""
+
+    def __init__(self, engine: Engine, port: ChannelPort, clock: Clock = time.monotonic) -> None:
+        self._engine = engine
+        self._port = port
+        self._clock = clock
+        sizes = Sizes(engine.slots, engine.chunk_tokens, engine.step_tokens, engine.replay_tokens)
+        self._sequences = Sequences(engine.sequences, engine.warm_tokens, engine)
+        compute_opening(engine, self._sequences)
+        self._batcher = Batcher(sizes, self._sequences)
+        self._pace = Pace(engine.chunk_tokens, engine.least_tokens)
+        self._drafting = Drafting(engine.draft_tokens)
+        self._language = TokenTables(engine)
+        self._out = _Outbox()
+        self._stalled = False
+        self._tally = Tally()
+        self._told = (0, 0)
+        self._counted_s = -math.inf
+        """When the counters were told last."""
+        self._digests_turn = 0
+
+    def run(self) -> None:
+        """Serve for ever; the process ends with the socket (see protocol.Channel.on_end)."""
+        while True:
+            self.serve_once()
+
+    def serve_once(self) -> None:
+        """Take what has arrived (waiting when there is nothing to do), run one step, tell."""
+        if not self._batcher.busy and not self._batcher.waiting:
+            messages = [self._port.receive(), *self._port.receive_ready()]
+        elif self._stalled:
+            messages = self._port.receive_within(STALLED_WAIT_S)
+        else:
+            messages = self._port.receive_ready()
+        for message in messages:
+            self._take(message)
+        self._expire()
+        for job in self._batcher.admit():
+            self._tell_started(job)
+        self._stalled = not self._step()
+        self._tell()
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, Generate):
+            self._tally.requests += 1
+            try:
+                self._submit(message)
+            except RequestError as error:
+                self._fail(message.request_id, error.code, str(error), error.status)
+            except Exception:
+                # What a stranger wrote found a gap in ours: his request's end, nobody else's.
+                log.exception("request %s cannot be begun", message.request_id)
+                self._fail(message.request_id, "internal_error", INTERNAL_ERROR, 500)
+        elif isinstance(message, Cancel):
+            job = self._batcher.find(message.request_id)
+            if job is not None:
+                self._cancel(job)
+        elif isinstance(message, Pause):
+            self._batcher.pause(message.request_id)
+        elif isinstance(message, Resume):
+            self._batcher.resume(message.request_id)
+
+    def _submit(self, request: Generate) -> None:
+        if self._batcher.find(request.request_id) is not None:
+            raise RequestError(409, "invalid_request", "a request of this id is running already")
+        self._check(request)
+        prepared = self._engine.prepare(request)
+        prompt = prepared.prompt
+        if not prepared.media:
+            self._check_ids(prompt, "the prompt")
+        self._check_ids(request.generated_ids, "generated_ids")
+        context = self._engine.context
+        if not prompt:
+            raise RequestError(400, "invalid_request", "the prompt has no tokens")
+        if len(prompt) >= context:
+            raise RequestError(
+                400,
+                "context_length_exceeded",
+                f"the prompt has {len(prompt)} tokens and this model's maximum context length is "
+                f"{context} tokens; shorten the prompt or deploy with a larger --ctx",
+            )
+        limit = context - len(prompt)
+        if request.max_tokens is not None:
+            limit = min(limit, request.max_tokens)
+        job = Job(
+            request,
+            prepared,
+            self._language,
+            limit=limit,
+            arrived_s=self._clock(),
+        )
+        if job.finished is not None:
+            self._finish(job)
+        elif not self._batcher.submit(job):
+            raise RequestError(503, "queue_full", "too many requests wait for this replica")
+
+    def _check(self, request: Generate) -> None:
+        if request.task not in self._engine.tasks:
+            raise not_embedding(request.task)
+        given = [request.messages, request.prompt, request.prompt_ids]
+        if request.generated_ids and request.prompt_ids is not None:
+            given.remove(request.messages)
+        problem = ""
+        if sum(value is not None for value in given) != 1:
+            problem = "exactly one of messages, prompt and prompt_ids must be given"
+        elif request.max_tokens is not None and request.max_tokens < 0:
+            problem = "max_tokens must not be negative"
+        elif len(request.stop) > STOP_STRINGS_MAX:
+            problem = f"at most {STOP_STRINGS_MAX} stop strings"
+        elif any(not 0 < len(stop) <= STOP_STRING_MAX_CHARS for stop in request.stop):
+            problem = f"a stop string has 1 to {STOP_STRING_MAX_CHARS} characters"
+        elif not 0 <= (request.logprobs or 0) <= ALTERNATIVES_MAX:
+            problem = f"logprobs: 0 to {ALTERNATIVES_MAX} alternatives are possible"
+        if problem:
+            raise RequestError(400, "invalid_request", problem)
+        check_sampling(request.sampling, self._engine.vocabulary)
+
+    def _check_ids(self, ids: tuple[int, ...], what: str) -> None:
+        # An id outside the vocabulary makes llama.cpp read outside its tables.
+        if ids and not (min(ids) >= 0 and max(ids) < self._engine.vocabulary):
+            raise RequestError(
+                400, "invalid_request", f"{what}: ids are 0 to {self._engine.vocabulary - 1}"
+            )
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for job in self._batcher.jobs():
+            if now >= job.deadline_s:
+                self._batcher.release(job)
+                self._fail(job.request_id, "deadline_exceeded", "the deadline has passed", 504)
+
+    def _cancel(self, job: Job) -> None:
+        self._batcher.release(job)
+        self._tally.cancelled += 1
+        self._out.finished.append(
+            Finished(
+                job.request_id,
+                "cancelled",
+                prompt_tokens=job.prompt_tokens,
+                completion_tokens=job.completion_tokens,
+                cached_tokens=job.cached,
+            )
+        )
+
+    def _step(self) -> bool:
+        """Decode once; False when nothing can be decoded, as when every reader has paused."""
+        rows = self._batcher.rows
+        parts = self._batcher.plan(self._pace.budget(rows), self._drafts())
+        if not parts:
+            return False
+        self._tally.steps += 1
+        began = self._clock()
+        try:
+            parts, logits = self._decode(parts)
+        except CellsExhausted as error:
+            self._make_room(error)
+        except DecodeFailed:
+            self._step_one_by_one(parts)
+        else:
+            self._measure(parts, rows, self._clock() - began)
+            self._use(parts, logits)
+        return True
+
+    def _drafts(self) -> Mapping[int, tuple[int, ...]]:
+        if not self._drafting.active:
+            return {}
+        guesses = self._drafting.plan(self._batcher.draftable, self._batcher.draft_room)
+        # What followed the last time may be an image: its rows are nothing that can be drawn.
+        size = self._engine.vocabulary
+        said = {slot: tuple(takewhile(lambda t: t < size, ids)) for slot, ids in guesses.items()}
+        return {slot: ids for slot, ids in said.items() if ids}
+
+    def _measure(self, parts: tuple[Part, ...], rows: int, elapsed_s: float) -> None:
+        drafted = sum(part.drafted for part in parts)
+        self._tally.drafted_tokens += drafted
+        prefill = sum(len(part.tokens) for part in parts) - rows - drafted
+        if not drafted:
+            self._pace.observe(rows, prefill, elapsed_s)
+        if not prefill:
+            self._drafting.observe(rows + drafted, elapsed_s)
+
+    def _decode(self, parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], list[Logits]]:
+        """Decode; guesses first, then warm sequences give way to what was admitted. Returns the
+        parts that were decoded. Raises DecodeFailed."""
+        while True:
+            try:
+                return parts, self._engine.decode(parts)
+            except CellsExhausted:
+                if any(part.drafted for part in parts):
+                    parts = tuple(part.plain() for part in parts)
+                elif not self._sequences.evict():
+                    raise
+
+    def _make_room(self, error: CellsExhausted) -> None:
+        """Nothing is left to evict. Under a sliding window, cells that several requests share stay
+        taken although all of them have passed: the youngest one gives up its share and computes it
+        again. One that is alone has no room, whatever is done."""
+        if self._batcher.give_way() is not None:
+            return
+        job = max(self._batcher.running(), key=lambda job: job.fed)
+        self._batcher.release(job, reusable=False)
+        self._fail(job.request_id, "decode_failed", str(error), 500)
+
+    def _step_one_by_one(self, parts: tuple[Part, ...]) -> None:
+        """A decode failed as a whole: find the job that is to blame, spare the others."""
+        kept = {part.slot: self._engine.trim(part.slot, part.position) for part in parts}
+        for part in (part.plain() for part in parts):
+            try:
+                if kept[part.slot] != part.position:
+                    raise DecodeFailed("the cache of this request could not be restored")
+                _, rows = self._decode((part,))
+            except DecodeFailed as error:
+                job = self._batcher.job_in(part.slot)
+                self._batcher.release(job, reusable=False)
+                self._fail(job.request_id, "decode_failed", str(error), 500)
+            else:
+                self._use((part,), rows)
+
+    def _use(self, parts: tuple[Part, ...], rows: list[Logits]) -> None:
+        remaining = iter(rows)
+        for part in parts:
+            job = self._batcher.advance(part)
+            before = part.position
+            if before < job.prompt_tokens:
+                self._tally.prompt_tokens += min(job.fed, job.prompt_tokens) - before
+                if job.fed >= job.prompt_tokens:
+                    self._sequences.mark(job.slot, digests(job.request))
+            if part.wants_logits:
+                self._draw(job, part, [next(remaining) for _ in range(part.rows)])
+
+    def _draw(self, job: Job, part: Part, rows: list[Logits]) -> None:
+        drawn: list[Drawn] = []
+        problem = ""
+        try:
+            if job.fed < len(job.tokens):
+                job.observe(rows[0])
+            else:
+                # What came before an exception stays in the list, and has been drawn.
+                drawn.extend(job.draw_run(rows, part.guesses))
+        except (NoToken, GrammarError) as error:
+            problem = str(error)
+        except Exception:
+            # Nothing but this job has been touched.
+            log.exception("request %s cannot go on", job.request_id)
+            problem = INTERNAL_ERROR
+        self._tell_drawn(job, drawn)
+        kept = self._cut(job, part)
+        if problem:
+            self._batcher.release(job, reusable=kept)
+            self._fail(job.request_id, "decode_failed", problem, 500)
+        elif job.finished is not None:
+            self._batcher.release(job, reusable=kept)
+            self._finish(job)
+        elif not kept:
+            self._batcher.restart(job)
+
+    def _cut(self, job: Job, part: Part) -> bool:
+        """Take wrong guesses out of the cache; False when it could not be cut and is lost."""
+        if job.fed >= part.position + len(part.tokens):
+            return True
+        if self._engine.trim(job.slot, job.fed) == job.fed:
+            return True
+        self._drafting.stop()
+        return False
+
+    def _tell_drawn(self, job: Job, drawn: list[Drawn]) -> None:
+        ids = tuple(token for one in drawn for token in one.ids)
+        if not ids:
+            return
+        self._tally.generated_tokens += len(ids)
+        self._tally.accepted_tokens += len(drawn) - 1
+        self._out.tokens.append(
+            Tokens(
+                job.request_id,
+                ids,
+                "".join(one.text for one in drawn),
+                "".join(one.reasoning for one in drawn),
+                tuple(call for one in drawn for call in one.calls),
+                tuple(told for one in drawn for told in one.logprobs),
+            )
+        )
+
+    def _finish(self, job: Job) -> None:
+        try:
+            held = job.held()
+        except Exception:
+            log.exception("request %s cannot be finished", job.request_id)
+            self._fail(job.request_id, "decode_failed", INTERNAL_ERROR, 500)
+            return
+        self._tally.finished += 1
+        self._out.finished.append(
+            Finished(
+                job.request_id,
+                job.reason,
+                text=held.text,
+                prompt_tokens=job.prompt_tokens,
+                completion_tokens=job.completion_tokens,
+                cached_tokens=job.cached,
+                reasoning=held.reasoning,
+                calls=held.calls,
+            )
+        )
+
+    def _fail(self, request_id: str, code: str, message: str, status: int) -> None:
+        self._tally.failed += 1
+        self._out.failed.append(Failed(request_id, code, message, status))
+
+    def _tell_started(self, job: Job) -> None:
+        ids = sum(len(started.prompt_ids) for started in self._out.started)
+        if ids + job.prompt_tokens > STARTED_IDS_PER_FRAME_MAX:
+            self._tell()
+        self._tally.cached_tokens += job.cached
+        prompt = job.prompt
+        self._out.started.append(Started(job.request_id, len(prompt), job.cached, prompt))
+
+    def _tell(self) -> None:
+        """One Step with everything new; none when nothing is.
+
+        The counters go with every end of a request, else a few times a second: a row of them for
+        each token would cost more than the token's text."""
+        state = (self._batcher.busy, self._batcher.waiting)
+        now = self._clock()
+        ends = bool(self._out.finished or self._out.failed or self._out.started)
+        idle = state == (0, 0) and state != self._told
+        count = ends or idle or now - self._counted_s >= COUNTERS_EVERY_S
+        if not self._out and state == self._told and not count:
+            return
+        out, self._out = self._out, _Outbox()
+        self._port.send(
+            Step(
+                started=tuple(out.started),
+                tokens=tuple(out.tokens),
+                finished=tuple(out.finished),
+                failed=tuple(out.failed),
+                slots_busy=state[0],
+                waiting=state[1],
+                counters=self._tally.counters() if count else None,
+                prefixes=self._new_prefixes(),
+            )
+        )
+        self._told = state
+        if count:
+            self._counted_s = now
+
+    def _new_prefixes(self) -> tuple[int, ...] | None:
+        turn = self._sequences.digests_turn
+        if turn == self._digests_turn:
+            return None
+        self._digests_turn = turn
+        return self._sequences.digests(PREFIX_DIGESTS_MAX)
