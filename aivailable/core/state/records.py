@@ -47,7 +47,8 @@ class Scope(enum.StrEnum):
 
 
 VALUE_LEVELS: Mapping[tuple[type[enum.StrEnum], str], int] = {}
-"""(enum, value) → feature level, for each value that came after the first release (core.levels)."""
+"""(enum, value) → feature level, for each value that came after the first release
+(core.state.levels)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +245,7 @@ class Deployment:
     weights_bytes: int = 0
     kv_bytes: int = 0
     compute_bytes: int = 0
-    """Prediction for one replica on one device (oracle or formula)."""
+    """Prediction for one replica on one device (the engine's dry run, or the formula)."""
     predicted_by: str = "formula"
     where: Where = Where()
     growth: Growth | None = None

@@ -4,8 +4,8 @@ Owns both ends of wire.join over TLS with SNI `join`: frames, deadlines, the pro
 It must not decide who is admitted: ports.JoinServer does. `JoinDoor` hands its protocol to
 links (one port for everything); `TlsJoinClient` is ports.JoinClient. Built by peer.app.
 
-With a join key (peer.join_key), the order is: the server's offer says that it has a key, the
-joiner's request proves the key, the server's answer proves it back. So
+With a join key (peer.joining.join_key), the order is: the server's offer says that it has a key,
+the joiner's request proves the key, the server's answer proves it back. So
 * the joiner shows its proof to whoever claims a key. That helps nobody: the proof names the
   certificate that this server holds (TLS has shown that it does), both nonces and the cluster,
   so it cannot be passed on to a real member, used again, or reflected as a server's proof;
@@ -77,10 +77,10 @@ def fit_answer(answer: JoinAnswer, first: NodeId) -> JoinAnswer:
     """The answer with as many seats as a frame holds: `first` (the server), then the voters,
     then the rest, each in the given order. One seat is enough to learn the others from the log."""
     seats = sorted(answer.seats, key=lambda seat: (seat.node != first, not seat.voter))
-    fitting = dataclasses.replace(answer, seats=tuple(seats))
-    while fitting.seats and len(JOIN.encode(fitting)) > JOIN_FRAME_MAX_BYTES:
-        fitting = dataclasses.replace(fitting, seats=fitting.seats[:-1])
-    return fitting
+    shortened = dataclasses.replace(answer, seats=tuple(seats))
+    while shortened.seats and len(JOIN.encode(shortened)) > JOIN_FRAME_MAX_BYTES:
+        shortened = dataclasses.replace(shortened, seats=shortened.seats[:-1])
+    return shortened
 
 
 class JoinDoor:

@@ -1,7 +1,7 @@
-"""The table of handlers, one per command kind, for `core.machine`.
+"""The table of handlers, one per command kind, for `core.state.machine`.
 
-The handlers themselves are in `core.changes_members` (who belongs, keys, settings, control) and
-`core.changes_models` (catalogue, deployments, replicas).
+The handlers themselves are in `core.state.changes.members` (who belongs, keys, settings, control)
+and `core.state.changes.models` (catalogue, deployments, replicas).
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ __all__ = ["HANDLERS", "Change", "Reject", "change"]
 
 
 def change(state: State, command: Command) -> Change | Reject:
-    """Dispatch by kind, after the rules of `core.machine` that hold for every kind."""
+    """Dispatch by kind, after the rules of `core.state.machine` that hold for every kind."""
     return HANDLERS[type(command.body)](state, command, command.body)

@@ -1,7 +1,7 @@
 """What `/cluster/v1/*` and the health routes answer, as types.
 
 Owns the shapes only. The handlers build them, the type checker compares, and `/openapi.json` is
-made from them. What is not here is a dataclass of `core.status` or `core.records`.
+made from them. What is not here is a dataclass of `core.serving.status` or `core.state.records`.
 """
 
 from __future__ import annotations
