@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aivailable.core.state.changes.change import Change, Handler, Reject
+from aivailable.core.state.changes.deployments import DEPLOYMENT_HANDLERS
 from aivailable.core.state.changes.members import MEMBER_HANDLERS
 from aivailable.core.state.changes.merging import MERGING_HANDLERS
 from aivailable.core.state.changes.models import MODEL_HANDLERS
+from aivailable.core.state.changes.replicas import REPLICA_HANDLERS
 from aivailable.core.state.commands import Command
 from aivailable.core.state.state import State
 
@@ -19,6 +21,8 @@ HANDLERS: Mapping[type, Handler] = {
     **MEMBER_HANDLERS,
     **MERGING_HANDLERS,
     **MODEL_HANDLERS,
+    **DEPLOYMENT_HANDLERS,
+    **REPLICA_HANDLERS,
 }
 """Every kind of `commands.KINDS` has a handler (a test checks it)."""
 

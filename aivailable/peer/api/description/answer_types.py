@@ -40,7 +40,7 @@ class Alive(TypedDict):
     status: str
 
 
-class Ready(TypedDict):
+class Readiness(TypedDict):
     """Whether this node takes requests, and why not."""
 
     ready: bool
@@ -164,7 +164,7 @@ class RecoveredCluster(TypedDict):
     lost_models: list[str]
 
 
-class Merging(TypedDict):
+class MergeStarted(TypedDict):
     """The cluster that this one ends in."""
 
     into: str
