@@ -96,12 +96,12 @@ def configurations() -> Iterator[Configuration]:
             yield Configuration(model, context, slots, kv_type, ubatch, flash)
         yield Configuration(model, context, slots, "f16", 512, "on", {"draft": "7"})
     for model, (context, slots) in itertools.product(sorted(MODELS), ((2048, 2), (1024, 8))):
-        lora, eyes = f"{model} adapter", f"{model} projector"
+        lora, projector = f"{model} adapter", f"{model} projector"
         for more in (
             {"draft": "4"},
             {"lora": lora},
-            {"projector": eyes},
-            {"draft": "4", "lora": lora, "projector": eyes},
+            {"projector": projector},
+            {"draft": "4", "lora": lora, "projector": projector},
         ):
             yield Configuration(model, context, slots, "f16", 128, "on", more)
             yield Configuration(model, context, slots, "f16", 512, "on", more)

@@ -50,7 +50,9 @@ def deploy(
     idle_ttl: Annotated[
         str | None,
         typer.Option(
-            "--idle-ttl", metavar="TIME", help="Unload replicas beyond MIN after so long, like 10m."
+            "--idle-ttl",
+            metavar="TIME",
+            help="Unload replicas beyond MIN after this long, like 10m.",
         ),
     ] = None,
     priority: Annotated[

@@ -169,18 +169,23 @@ class Client:
         """`fields` are those of peer.service.DeployRequest (name, context, slots, replicas_min,
         replicas_max, copies, pin, where, …); None and absent mean the default."""
         answer = await self._change(
-            "POST", "/cluster/v1/deployments", _wish(model, fields), timeout_s=DEPLOY_TIMEOUT_S
+            "POST",
+            "/cluster/v1/deployments",
+            _deployment_asked(model, fields),
+            timeout_s=DEPLOY_TIMEOUT_S,
         )
         return decoded(Deployment, answer)
 
     async def preview(self, model: str, **fields: Any) -> PlanStatus:
         """What `deploy` with the same arguments would come to; changes nothing."""
         path = "/cluster/v1/deployments?dry_run=1"
-        return decoded(PlanStatus, await self._change("POST", path, _wish(model, fields)))
+        return decoded(
+            PlanStatus, await self._change("POST", path, _deployment_asked(model, fields))
+        )
 
     async def fit(self, model: str, **fields: Any) -> FitStatus:
         """Where one more replica fits now. `fields`: context, slots, options, engine, priority."""
-        answer = await self._change("POST", "/cluster/v1/fit", _wish(model, fields))
+        answer = await self._change("POST", "/cluster/v1/fit", _deployment_asked(model, fields))
         return decoded(FitStatus, answer)
 
     async def undeploy(self, name: str) -> None:
@@ -226,9 +231,9 @@ class Client:
         answer = await self._read("/cluster/v1/settings")
         return tuple(decoded(SettingInfo, one) for one in listed(answer, "settings"))
 
-    async def change_settings(self, wishes: Mapping[str, int | bool]) -> tuple[SettingInfo, ...]:
+    async def change_settings(self, settings: Mapping[str, int | bool]) -> tuple[SettingInfo, ...]:
         """All of them or none."""
-        answer = await self._change("PATCH", "/cluster/v1/settings", dict(wishes))
+        answer = await self._change("PATCH", "/cluster/v1/settings", dict(settings))
         return tuple(decoded(SettingInfo, one) for one in listed(answer, "settings"))
 
     async def leave(self) -> None:
@@ -389,7 +394,7 @@ class ChatStream:
         raise ClientError("the answer broke off", code="connection_lost")
 
 
-def _wish(model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _deployment_asked(model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": model, **{key: one for key, one in fields.items() if one is not None}}
 
 

@@ -27,7 +27,7 @@ from aivailable.peer.deploying.memory_predictor import MemoryPredictor
 from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
 from aivailable.peer.devices.simulated import FILE_NAME, SimulatedUse
 from aivailable.peer.home import FileHome
-from aivailable.peer.joining.channel import JoinDoor, TlsJoinClient
+from aivailable.peer.joining.channel import JoinListener, TlsJoinClient
 from aivailable.peer.joining.discovery import MdnsDiscovery
 from aivailable.peer.joining.join_key import JOIN_KEY_BYTES, JoinKey, make_join_key
 from aivailable.peer.links import TlsLinks
@@ -89,7 +89,7 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
     try:
         _log_to(config)
         stop = _stop_on_signals()
-        peer, door, ports, benchmark = await _build(config, home, key, announce)
+        peer, listener, ports, benchmark = await _build(config, home, key, announce)
         api = ApiServer(
             peer,
             ports.clock,
@@ -101,7 +101,7 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
         try:
             await api.start()
             ports.endpoints.api_port = api.port
-            door.open(peer)
+            listener.open(peer)
             await peer.start()
             _write_api_file(config, api.port)
             announce(_greeting(config, api.port))
@@ -116,7 +116,7 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
             announce("stopping: handing over, ending workers …")
         finally:
             await _within(STOP_DEADLINE_S, api.stop())
-            await _within(STOP_DEADLINE_S, door.close())
+            await _within(STOP_DEADLINE_S, listener.close())
             await _within(STOP_DEADLINE_S, peer.stop())
     finally:
         _remove_api_file(config)
@@ -126,19 +126,19 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
 
 async def _build(
     config: Config, home: FileHome, key: JoinKey | None, announce: Callable[[str], None]
-) -> tuple[Peer, JoinDoor, Ports, Benchmark]:
+) -> tuple[Peer, JoinListener, Ports, Benchmark]:
     """Every port, from the bottom up; and what measures the devices beside the peer."""
     clock, randomness = SystemClock(), SystemRandomness()
     identity = Identity.load_or_create(home.path)
     trust = Trust(identity)
-    door = JoinDoor(identity, key=key)
+    listener = JoinListener(identity, key=key)
     links = TlsLinks(
         identity,
         trust,
         port=config.link_port,
         rng=randomness.random,
         version=__version__,
-        stranger=door.protocol,
+        stranger=listener.protocol,
         hosts=config.bind,
     )
     endpoints = Endpoints()
@@ -188,7 +188,7 @@ async def _build(
         announce,
     )
     peers.append(peer)
-    return peer, door, ports, Benchmark(devices, trials)
+    return peer, listener, ports, Benchmark(devices, trials)
 
 
 def _join_key(config: Config) -> JoinKey | None:

@@ -17,7 +17,7 @@ import sys
 from typing import Final
 
 from aivailable.wire.worker import Load
-from aivailable.worker.embedding.step_loop import Embedder, EmbeddingSession
+from aivailable.worker.embedding.step_loop import Embedder, EmbeddingStepLoop
 from aivailable.worker.engine import Engine, LoadRefused, ReportProgress
 from aivailable.worker.engine_fake import FakeEngine
 from aivailable.worker.generating.step_loop import StepLoop
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
         channel.flush()
         return EXIT_LOAD_FAILED
     if isinstance(engine, Embedder):
-        EmbeddingSession(engine, channel).run()
+        EmbeddingStepLoop(engine, channel).run()
     else:
         StepLoop(engine, channel).run()
     return 0

@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--backend", required=True)
     parser.add_argument("--device", type=int, default=0, help="the backend's index")
     parser.add_argument("--folder", type=Path, required=True, help="for the generated model")
-    parser.add_argument("--seconds", type=float, default=0.0, help="measure for so long")
+    parser.add_argument("--seconds", type=float, default=0.0, help="measure for this long")
     parser.add_argument("--small", action="store_true", help="measure the smallest model")
     given = parser.parse_args(arguments)
     die_with_parent()

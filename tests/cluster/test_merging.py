@@ -110,7 +110,7 @@ def usable(states: list[State]) -> bool:
 async def test_unused_clusters_of_one_key_become_one_by_themselves(
     peers: Peers, tmp_path: Path
 ) -> None:
-    """Both doors are closed all the time: the key, proved both ways, is enough."""
+    """Both windows are closed all the time: the key, proved both ways, is enough."""
     cluster, key = cluster_name(), new_join_key()
     first = [keyed(tmp_path / name, cluster, key) for name in ("a1", "a2")]
     second = [keyed(tmp_path / name, cluster, key) for name in ("b1", "b2")]

@@ -214,7 +214,7 @@ async def agreed(peers: Peers, clients: Clients) -> None:
 async def older_code_is_refused(
     peers: Peers, peer: PeerProcess, cluster: str, old: Path, new: Path
 ) -> None:
-    """A member that was downgraded ends with the reason; a newcomer is told at the door."""
+    """A member that was downgraded ends with the reason; a newcomer is told when it asks."""
     newcomer = loopback_peer(peer.home.parent / "newcomer", cluster)
     newcomer.root = old
     newcomer.start()

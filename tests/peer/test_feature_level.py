@@ -94,7 +94,7 @@ async def left_at_next(patch: pytest.MonkeyPatch) -> World:
 
 
 @scenario
-async def test_older_code_is_told_at_the_door(patch: pytest.MonkeyPatch) -> None:
+async def test_older_code_is_told_when_it_asks_to_join(patch: pytest.MonkeyPatch) -> None:
     run_level(patch, NEXT)
     async with Stage(World()) as stage:
         await stage.founded()

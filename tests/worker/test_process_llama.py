@@ -185,7 +185,7 @@ def test_wrong_loads_are_refused(changed: dict[str, object], code: str, said: st
     assert said in answer.message
 
 
-def test_oracle_predicts_what_is_used_with_quantized_kv() -> None:
+def test_the_dry_run_predicts_what_is_used_with_quantized_kv() -> None:
     command = [sys.executable, "-m", "aivailable.worker.dry_run", "--path", str(smollm2_path())]
     command += ["--context", "1024", "--slots", "4", "--option", "kv_type=q8_0"]
     said = subprocess.run(command, capture_output=True, check=True, timeout=60)

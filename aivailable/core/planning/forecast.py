@@ -39,9 +39,9 @@ class Forecast:
     """By deployment: why it would not have the replicas that it should."""
 
 
-def forecast(state: State, liveness: Liveness, *wishes: Body) -> Forecast:
+def forecast(state: State, liveness: Liveness, *changes: Body) -> Forecast:
     """The end of what committing the changes would begin, if every load succeeds."""
-    return _Projection(state, liveness).run(wishes)
+    return _Projection(state, liveness).run(changes)
 
 
 def steps(before: State, end: Forecast) -> tuple[PlanStep, ...]:
@@ -106,11 +106,11 @@ class _Projection:
         self._liveness = liveness
         self._seq = SEQ_BASE
 
-    def run(self, wishes: Sequence[Body]) -> Forecast:
+    def run(self, changes: Sequence[Body]) -> Forecast:
         outcome = CommandOutcome(accepted=True)
-        for wish in wishes:
+        for change in changes:
             if outcome.accepted:
-                outcome = self._apply(wish, self._liveness.here)
+                outcome = self._apply(change, self._liveness.here)
         if outcome.accepted:
             for _ in range(ROUNDS_MAX):
                 bodies = plan(self._state, self._liveness)

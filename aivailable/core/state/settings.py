@@ -30,11 +30,13 @@ class Setting:
 
 SETTINGS = (
     Setting("margin_bytes", "bytes", 0, 1 << 40, "left free on every GPU for other programs"),
-    Setting("down_after_ms", "ms", 500, 600_000, "silent for so long, a node is down"),
+    Setting("down_after_ms", "ms", 500, 600_000, "a node that is silent for this long is down"),
     Setting("join_window_s", "s", 0, 7 * 24 * 3600, "how long a new cluster admits strangers"),
     Setting("load_attempts_max", "loads", 1, 100, "failed loads on a node before another is tried"),
     Setting("queue_per_slot_max", "requests", 1, 10_000, "that may wait for each slot"),
-    Setting("idle_ttl_s", "s", 0, 366 * 24 * 3600, "replicas beyond MIN go after so long idle"),
+    Setting(
+        "idle_ttl_s", "s", 0, 366 * 24 * 3600, "replicas beyond MIN go when idle for this long"
+    ),
     Setting("copies_default", "copies", 1, 256, "of a model file, where deploy says nothing"),
     Setting("spare_fill", "", 0, 1, "busy models grow into spare memory, up to MAX"),
 )

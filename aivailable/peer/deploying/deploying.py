@@ -25,7 +25,7 @@ from aivailable.gguf.header import read_header
 from aivailable.peer.control.cluster_view import ClusterView
 from aivailable.peer.control.proposals import Proposer
 from aivailable.peer.deploying.companions import Companions, same_file
-from aivailable.peer.deploying.memory_need import ModelCandidate, Sizing
+from aivailable.peer.deploying.memory_need import MemoryNeed, ModelCandidate
 from aivailable.peer.ports import Ports
 from aivailable.peer.service import DeployRequest
 
@@ -44,7 +44,7 @@ class Deploying:
         self._ports = ports
         self._proposer = proposer
         self._cluster = cluster
-        self._memory_need = Sizing(ports)
+        self._memory_need = MemoryNeed(ports)
         self._companions = Companions(ports.model_store, cluster)
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
@@ -58,7 +58,7 @@ class Deploying:
             wanted = await self._real(request, candidate)
         current = self._cluster.state.deployments.get(wanted.name)
         if current is not None:
-            if _same_wish(wanted, current):
+            if _same_request(wanted, current):
                 return current
             if not request.replace:
                 raise RequestError(409, "exists", f"{wanted.name} is deployed already")
@@ -77,12 +77,12 @@ class Deploying:
         wanted, candidate = await self._candidate_of(request)
         before = self._cluster.state
         current = before.deployments.get(wanted.name)
-        refusal, wishes = "", self._registering(candidate)
-        if current is None or not _same_wish(wanted, current):
-            wishes.append(self._put(wanted, current, candidate))
+        refusal, changes = "", self._registering(candidate)
+        if current is None or not _same_request(wanted, current):
+            changes.append(self._put(wanted, current, candidate))
             if current is not None and not request.replace:
                 refusal = f"{wanted.name} is deployed already"
-        end = forecast(before, self._cluster.liveness(), *wishes)
+        end = forecast(before, self._cluster.liveness(), *changes)
         refusal = refusal or end.outcome.message
         if not refusal:
             try:
@@ -347,7 +347,7 @@ class Deploying:
             )
 
 
-def _same_wish(wanted: Deployment, current: Deployment) -> bool:
+def _same_request(wanted: Deployment, current: Deployment) -> bool:
     """Whether nothing would change. The prediction is none of the user's words: a node without
     the file predicts by formula what the dry run of another said exactly."""
     return current == replace(

@@ -44,7 +44,7 @@ class ModelCandidate:
         return tuple(dict.fromkeys(digests))
 
 
-class Sizing:
+class MemoryNeed:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
 

@@ -1,7 +1,7 @@
 """The join channel: how a stranger and a member talk before the stranger is a member.
 
 Owns both ends of wire.join over TLS with SNI `join`: frames, deadlines, the proof of the key.
-It must not decide who is admitted: ports.JoinServer does. `JoinDoor` hands its protocol to
+It must not decide who is admitted: ports.JoinServer does. `JoinListener` hands its protocol to
 links (one port for everything); `TlsJoinClient` is ports.JoinClient. Built by peer.app.
 
 With a join key (peer.joining.join_key), the order is: the server's offer says that it has a key,
@@ -83,7 +83,7 @@ def fit_answer(answer: JoinAnswer, first: NodeId) -> JoinAnswer:
     return shortened
 
 
-class JoinDoor:
+class JoinListener:
     """The server's side. Silent until `open`."""
 
     def __init__(
@@ -129,8 +129,8 @@ class JoinDoor:
 class _Visit(asyncio.Protocol):
     """One stranger: offer → request → answer, within JOIN_DEADLINE_S."""
 
-    def __init__(self, door: JoinDoor) -> None:
-        self._door = door
+    def __init__(self, listener: JoinListener) -> None:
+        self._listener = listener
         self._decoder = FrameDecoder(JOIN_FRAME_MAX_BYTES)
         self._transport: asyncio.Transport | None = None
         self._offer: JoinOffer | None = None
@@ -140,16 +140,16 @@ class _Visit(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        server = self._door.server
-        if server is None or len(self._door.visits) >= JOIN_CONNECTIONS_MAX:
+        server = self._listener.server
+        if server is None or len(self._listener.visits) >= JOIN_CONNECTIONS_MAX:
             transport.abort()
             return
-        offer = server.offer(self._door.token_bytes(NONCE_BYTES))
+        offer = server.offer(self._listener.token_bytes(NONCE_BYTES))
         if offer is None:
             transport.abort()
             return
-        self._offer = dataclasses.replace(offer, keyed=self._door.key is not None)
-        self._door.visits[self] = None
+        self._offer = dataclasses.replace(offer, keyed=self._listener.key is not None)
+        self._listener.visits[self] = None
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(JOIN_DEADLINE_S, self.end)
         transport.write(encode_join(self._offer))
@@ -165,7 +165,7 @@ class _Visit(asyncio.Protocol):
             self._say(JoinAnswer("malformed", f"this is not a join request: {error}"))
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._door.visits.pop(self, None)
+        self._listener.visits.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
         # An admission that is under way goes on: the log decides, and the joiner asks again.
@@ -181,21 +181,21 @@ class _Visit(asyncio.Protocol):
             answer = await self._judge(request)
         except SchemaError as error:
             answer = JoinAnswer("malformed", str(error))
-        self._say(fit_answer(answer, self._door.identity.node))
+        self._say(fit_answer(answer, self._listener.identity.node))
 
     async def _judge(self, request: JoinRequest) -> JoinAnswer:
-        server, offer = self._door.server, self._offer
+        server, offer = self._listener.server, self._offer
         if server is None or offer is None:
             return JoinAnswer("busy", "this node is stopping: ask another one")
         node = node_id_of(request.certificate)
         if not all(text.isprintable() for text in (request.name, *request.addresses)):
             raise SchemaError("control characters in the name or an address")
-        prints = self._door.identity.fingerprint, fingerprint_of(request.certificate)
+        prints = self._listener.identity.fingerprint, fingerprint_of(request.certificate)
         transcript = join_transcript(offer.nonce, *prints, offer.cluster_id)
         if not verify(request.certificate, request.signature, transcript):
-            self._door.tell_once(node)
+            self._listener.tell_once(node)
             return JoinAnswer("bad_proof", "the signature does not prove the certificate's key")
-        key, proof = self._door.key, request.key_proof
+        key, proof = self._listener.key, request.key_proof
         if not proof:
             return await server.admit(request, node, KeyCheck.NONE)
         if key is None:

@@ -105,7 +105,7 @@ class _Outbox:
         return bool(self.started or self.embedded or self.finished or self.failed)
 
 
-class EmbeddingSession:
+class EmbeddingStepLoop:
     """Serves one Embedder on one channel."""
 
     def __init__(

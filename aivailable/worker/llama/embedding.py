@@ -2,7 +2,7 @@
 
 Owns: what is different from generating with the same library: pooled outputs, the form of a
 rerank pair, the choice between the two by the model's header. Made by __main__; served by
-worker.embedding.step_loop.EmbeddingSession.
+worker.embedding.step_loop.EmbeddingStepLoop.
 
 Not to be confused with `worker.embedding`, the loop that asks for these vectors.
 """

@@ -87,7 +87,7 @@ def test_a_tombstone_admits_whom_it_lists_once_and_without_a_window() -> None:
     assert again.code == "not_listed", "who was taken out does not come back by a tombstone"
 
 
-def test_whoever_comes_by_another_door_is_awaited_no_more() -> None:
+def test_whoever_comes_in_another_way_is_awaited_no_more() -> None:
     cluster = founded()
     cluster.state = replace(cluster.state, tombstones=(Tombstone(OLD, "lab", ("n8",)),))
     assert cluster.propose(Admit(member("n8"), (), window_serial=1)).accepted

@@ -1,4 +1,4 @@
-"""Doctor's probes against real sockets on loopback: each way to fail, and real join doors."""
+"""Doctor's probes against real sockets on loopback: each way to fail, and real join listeners."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from aivailable.errors import AivailableError
 from aivailable.peer.devices.offload import Offload
 from aivailable.peer.doctor import Case, DoctorReport, examine, machine, network, patience
 from aivailable.peer.doctor.findings import Attempt, Fault, ProbeTarget, Stage
-from aivailable.peer.joining.channel import JoinDoor
+from aivailable.peer.joining.channel import JoinListener
 from aivailable.peer.links.identity import Identity
 from aivailable.wire.join import JoinOffer
 
@@ -194,25 +194,27 @@ class AgeingServer(Server):
 
 @contextlib.asynccontextmanager
 async def cluster(folder: Path, **changes: Any) -> AsyncIterator[int]:
-    """A real join door, which doctor asks for its offer only; its link port. `seeking`: it has
+    """A real join listener, which doctor asks for its offer only; its link port. `seeking`: it has
     nothing to offer."""
     seeking = changes.pop("seeking", False)
-    doors: list[JoinDoor] = []
-    node = make_node(folder / "node", stranger=lambda: doors[0].protocol())
-    doors.append(JoinDoor(node.identity))
+    listeners: list[JoinListener] = []
+    node = make_node(folder / "node", stranger=lambda: listeners[0].protocol())
+    listeners.append(JoinListener(node.identity))
     server = AgeingServer(node.id, members=2, pristine=False, **changes)
     server.silent = seeking
-    doors[0].open(server)
+    listeners[0].open(server)
     await node.links.start(node.listener)
     try:
         yield node.links.port
     finally:
-        await doors[0].close()
+        await listeners[0].close()
         await stop_nodes([node])
     assert server.admitted == []
 
 
-async def test_a_real_door_tells_its_offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_real_listener_tells_its_offer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(network, "TLS_LIMIT_S", 10.0)
     async with cluster(tmp_path) as port:
         one = await attempt(port)

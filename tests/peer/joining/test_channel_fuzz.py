@@ -13,7 +13,7 @@ from fixtures.join_house import REQUEST, Server
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aivailable.peer.joining.channel import JoinDoor
+from aivailable.peer.joining.channel import JoinListener
 from aivailable.peer.joining.join_key import JoinKey, make_join_key
 from aivailable.peer.links.identity import Identity
 from aivailable.wire import frames
@@ -83,20 +83,20 @@ class Transport(asyncio.Transport):
 
 
 async def visit(pieces: list[bytes]) -> tuple[list[Any], Server, Transport]:
-    """One stranger that sends the pieces; what the door said, and to whom it opened."""
+    """One stranger that sends the pieces; what the listener said, and to whom it opened."""
     server = Server(identities()[0].node)
-    door = JoinDoor(identities()[0], key=KEY, token_bytes=lambda count: NONCE[:count])
-    door.open(server)
-    protocol, transport = door.protocol(), Transport()
+    listener = JoinListener(identities()[0], key=KEY, token_bytes=lambda count: NONCE[:count])
+    listener.open(server)
+    protocol, transport = listener.protocol(), Transport()
     protocol.connection_made(transport)
     for piece in pieces:
         protocol.data_received(piece)
         if transport.ended:
             break
-    await asyncio.gather(*(visit.task for visit in door.visits if visit.task is not None))
+    await asyncio.gather(*(visit.task for visit in listener.visits if visit.task is not None))
     protocol.connection_lost(None)
-    assert door.visits == {}
-    await door.close()
+    assert listener.visits == {}
+    await listener.close()
     said = [JOIN.decode(frame.payload) for frame in FrameDecoder().feed(transport.written)]
     return said, server, transport
 

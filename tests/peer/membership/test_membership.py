@@ -1,4 +1,4 @@
-"""How a node comes to belong to a cluster, and how it answers those who knock: a real peer on
+"""How a node comes to belong to a cluster, and how it answers those who ask to join: a real peer on
 fake ports and virtual time."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recovery on one node, step by step, and whom a stray member believes."""
+"""Recovery on one node, step by step, and whom a member that was off believes."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def test_a_ranking_file_without_a_head_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["pooling=mean", "pooling=last"])
-def test_the_oracle_predicts_what_is_used(option: str) -> None:
+def test_the_dry_run_predicts_what_is_used(option: str) -> None:
     command = [sys.executable, "-m", "aivailable.worker.dry_run", "--path", str(smollm2_path())]
     command += ["--context", "1024", "--slots", "4", "--option", option]
     said = subprocess.run(command, capture_output=True, check=True, timeout=60)

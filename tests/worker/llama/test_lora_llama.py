@@ -46,7 +46,7 @@ def test_scale_one_changes_the_answer_and_scale_zero_does_not(tmp_path: Path) ->
     assert ready.weights_bytes - plain.weights_bytes == pytest.approx(size, abs=MIB // 64)
 
 
-def test_the_oracle_counts_the_adapter(tmp_path: Path) -> None:
+def test_the_dry_run_counts_the_adapter(tmp_path: Path) -> None:
     option = f"lora={random_lora(tmp_path)}"
     command = [sys.executable, "-m", "aivailable.worker.dry_run", "--path", str(smollm2_path())]
     command += ["--context", "256", "--slots", "1"]

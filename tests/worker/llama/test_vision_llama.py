@@ -190,7 +190,7 @@ def test_an_image_is_refused_where_only_text_is_served() -> None:
         assert isinstance(ends["t"].end, Finished)
 
 
-def test_the_oracle_counts_the_projector(tmp_path: Path) -> None:
+def test_the_dry_run_counts_the_projector(tmp_path: Path) -> None:
     path = random_projector(tmp_path)
     plain = measure(str(smollm2_path()), CONTEXT, 1, {}, "cpu", (0,))
     seeing = measure(str(smollm2_path()), CONTEXT, 1, {"projector": str(path)}, "cpu", (0,))
