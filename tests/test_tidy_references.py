@@ -118,7 +118,7 @@ SOUND = [
     (rules.lost_defects, '"""Closed: D1, D5–D7 and D9."""'),
     (
         rules.lost_modules,
-        '"""Decided in core.planner, by `core.planner.plan`, in core.planning."""',
+        '"""In core.planning, by `core.planning.planner.plan`."""',
     ),
     (rules.lost_modules, '"""`self.core`, os.path and e.g. this."""'),
     (rules.callers_named, '"""One formula.\n\nIt is asked by whoever waits.\n"""'),

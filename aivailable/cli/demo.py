@@ -1,7 +1,7 @@
 """`aivailable demo`: a throw-away cluster on this machine that answers with a small real model.
 
 Owns the order of the show: start peers, wait until they are one cluster, deploy, ask or stay. The
-processes and folders belong to `cli.nursery`.
+processes and folders belong to `cli.local_cluster`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _client_of(peer: LocalPeer) -> Client:
 
 
 def voters_expected(members: int) -> int:
-    """As core.voters: 1 below three members, 3 for three or four, 5 from five on."""
+    """As core.cluster.voters: 1 below three members, 3 for three or four, 5 from five on."""
     return 1 if members < 3 else 3 if members < 5 else 5
 
 

@@ -1,7 +1,7 @@
 """The options that say where a model may run and how large it may grow, as `deploy` and `fit` take
 them.
 
-Owns their words and their grammar; what they mean is `core.constraints`' and the node's.
+Owns their words and their grammar; what they mean is `core.state.constraints`' and the node's.
 """
 
 from __future__ import annotations

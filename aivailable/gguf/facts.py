@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """Read from a GGUF header: what the memory formula and the router need. It is part of the
-    replicated catalogue (core.records.Model), so a field may be added, never renamed."""
+    replicated catalogue (core.state.records.Model), so a field may be added, never renamed."""
 
     architecture: str
     name: str

@@ -239,7 +239,7 @@ class LocalApiKeys:
 
 
 class LocalDeployments:
-    """service.Deployments: `peer.deploying` on the session of the moment."""
+    """service.Deployments: `peer.deploying.deploying` on the session of the moment."""
 
     def __init__(self, ports: Ports, current: CurrentSession) -> None:
         self._ports = ports

@@ -285,7 +285,7 @@ class Randomness(Protocol):
 
 
 class IdentityPort(Protocol):
-    """Who this node is (see peer.identity)."""
+    """Who this node is (see peer.links.identity)."""
 
     @property
     def node(self) -> NodeId: ...
@@ -346,7 +346,8 @@ class Ports:
     """Sets aside the log of a cluster that was given up."""
     raft_settings: RaftSettings
     predict: Callable[[PredictRequest], Awaitable[Prediction]]
-    """Exact bytes by the engine's dry run, else the formula (see peer.oracle)."""
+    """Exact bytes by the engine's dry run, else the formula (see
+    peer.deploying.memory_predictor)."""
     endpoints: Endpoints
 
 

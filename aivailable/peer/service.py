@@ -22,7 +22,7 @@ from aivailable.core.serving.status import (
 from aivailable.core.state.commands import Body
 from aivailable.core.state.merging import Recovered
 from aivailable.core.state.records import ApiKey, ClusterSettings, Deployment, Event, Where
-from aivailable.raft.figures import Tally
+from aivailable.raft.figures import RaftTally
 from aivailable.wire.generation import Generate, GenerationEvent
 from aivailable.wire.peer import Demand
 
@@ -79,7 +79,7 @@ class RaftFigures:
     last_index: int
     log_length: int
     """Entries kept since the last compaction."""
-    tally: Tally
+    tally: RaftTally
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Tally:
+class RaftTally:
     """Since the node's Raft was made. Each of these is a sign of trouble, and is logged or retried
     where it happens."""
 

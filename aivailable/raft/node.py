@@ -18,7 +18,7 @@ from aivailable.raft import library
 from aivailable.raft.changes import VoterChanges
 from aivailable.raft.consensus import AT_ONCE, Consensus
 from aivailable.raft.election import Election
-from aivailable.raft.figures import Tally
+from aivailable.raft.figures import RaftTally
 from aivailable.raft.guards import Guards
 from aivailable.raft.journal import open_journal
 from aivailable.raft.machine import Link, Machine
@@ -82,7 +82,7 @@ class RaftNode:
         self._settings = settings or RaftSettings()
         self._on_change = on_change
         self._guards = guards or Guards()
-        self.tally = Tally()
+        self.tally = RaftTally()
         self._founders = founders
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

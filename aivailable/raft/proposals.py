@@ -15,7 +15,7 @@ from aivailable.core.ids import NodeId
 from aivailable.errors import ProposalRejected, ProposalUnknown
 from aivailable.raft import library
 from aivailable.raft.consensus import Consensus
-from aivailable.raft.figures import Tally
+from aivailable.raft.figures import RaftTally
 from aivailable.raft.transport import RaftTransport
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Proposals:
         *,
         clock: Callable[[], float],
         retry_s: float,
-        tally: Tally,
+        tally: RaftTally,
         authorize: Authorize,
         wake: Callable[[], None],
     ) -> None:

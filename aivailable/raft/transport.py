@@ -16,7 +16,7 @@ from aivailable.errors import CodeTooOld, SchemaError
 from aivailable.raft import codec, library
 from aivailable.raft.consensus import Consensus
 from aivailable.raft.election import Election
-from aivailable.raft.figures import Tally
+from aivailable.raft.figures import RaftTally
 from aivailable.raft.guards import Ack, Guards, Message, as_heartbeat, keep_matching, snapshot_known
 from aivailable.raft.journal import Journal
 from aivailable.raft.library import StableNode
@@ -50,7 +50,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         journal: Journal,
         snapshots: Snapshots,
         guards: Guards,
-        tally: Tally,
+        tally: RaftTally,
         clock: Callable[[], float],
         on_submit: Callable[[NodeId, bytes], None],
         wake: Callable[[], None],

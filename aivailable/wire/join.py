@@ -36,7 +36,8 @@ class JoinOffer:
 @dataclass(frozen=True, slots=True)
 class MergeWish:
     """The cluster of the asker wants to end in the one asked: not the asker alone comes in, its
-    `members` may come once they have dissolved (core.merging). The answer's seats are where to."""
+    `members` may come once they have dissolved (core.state.merging). The answer's seats are where
+    to."""
 
     cluster_id: str
     name: str

@@ -100,7 +100,8 @@ class DeviceLoad:
     utilization: float = 0.0
     temperature_c: float | None = None
     tight_ms: int = 0
-    """Since when other programs leave it hardly any memory (core.crowding); 0 = they do not."""
+    """Since when other programs leave it hardly any memory (core.planning.memory_pressure); 0 =
+    they do not."""
     power_w: float | None = None
 
 

@@ -63,8 +63,8 @@ _SIMPLE: Final = frozenset({str, bytes, bool, float, type(None)})
 
 
 def since(level: int) -> Mapping[str, int]:
-    """The `metadata` of a field, with a default, that came with this feature level (core.levels):
-    `note: str = field(default="", metadata=since(2))`."""
+    """The `metadata` of a field, with a default, that came with this feature level
+    (core.state.levels): `note: str = field(default="", metadata=since(2))`."""
     return {_SINCE: level}
 
 

@@ -27,7 +27,7 @@ def unconverged(world: World, deployments: Callable[[World], str] | None = None)
 
 
 def voters_wanted(members: int) -> int:
-    """As core.voters says it: 1 below three, 3 for three or four, 5 from five on."""
+    """As core.cluster.voters says it: 1 below three, 3 for three or four, 5 from five on."""
     return 1 if members < 3 else 3 if members < 5 else 5
 
 

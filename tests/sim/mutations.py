@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from aivailable.core.state.changes import models
+from aivailable.core.state.changes import replicas
 from aivailable.core.state.changes.change import Reject
 from aivailable.core.state.commands import Place
 from aivailable.core.state.state import State
@@ -27,16 +27,16 @@ def nothing() -> Iterator[None]:
 @contextmanager
 def no_claim_check() -> Iterator[None]:
     """`apply` believes every claim of the controller."""
-    original = models.claim_problem
+    original = replicas.claim_problem
 
     def believe(state: State, body: Place) -> Reject | None:
         return None
 
-    models.claim_problem = believe
+    replicas.claim_problem = believe
     try:
         yield
     finally:
-        models.claim_problem = original
+        replicas.claim_problem = original
 
 
 def without(guards: Guards) -> Callable[[], AbstractContextManager[None]]:

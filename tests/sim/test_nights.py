@@ -268,7 +268,7 @@ def test_a_night(case: str) -> None:
 # The other cases of the section, each a test of its own.
 
 SILENT_S = 600.0
-"""core.voters: after so long a seat lost in silence is given to an observer."""
+"""core.cluster.voters: after so long a seat lost in silence is given to an observer."""
 STEP_S = 30.0
 
 

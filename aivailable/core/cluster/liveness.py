@@ -1,8 +1,8 @@
 """Who is heard: the soft state behind `down`, routing and placement.
 
 Owns the rules that turn heartbeats into alive, silent and missing. Must not enter the replicated
-state, except as the planner's `MarkDown`. Built by `peer.heartbeat`; read by planner, router,
-voters and view.
+state, except as the planner's `MarkDown`. Built by `peer.control.heartbeat`; read by planner,
+router, voters and view.
 """
 
 from __future__ import annotations

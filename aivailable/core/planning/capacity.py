@@ -2,7 +2,7 @@
 
 Owns the bookkeeping of free bytes by device, the filter of nodes and the choice of devices; a board
 is thrown away after the decision. Must not decide what is placed, moved or drained, and words
-nothing (`core.placement`).
+nothing (`core.planning.placement`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Another program grows on a card that we use: who of ours leaves before it runs out.
 
-Owns that choice. Growth alone only shrinks what is planned (`core.board`); what runs is never
-killed for it. Only when a device has been nearly full for a while does one replica at a time drain.
-It does not come back by itself: to be placed it needs the whole margin again, and it left at a
-quarter of it.
+Owns that choice. Growth alone only shrinks what is planned (`core.planning.capacity`); what runs is
+never killed for it. Only when a device has been nearly full for a while does one replica at a time
+drain. It does not come back by itself: to be placed it needs the whole margin again, and it left at
+a quarter of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where a replica goes: filter, score, explain.
 
 Owns the answer for one replica on a given state, and the words for a refusal; the choice itself is
-`core.board`'s. Changes nothing; what it answers is checked again by `apply` and by the agent.
+`core.planning.capacity`'s. Changes nothing; what it answers is checked again by `apply` and by the
+agent.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Which running replicas make way for another one.
 
 Owns the choice of the fewest, least valuable ones on one node; drains nothing. In this order give
-way: extra replicas, which only fill spare room (`core.scaling`), idle ones before busy ones; idle
-ones that are loaded on demand (`core.idling`); those of a lower priority. It is asked when a
-replica fits nowhere and nothing that leaves makes room for it.
+way: extra replicas, which only fill spare room (`core.planning.scaling`), idle ones before busy
+ones; idle ones that are loaded on demand (`core.planning.idle_policy`); those of a lower priority.
+It is asked when a replica fits nowhere and nothing that leaves makes room for it.
 """
 
 from __future__ import annotations

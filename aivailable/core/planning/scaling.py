@@ -1,8 +1,8 @@
 """More replicas of what is busy, between a deployment's minimum and maximum.
 
 Owns when one more is worth its memory. Extra replicas only ever take room that is free; they are
-the first to give way (`core.preemption`), and go when they have been idle for their TTL
-(`core.idling`). It comes last in a plan, when everything demanded has its place.
+the first to give way (`core.planning.preemption`), and go when they have been idle for their TTL
+(`core.planning.idle_policy`). It comes last in a plan, when everything demanded has its place.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Standalone replicas: what a node loads by itself while the log cannot change.
 
 Owns which standalone replicas this node runs, when they drain, and which of them it offers to the
-log. They live in the node's own ledger, never in the replicated state: `peer.agent` adds them to
-what is placed here and keeps their reports to itself. Loss of quorum freezes changes, never
+log. They live in the node's own ledger, never in the replicated state: `peer.serving.agent` adds
+them to what is placed here and keeps their reports to itself. Loss of quorum freezes changes, never
 serving.
 """
 

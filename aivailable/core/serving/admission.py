@@ -2,7 +2,8 @@
 
 Owns the order, the slots and the places; knows no clock and no task. An account is an API key, or
 an address where there is none. One FairQueue per replica, kept by the node that hosts it
-(`peer.replicas`); its length travels in heartbeats. `has_room` shares what an ingress counts.
+(`peer.serving.replicas`); its length travels in heartbeats. `has_room` shares what an ingress
+counts.
 
 Three things are shared:
 

@@ -1,6 +1,6 @@
 """How often something took how long: counts in fixed ranges, cheap enough for every request.
 
-Owns the numbers only. Filled by `replicas` and by the API; `api.exposition` shows them.
+Owns the numbers only. Filled by `replicas` and by the API; `api.monitoring.exposition` shows them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a person sees of the cluster: the one document behind `status`, the monitor and
 `GET /cluster/v1/state`.
 
-Pure data, built by `core.view.status_of`. Ages are ms at the node that answers; soft state
+Pure data, built by `core.serving.view.status_of`. Ages are ms at the node that answers; soft state
 (free bytes, load) is shown with its age, replicated state with its version.
 """
 

@@ -119,8 +119,8 @@ def status_of(
 ) -> ClusterStatus:
     """The one document behind `status`, the monitor and `GET /cluster/v1/state`.
 
-    `explain`: by deployment, from `core.planner.explanations`. `here_devices_load` is fresher
-    than our own last heartbeat.
+    `explain`: by deployment, from `core.planning.planner.explanations`. `here_devices_load` is
+    fresher than our own last heartbeat.
     """
     view = View(state, liveness)
     return ClusterStatus(

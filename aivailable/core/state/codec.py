@@ -1,7 +1,7 @@
 """Commands as bytes: canonical msgpack, the same bytes on every node.
 
 The envelope has one shape for ever, so that every version reads id and level of a command whose
-body it does not know (core.levels).
+body it does not know (core.state.levels).
 """
 
 from __future__ import annotations

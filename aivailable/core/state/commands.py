@@ -322,7 +322,7 @@ KINDS: Mapping[str, type[Any]] = {
 """Wire name of each kind; a name is never reused."""
 
 KIND_LEVELS: Mapping[type[Any], int] = {}
-"""Feature level of each kind that came after the first release (core.levels)."""
+"""Feature level of each kind that came after the first release (core.state.levels)."""
 
 PLANNER_KINDS = frozenset({SetRole, CloseWindow, MarkDown, Place, Drain, RaiseFeatureLevel})
 """Commands that only the committed controller may issue."""

@@ -105,7 +105,7 @@ class ClusterFacts:
     cluster_id: ClusterId
     members: int
     pristine: bool
-    """One member, nothing deployed, no operator's hand (core.state.State.pristine)."""
+    """One member, nothing deployed, no operator's hand (core.state.state.State.pristine)."""
 
 
 def gives_up(mine: ClusterFacts, other: ClusterFacts) -> bool:

@@ -2,7 +2,7 @@
 
 Refusing is a return value: an exception inside a replicated method would be retried for ever on
 every node (defect D10 in raft/DESIGN.md). The handlers, one per command kind, are in
-`core.changes`.
+`core.state.changes.handlers`.
 
 Versions that share a log decide alike: what needs a higher feature level than the state has is
 refused by its envelope, unread. What the state allows and this code cannot do has the outcome

@@ -47,7 +47,8 @@ class Scope(enum.StrEnum):
 
 
 VALUE_LEVELS: Mapping[tuple[type[enum.StrEnum], str], int] = {}
-"""(enum, value) → feature level, for each value that came after the first release (core.levels)."""
+"""(enum, value) → feature level, for each value that came after the first release
+(core.state.levels)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The replicated state: one immutable value, the same on every node at the same version.
 
 Owns the shape, its bytes and the small questions everybody asks of it. How a command changes it
-is in `core.machine`. Mappings are plain dicts that nobody mutates.
+is in `core.state.machine`. Mappings are plain dicts that nobody mutates.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class State:
     control: Control | None = None
     window: JoinWindow = field(default_factory=JoinWindow)
     feature_level: int = 1
-    """What every member's code can do (core.levels); it never goes down."""
+    """What every member's code can do (core.state.levels); it never goes down."""
     members: Mapping[str, Member] = field(default_factory=dict)
     inventories: Mapping[str, Inventory] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class State:
     operator_touched: bool = False
     """An operator has changed something: the cluster is no longer pristine."""
     tombstones: tuple[Tombstone, ...] = ()
-    """Clusters that ended in this one, oldest first (core.merging)."""
+    """Clusters that ended in this one, oldest first (core.state.merging)."""
     dissolved: Dissolved | None = None
 
     def device(self, node: NodeId, device_id: str) -> Device | None:
@@ -182,7 +182,7 @@ class State:
 
     @property
     def pristine(self) -> bool:
-        """One member, nothing deployed, no operator's hand: core.founding may give it up."""
+        """One member, nothing deployed, no operator's hand: core.state.founding may give it up."""
         return len(self.members) <= 1 and not self.deployments and not self.operator_touched
 
     def voters(self) -> tuple[NodeId, ...]:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from aivailable import __version__
 from aivailable.core.ids import short
-from aivailable.peer.api.description.answer_types import Alive, Ready
+from aivailable.peer.api.description.answer_types import Alive, Readiness
 from aivailable.peer.api.description.routes import PLAIN_TEXT, Access, Answer, Route
 from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.monitoring.exposition import Page
@@ -53,7 +53,10 @@ class Health:
                 "/readyz",
                 self.ready,
                 "200 when this node can take requests, 503 with the reason otherwise",
-                (Answer(Ready, "it takes requests"), Answer(Ready, "it does not", status=503)),
+                (
+                    Answer(Readiness, "it takes requests"),
+                    Answer(Readiness, "it does not", status=503),
+                ),
                 access=Access.OPEN,
             ),
             Route(
@@ -90,7 +93,7 @@ class Health:
 
     async def ready(self, _: web.Request) -> web.Response:
         ready, reason = self._observation.ready()
-        found: Ready = {"ready": ready, "reason": reason}
+        found: Readiness = {"ready": ready, "reason": reason}
         return json_answer(found, status=200 if ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:

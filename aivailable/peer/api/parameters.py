@@ -25,7 +25,7 @@ from aivailable.peer.api.description.fields import (
     Items,
     Number,
     Object,
-    Text,
+    String,
 )
 from aivailable.peer.api.errors import ClientGone, ParameterError
 
@@ -81,7 +81,7 @@ class RequestParameters:
         value = self.raw(key)
         if value is None:
             return None
-        return checked_text(value, self.name(key), chars_max=self.field(key, Text).chars_max)
+        return checked_text(value, self.name(key), chars_max=self.field(key, String).chars_max)
 
     def required_text(self, key: str) -> str:
         value = self.text(key)
@@ -101,7 +101,7 @@ class RequestParameters:
 
     def choice(self, key: str) -> str | None:
         """One of a few words."""
-        value, words = self.text(key), self.field(key, Text).words
+        value, words = self.text(key), self.field(key, String).words
         if value is not None and value not in words:
             raise ParameterError(
                 self.name(key), f"'{self.name(key)}' must be one of {', '.join(words)}"

@@ -1,6 +1,6 @@
 """What one account may have under way at this node, so that it cannot take everybody's place.
 
-Owns the counts; `core.admission.has_room` decides.
+Owns the counts; `core.serving.admission.has_room` decides.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The controller: while this node leads, it fences itself in and proposes what the planner says.
 
 It has no power but proposing: `apply` checks everything again, and refuses another term's word.
-Voters are changed one at a time, through Raft first and the record after (`core.voters` decides).
+Voters are changed one at a time, through Raft first and the record after (`core.cluster.voters`
+decides).
 """
 
 from __future__ import annotations

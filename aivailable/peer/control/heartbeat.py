@@ -1,7 +1,7 @@
 """Soft state between members: who is heard, what runs there, what is free. Never in the log.
 
 Sends one Heartbeat per period to every linked member and keeps what comes in; `liveness` is the
-picture for the pure core (`core.liveness` judges).
+picture for the pure core (`core.cluster.liveness` judges).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`aivailable pause`: the machine's owner wants it for a while.
 
-Owns the time that is left, on this node's monotonic clock. What runs here drains (`peer.agent`
-does so at once, also without a leader), and nothing new comes: the heartbeat says so, and
-`core.planner` places it elsewhere. It does not outlive the process.
+Owns the time that is left, on this node's monotonic clock. What runs here drains
+(`peer.serving.agent` does so at once, also without a leader), and nothing new comes: the heartbeat
+says so, and `core.planning.planner` places it elsewhere. It does not outlive the process.
 """
 
 from __future__ import annotations

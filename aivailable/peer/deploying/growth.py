@@ -1,7 +1,7 @@
 """How far slots may grow, and what one unit more may cost at most between two measured sizes.
 
-Owns those bounds and the arithmetic of lines above a curve, for `peer.deploying`. Must not measure
-anything.
+Owns those bounds and the arithmetic of lines above a curve, for `peer.deploying.deploying`. Must
+not measure anything.
 """
 
 from __future__ import annotations

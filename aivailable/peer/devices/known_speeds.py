@@ -16,7 +16,7 @@ from typing import Final
 from aivailable.peer.devices.trial_cache import Speed
 
 _MODEL_GB: Final = 0.152
-"""worker.generated_model.BENCHMARK, read once for each token of a decode."""
+"""worker.llama.generated_model.BENCHMARK, read once for each token of a decode."""
 _MODEL_TFLOP: Final = 0.00054
 """Two operations for each of its weights, for each token of a prompt."""
 _BANDWIDTH_SHARE: Final = 0.6

@@ -33,7 +33,7 @@ class TrialVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tokens/s of the generated model (worker.generated_model.BENCHMARK)."""
+    """Tokens/s of the generated model (worker.llama.generated_model.BENCHMARK)."""
 
     decode: float
     prefill: float

@@ -20,7 +20,7 @@ from aivailable.peer.doctor.verdicts_nodes import may_change, tells_all
 
 NEWS_WAIT_S: Final = 5.0
 """For one node, from its first try: a seeker founds, and a member that came back hears the others,
-within this time (`core.founding`, `peer.window`)."""
+within this time (`core.state.founding`, `peer.joining.window`)."""
 ASK_AGAIN_S: Final = 0.5
 ASK_OWN_LIMIT_S: Final = 3.0
 

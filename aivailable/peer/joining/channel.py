@@ -4,8 +4,8 @@ Owns both ends of wire.join over TLS with SNI `join`: frames, deadlines, the pro
 It must not decide who is admitted: ports.JoinServer does. `JoinDoor` hands its protocol to
 links (one port for everything); `TlsJoinClient` is ports.JoinClient. Built by peer.app.
 
-With a join key (peer.join_key), the order is: the server's offer says that it has a key, the
-joiner's request proves the key, the server's answer proves it back. So
+With a join key (peer.joining.join_key), the order is: the server's offer says that it has a key,
+the joiner's request proves the key, the server's answer proves it back. So
 * the joiner shows its proof to whoever claims a key. That helps nobody: the proof names the
   certificate that this server holds (TLS has shown that it does), both nonces and the cluster,
   so it cannot be passed on to a real member, used again, or reflected as a server's proof;

@@ -27,7 +27,7 @@ class ClusterFile:
     voters: tuple[str, ...]
     seats: tuple[Seat, ...] = ()
     seats_version: int = 0
-    """The version of the state that the seats are from (peer.roster)."""
+    """The version of the state that the seats are from (peer.control.member_list)."""
     feature_level: int = 1
     """The highest that the cluster was seen to work at: older code must not even start."""
 

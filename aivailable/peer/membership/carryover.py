@@ -2,7 +2,7 @@
 
 Owns the file and the proposals. API keys, catalogue entries whose file this node holds, and
 deployments are proposed one by one, each a command of its own; a name that the other cluster uses
-already stays as it is there, and that is said. Owned by peer.merging.
+already stays as it is there, and that is said. Owned by peer.membership.merging.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a node comes to belong to a cluster: resume, look around, join, found, or give itself up.
 
-`core.founding` decides; this class performs it with discovery and the join channel, and answers
-other nodes' knocks. It makes and drops the peer's session.
+`core.state.founding` decides; this class performs it with discovery and the join channel, and
+answers other nodes' knocks. It makes and drops the peer's session.
 """
 
 from __future__ import annotations

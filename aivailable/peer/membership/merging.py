@@ -4,7 +4,7 @@ Owns the steps and their order, so that a death between any two leaves one clust
 the step is taken again: the winner's `Adopt` is committed before the answer; what the loser had is
 in home before `Dissolve` is proposed; the cluster file names the winner after it has admitted us;
 what was brought is removed from home only when it is in the winner's log. The rules, and why a
-stranger takes over nothing, are in core.merging. Owned by peer.membership.
+stranger takes over nothing, are in core.state.merging. Owned by peer.membership.membership.
 
 Any member can do the loser's part: it asks over the join channel and proposes like everybody. By
 itself only the leader does, so that it is done once.

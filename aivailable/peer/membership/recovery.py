@@ -2,7 +2,7 @@
 
 Owns when that is refused and the order that makes it safe to die in: the new log, with the state as
 its snapshot, is durable before the cluster file names it; until then the old cluster stands, from
-then on the new one. It must not choose what stays (core.merging does).
+then on the new one. It must not choose what stays (core.state.merging does).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ leader asks at their addresses, and goes where they are if they say that its clu
 
 Nobody else is believed: an answer counts only from a node that our own copy of the state names as a
 member, proved by its certificate in the very connection that admits us. And nobody is asked while a
-leader is known: then our cluster lives, whoever has left it. Owned by peer.membership.
+leader is known: then our cluster lives, whoever has left it. Owned by peer.membership.membership.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How a pristine cluster of one ends in another: looks there, and asks to be let in.
 
-Owns the patience with a cluster that should come to us but does not; `core.founding.gives_up` says
-who should. It must not move this node: peer.membership, which owns and calls it, does.
+Owns the patience with a cluster that should come to us but does not; `core.state.founding.gives_up`
+says who should. It must not move this node: peer.membership.membership, which owns and calls it,
+does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Interpreters with llama-cpp-python built for one backend each, under home beside our own.
 
 Public: `Interpreters` (which one serves a backend) and `Starter` (how a child is started for the
-devices that it may see). Making and removing runtimes is `peer.runtimes.making`'s.
+devices that it may see). Making and removing runtimes is `peer.runtimes.builder`'s.
 
 * `interpreters`: which interpreter serves a backend.
 * `starting`: how a child is started, and what it sees.

@@ -2,7 +2,8 @@
 
 Owns the memory of it, by deployment, on this node's monotonic clock. The load that it asks for is
 a job that outlives the client: an entry stays until a replica is ready, or until nobody has asked
-for `core.idling.ASKED_MAX_MS`. Written by `peer.router`; read by `peer.session` for the heartbeat.
+for `core.planning.idle_policy.ASKED_MAX_MS`. Written by `peer.serving.router`; read by
+`peer.session` for the heartbeat.
 """
 
 from __future__ import annotations

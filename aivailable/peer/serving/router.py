@@ -1,7 +1,7 @@
 """A request's way: choose a replica, run it here or one hop away, try another, continue elsewhere.
 
-`core.router.choose` decides on the current view; this class performs it, holds what a continuation
-needs (prompt and generated token ids), and serves what other ingresses send here.
+`core.serving.router.choose` decides on the current view; this class performs it, holds what a
+continuation needs (prompt and generated token ids), and serves what other ingresses send here.
 """
 
 from __future__ import annotations

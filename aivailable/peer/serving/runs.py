@@ -1,7 +1,7 @@
 """One request in a replica: what its reader still has to get, what it costs, how it goes on.
 
 Owns the arithmetic of a request that may leave its slot and come back; must not talk to the worker
-nor decide who leaves (`core.admission`). Made by `peer.replicas`.
+nor decide who leaves (`core.serving.admission`). Made by `peer.serving.replicas`.
 """
 
 from __future__ import annotations

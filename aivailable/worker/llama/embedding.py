@@ -2,7 +2,7 @@
 
 Owns: what is different from generating with the same library: pooled outputs, the form of a
 rerank pair, the choice between the two by the model's header. Made by __main__; served by
-embedding.EmbeddingSession.
+worker.embedding.step_loop.EmbeddingSession.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load_llama(load: Load, progress: ReportProgress) -> LlamaEngine | LlamaEmbed
 
 
 class LlamaEmbedder(LlamaEngine):
-    """Implements embedding.Embedder. Raises LoadRefused from its constructor."""
+    """Implements worker.embedding.step_loop.Embedder. Raises LoadRefused from its constructor."""
 
     def __init__(self, load: Load, progress: ReportProgress) -> None:
         facts = checked_header(load).facts

@@ -71,7 +71,7 @@ class LlamaParameters:
     flash_attention: str
     numa: str
     pooling: str = ""
-    """How a text becomes one vector (worker.pooling); "" = this load generates."""
+    """How a text becomes one vector (worker.embedding.pooling); "" = this load generates."""
     outputs: int = 0
     """Most rows of one decode that are read; 0 = one for each sequence."""
     draft: int = 0

@@ -16,7 +16,7 @@ from fixtures.states import (
     model,
 )
 
-from aivailable.core.state.changes import models as limits
+from aivailable.core.state.changes import deployments, models
 from aivailable.core.state.commands import (
     Body,
     Drain,
@@ -297,8 +297,8 @@ def test_transitions_only_go_forward(status: Status) -> None:
 
 
 def test_limits_of_catalogue_and_deployments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MODELS_MAX", 1)
-    monkeypatch.setattr(limits, "DEPLOYMENTS_MAX", 1)
+    monkeypatch.setattr(models, "MODELS_MAX", 1)
+    monkeypatch.setattr(deployments, "DEPLOYMENTS_MAX", 1)
     cluster = equipped(1)
     assert cluster.propose(RegisterModel(model("b", OTHER), "n1")).code == "full"
     assert cluster.propose(PutDeployment(deployment("b"))).code == "full"

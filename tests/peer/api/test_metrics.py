@@ -26,7 +26,7 @@ from aivailable.peer.api.monitoring.exposition import OPENMETRICS, PLAIN, Page
 from aivailable.peer.api.monitoring.metrics import Ended, Labels, Metrics
 from aivailable.peer.api.server import ApiServer
 from aivailable.peer.service import NodeFigures, RaftFigures
-from aivailable.raft.figures import Tally
+from aivailable.raft.figures import RaftTally
 from aivailable.wire.peer import Demand
 
 Families = Mapping[str, Metric]
@@ -266,7 +266,7 @@ def test_keys_are_named_by_id_and_label_never_by_their_text() -> None:
 
 
 def test_raft_and_loop_tell_their_troubles() -> None:
-    tally = Tally(faults=1, malformed=2, unsent=3, unauthorized=4)
+    tally = RaftTally(faults=1, malformed=2, unsent=3, unauthorized=4)
     figures = NodeFigures(raft=RaftFigures(True, 90, 92, 17, tally))
     found = families(page(Node(lab(), figures)))
     for name, expected in {

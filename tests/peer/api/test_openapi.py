@@ -33,7 +33,7 @@ from aivailable.core.state.records import Where
 from aivailable.core.state.settings import KEYS
 from aivailable.peer.api import parameters
 from aivailable.peer.api.description.answer_types import MemberStatus
-from aivailable.peer.api.description.fields import Fields, Integer, Number, Object, Only, Text
+from aivailable.peer.api.description.fields import Fields, Integer, Number, Object, Only, String
 from aivailable.peer.api.description.routes import Access, Route
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.openai.embeddings import embeddings_request, rerank_request
@@ -286,7 +286,7 @@ async def test_the_parsers_of_cluster_bodies_read_what_is_described(
 
 
 def test_what_is_not_declared_cannot_be_read() -> None:
-    body = RequestParameters({"a": 1}, "x").declared({"b": Text()})
+    body = RequestParameters({"a": 1}, "x").declared({"b": String()})
     with pytest.raises(LookupError, match=r"x\.a is not declared"):
         body.raw("a")
     with pytest.raises(LookupError, match=r"x\.b is not declared as Integer"):
@@ -330,7 +330,7 @@ def _edges(field: Any) -> tuple[Any, ...]:
         return (field.low - 1, field.low, field.high, field.high + 1, float(field.low))
     if isinstance(field, Number):
         return (field.low - 0.01, field.low, field.high, field.high + 0.01, "1")
-    if isinstance(field, Text) and field.chars_max is not None:
+    if isinstance(field, String) and field.chars_max is not None:
         return ("x" * field.chars_max, "x" * (field.chars_max + 1), 5)
     if isinstance(field, Object):
         return (5, "x", [1])

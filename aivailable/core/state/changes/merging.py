@@ -1,4 +1,4 @@
-"""Handlers: adopting another cluster, and ending in one. The rules are in core.merging."""
+"""Handlers: adopting another cluster, and ending in one. The rules are in core.state.merging."""
 
 from __future__ import annotations
 

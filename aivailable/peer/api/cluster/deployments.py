@@ -24,7 +24,7 @@ from aivailable.peer.api.description.fields import (
     Items,
     Object,
     Only,
-    Text,
+    String,
 )
 from aivailable.peer.api.description.routes import Access, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
@@ -40,20 +40,22 @@ PRIORITY_MAX = 1000
 ALIASES_MAX = 16
 OPTIONS_MAX = 32
 MODEL_MAX_CHARS = 4096
-_TEXTS = Items(Text(), null=False)
-_NAME = Text(pattern="^" + DEPLOYMENT_NAME.pattern.replace(r"\Z", "$"))
+_TEXTS = Items(String(), null=False)
+_NAME = String(pattern="^" + DEPLOYMENT_NAME.pattern.replace(r"\Z", "$"))
 WHERE: Fields = {
-    "nodes": Items(Text(), null=False, text="patterns of names, or ids"),
+    "nodes": Items(String(), null=False, text="patterns of names, or ids"),
     "not_nodes": _TEXTS,
-    "gpus": Items(Text(), null=False, text="patterns of names, or ids"),
+    "gpus": Items(String(), null=False, text="patterns of names, or ids"),
     "vendors": _TEXTS,
     "backends": _TEXTS,
-    "architecture_min": Text(null=False, text="like 7.5, or gfx906"),
-    "beside": Items(Text(), null=False, text="deployments whose hosts it shares"),
-    "apart_from": Items(Text(), null=False, text="deployments whose hosts it keeps off"),
+    "architecture_min": String(null=False, text="like 7.5, or gfx906"),
+    "beside": Items(String(), null=False, text="deployments whose hosts it shares"),
+    "apart_from": Items(String(), null=False, text="deployments whose hosts it keeps off"),
 }
 DEPLOY: Fields = {
-    "model": Text(MODEL_MAX_CHARS, required=True, text="a name, a digest, or a path on this node"),
+    "model": String(
+        MODEL_MAX_CHARS, required=True, text="a name, a digest, or a path on this node"
+    ),
     "name": _NAME,
     "context": AnyOf(
         (Integer(1, CONTEXT_MAX_TOKENS), Only(("auto",))),
@@ -75,8 +77,8 @@ DEPLOY: Fields = {
     "pin": Flag(default=False),
     "priority": Integer(-PRIORITY_MAX, PRIORITY_MAX, default=0),
     "idle_ttl_s": Integer(0, text="replicas beyond replicas_min go after being idle this long"),
-    "engine": Text(default="llama"),
-    "options": Object(values=Text(), members_max=OPTIONS_MAX, text="of the engine"),
+    "engine": String(default="llama"),
+    "options": Object(values=String(), members_max=OPTIONS_MAX, text="of the engine"),
     "aliases": Items(_NAME, items_max=ALIASES_MAX),
     "where": Object(WHERE, closed=True, text="where replicas may go"),
     "replace": Flag(default=True, text="false: refuse to change a deployment that exists"),
@@ -87,7 +89,7 @@ FIT: Fields = {
     for name in ("model", "context", "slots", "options", "engine", "priority", "where")
 }
 DEPLOY_QUERY: Fields = {
-    "dry_run": Text(words=("1", "true"), text="say what it would come to, change nothing")
+    "dry_run": String(words=("1", "true"), text="say what it would come to, change nothing")
 }
 
 

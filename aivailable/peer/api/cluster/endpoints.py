@@ -28,14 +28,14 @@ from aivailable.peer.api.description.answer_types import (
     KeysPage,
     Left,
     MembersPage,
-    Merging,
+    MergeStarted,
     ModelsPage,
     NodesPage,
     RecoveredCluster,
     Removed,
     WindowSet,
 )
-from aivailable.peer.api.description.fields import Fields, Integer, Object, Text
+from aivailable.peer.api.description.fields import Fields, Integer, Object, String
 from aivailable.peer.api.description.routes import SSE, Access, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ClientGone, ParameterError
@@ -55,13 +55,13 @@ RETRY_AFTER_S = 10
 CLUSTER_ID_MAX_CHARS = 64
 SCOPES = (Scope.USER.value, Scope.ADMIN.value)
 KEY: Fields = {
-    "scope": Text(words=SCOPES, default=Scope.USER.value),
-    "label": Text(LABEL_MAX_CHARS, text="printable; whose key it is"),
+    "scope": String(words=SCOPES, default=Scope.USER.value),
+    "label": String(LABEL_MAX_CHARS, text="printable; whose key it is"),
 }
 WINDOW: Fields = {"duration_s": Integer(0, WINDOW_MAX_S, required=True, text="0 closes it")}
-MERGE: Fields = {"into": Text(CLUSTER_ID_MAX_CHARS, required=True, text="a cluster's id")}
+MERGE: Fields = {"into": String(CLUSTER_ID_MAX_CHARS, required=True, text="a cluster's id")}
 STATE_QUERY: Fields = {
-    "consistent": Text(
+    "consistent": String(
         words=("1", "true"), text="not before everything committed until now is applied here"
     )
 }
@@ -225,7 +225,7 @@ class ClusterApi:
                 f"{prefix}/merge",
                 self.merge,
                 "End this cluster in the one named by into",
-                (Answer(Merging, "it is committed"),),
+                (Answer(MergeStarted, "it is committed"),),
                 access=Access.ADMIN,
                 body=Body("MergeRequest", Object(MERGE)),
                 errors=(404, 409),
@@ -357,7 +357,7 @@ class ClusterApi:
         call = call_of(request)
         into = (await read_body(request)).declared(MERGE).required_text("into")
         await self._members.merge(into, actor=call.actor)
-        merging: Merging = {"into": into}
+        merging: MergeStarted = {"into": into}
         return json_answer(merging)
 
     async def events(self, request: web.Request) -> web.StreamResponse:

@@ -12,7 +12,7 @@ from aivailable.core.ids import NodeId, short
 from aivailable.core.serving.status import HERE, ClusterStatus, DrainStatus, PauseStatus
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import call_of
-from aivailable.peer.api.description.fields import Fields, Integer, Object, Text
+from aivailable.peer.api.description.fields import Fields, Integer, Object, String
 from aivailable.peer.api.description.routes import Access, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
@@ -26,7 +26,7 @@ NODES_NAMED_MAX = 32
 
 PAUSE: Fields = {"duration_s": Integer(0, PAUSE_MAX_S, required=True, text="0 ends it")}
 DRAIN_QUERY: Fields = {
-    "force": Text(words=("1", "true"), text="also when no other node could take over")
+    "force": String(words=("1", "true"), text="also when no other node could take over")
 }
 
 

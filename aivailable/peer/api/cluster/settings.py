@@ -1,7 +1,7 @@
 """`/cluster/v1/settings`: what holds for the whole cluster.
 
-Owns rendering and the words of a refusal; keys, units and ranges are `core.settings`'. Changes
-need an admin key.
+Owns rendering and the words of a refusal; keys, units and ranges are `core.state.settings`'.
+Changes need an admin key.
 """
 
 from __future__ import annotations

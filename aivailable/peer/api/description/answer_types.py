@@ -1,7 +1,7 @@
 """What `/cluster/v1/*` and the health routes answer, as types.
 
 Owns the shapes only. The handlers build them, the type checker compares, and `/openapi.json` is
-made from them. What is not here is a dataclass of `core.status` or `core.records`.
+made from them. What is not here is a dataclass of `core.serving.status` or `core.state.records`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Alive(TypedDict):
     status: str
 
 
-class Ready(TypedDict):
+class Readiness(TypedDict):
     """Whether this node takes requests, and why not."""
 
     ready: bool
@@ -164,7 +164,7 @@ class RecoveredCluster(TypedDict):
     lost_models: list[str]
 
 
-class Merging(TypedDict):
+class MergeStarted(TypedDict):
     """The cluster that this one ends in."""
 
     into: str

@@ -47,7 +47,7 @@ Fields = Mapping[str, Field]
 
 
 @dataclass(frozen=True, slots=True)
-class Text(Field):
+class String(Field):
     """`words`: the only ones there are. A required text is never empty."""
 
     chars_max: int | None = None

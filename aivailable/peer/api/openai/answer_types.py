@@ -40,7 +40,7 @@ class CalledFunction(TypedDict):
     arguments: str
 
 
-class ToolCall(TypedDict):
+class MessageToolCall(TypedDict):
     """A function that the model wants to be called."""
 
     id: str
@@ -101,10 +101,10 @@ class ChatMessage(TypedDict):
     content: str | None
     refusal: None
     reasoning_content: NotRequired[str]
-    tool_calls: NotRequired[list[ToolCall]]
+    tool_calls: NotRequired[list[MessageToolCall]]
 
 
-class ChatDelta(TypedDict):
+class ChoiceDelta(TypedDict):
     """What a chunk adds to the answer."""
 
     role: NotRequired[Literal["assistant"]]
@@ -123,7 +123,7 @@ class ChatWhole(TypedDict):
 class ChatPart(TypedDict):
     """A piece of a choice of a chat answer, without its index and end."""
 
-    delta: ChatDelta
+    delta: ChoiceDelta
     logprobs: ChatLogprobs | None
 
 

@@ -13,16 +13,16 @@ from typing import Any, Protocol
 
 from aivailable.peer.api.openai.answer_types import (
     CalledFunctionDelta,
-    ChatDelta,
     ChatLogprobs,
     ChatMessage,
     ChatPart,
     ChatToken,
     ChatTokenLogprob,
     ChatWhole,
+    ChoiceDelta,
+    MessageToolCall,
     TextLogprobs,
     TextPart,
-    ToolCall,
     ToolCallDelta,
 )
 from aivailable.wire.generation import Alternative, CallDelta, Finished, TokenLogprob, Tokens
@@ -59,14 +59,14 @@ class ChatChoice:
         self._show_logprobs = logprobs
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._calls: dict[int, ToolCall] = {}
+        self._calls: dict[int, MessageToolCall] = {}
         self._logprobs: list[ChatTokenLogprob] = []
 
     def opening(self) -> ChatPart:
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
 
     def delta(self, event: Tokens | Finished) -> ChatPart | None:
-        delta: ChatDelta = {}
+        delta: ChoiceDelta = {}
         if event.reasoning and self._show_reasoning:
             delta["reasoning_content"] = event.reasoning
         if event.text:

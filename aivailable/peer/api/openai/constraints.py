@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from aivailable.peer.api.description.fields import AnyOf, Fields, Flag, Object, Text
+from aivailable.peer.api.description.fields import AnyOf, Fields, Flag, Object, String
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.parameters import RequestParameters, as_object, checked_json, checked_text
 from aivailable.wire.generation import Constraint
@@ -21,15 +21,15 @@ GRAMMAR_MAX_CHARS = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FORMATS = ("text", "json_object", "json_schema")
 _NAMED: Fields = {
-    "name": Text(pattern=f"^(?:{_NAME.pattern})$"),
+    "name": String(pattern=f"^(?:{_NAME.pattern})$"),
     "strict": Flag(text="without effect: every schema is enforced"),
     "schema": Object(),
 }
-_BARE = AnyOf((Object(), Text(SCHEMA_MAX_BYTES)), text="a JSON schema, or its text")
+_BARE = AnyOf((Object(), String(SCHEMA_MAX_BYTES)), text="a JSON schema, or its text")
 CONSTRAINTS: Fields = {
     "response_format": Object(
         {
-            "type": Text(words=_FORMATS, required=True),
+            "type": String(words=_FORMATS, required=True),
             "json_schema": Object(_NAMED),
             **_NAMED,
         },
@@ -37,7 +37,7 @@ CONSTRAINTS: Fields = {
     ),
     "json_schema": _BARE,
     "guided_json": _BARE,
-    "grammar": Text(GRAMMAR_MAX_CHARS, text="GBNF; its first rule is root"),
+    "grammar": String(GRAMMAR_MAX_CHARS, text="GBNF; its first rule is root"),
 }
 """At most one of them may be given."""
 

@@ -29,7 +29,7 @@ from aivailable.peer.api.description.fields import (
     Items,
     Object,
     Only,
-    Text,
+    String,
 )
 from aivailable.peer.api.description.routes import GENERATION_ERRORS, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
@@ -60,7 +60,7 @@ DIMENSIONS_MAX = 1 << 16
 REPLY_MAX_BYTES = 128 * MIB
 """What the vectors of one answer may fill as text."""
 
-_INPUT = Text(required=True, text=f"at most {INPUT_MAX_BYTES} bytes of UTF-8")
+_INPUT = String(required=True, text=f"at most {INPUT_MAX_BYTES} bytes of UTF-8")
 EMBEDDINGS: Fields = {
     **MODEL,
     "input": AnyOf(
@@ -72,7 +72,7 @@ EMBEDDINGS: Fields = {
         required=True,
         text="texts, or token ids of the model's own vocabulary; not both",
     ),
-    "encoding_format": Text(words=("float", "base64"), default="float"),
+    "encoding_format": String(words=("float", "base64"), default="float"),
     "dimensions": Integer(1, DIMENSIONS_MAX),
     "input_type": Only(text="not supported"),
 }

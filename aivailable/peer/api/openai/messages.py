@@ -12,7 +12,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from aivailable.peer.api.description.fields import AnyOf, Fields, Items, Object, Text
+from aivailable.peer.api.description.fields import AnyOf, Fields, Items, Object, String
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.parameters import RequestParameters, as_object, checked_text, wrong_type
 from aivailable.wire.limits import IMAGE_MAX_BYTES, IMAGES_MAX
@@ -29,24 +29,24 @@ _ROLES: Mapping[str, str] = {
     "tool": "tool",
 }
 _PART: Fields = {
-    "type": Text(words=("text", "refusal", "image_url"), required=True),
-    "text": Text(),
-    "refusal": Text(),
+    "type": String(words=("text", "refusal", "image_url"), required=True),
+    "text": String(),
+    "refusal": String(),
     "image_url": AnyOf(
-        (Text(), Object({"url": Text(required=True)})),
+        (String(), Object({"url": String(required=True)})),
         text="the image itself, as data:image/png;base64,… or data:image/jpeg;base64,…",
     ),
 }
 _CALL: Fields = {
-    "id": Text(),
-    "function": Object({"name": Text(required=True), "arguments": Text()}, required=True),
+    "id": String(),
+    "function": Object({"name": String(required=True), "arguments": String()}, required=True),
 }
 _MESSAGE: Fields = {
-    "role": Text(words=tuple(_ROLES), required=True),
-    "content": AnyOf((Text(), Items(Object(_PART))), text="only an assistant may leave it out"),
-    "name": Text(),
-    "tool_call_id": Text(),
-    "reasoning_content": Text(),
+    "role": String(words=tuple(_ROLES), required=True),
+    "content": AnyOf((String(), Items(Object(_PART))), text="only an assistant may leave it out"),
+    "name": String(),
+    "tool_call_id": String(),
+    "reasoning_content": String(),
     "tool_calls": Items(Object(_CALL)),
 }
 MESSAGES: Fields = {

@@ -21,7 +21,7 @@ from aivailable.peer.api.description.fields import (
     Items,
     Object,
     Only,
-    Text,
+    String,
 )
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.openai.constraints import CONSTRAINTS, constraint
@@ -62,7 +62,7 @@ _TEMPLATE_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos
 Prompt = str | tuple[int, ...]
 
 MODEL: Fields = {
-    "model": Text(
+    "model": String(
         MODEL_NAME_MAX_CHARS,
         required=True,
         pattern="^" + DEPLOYMENT_NAME.pattern.replace(r"\Z", "$"),
@@ -97,19 +97,19 @@ CHAT: Fields = {
         default=False, text="vLLM's word; a last message of the assistant is continued anyway"
     ),
     "add_generation_prompt": Flag(default=True),
-    "reasoning_effort": Text(words=EFFORTS),
-    "reasoning_format": Text(words=("auto", "deepseek", "none"), default="auto"),
+    "reasoning_effort": String(words=EFFORTS),
+    "reasoning_format": String(words=("auto", "deepseek", "none"), default="auto"),
     "include_reasoning": Flag(default=True),
     "enable_thinking": Flag(),
     "think": Flag(text="the same as enable_thinking"),
     "chat_template_kwargs": Object(text="further variables of the model's chat template"),
     **REFUSED,
 }
-_PROMPT = AnyOf((Text(), TOKEN_IDS))
+_PROMPT = AnyOf((String(), TOKEN_IDS))
 COMPLETION: Fields = {
     **_COMMON,
     "prompt": AnyOf(
-        (Text(), TOKEN_IDS, Items(_PROMPT, items_min=1, items_max=CHOICES_MAX)), required=True
+        (String(), TOKEN_IDS, Items(_PROMPT, items_min=1, items_max=CHOICES_MAX)), required=True
     ),
     "max_tokens": Integer(1, default=COMPLETION_TOKENS_DEFAULT),
     "logprobs": AnyOf((Integer(0, LOGPROBS_MAX), Only((False,)))),

@@ -19,7 +19,7 @@ from aivailable.peer.api.description.fields import (
     Number,
     Object,
     Only,
-    Text,
+    String,
 )
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.parameters import (
@@ -76,7 +76,7 @@ SAMPLING: Fields = {
     "dry_allowed_length": Integer(1, WINDOW_MAX_TOKENS, default=_DEFAULT.dry_allowed_length),
     "dry_penalty_last_n": Integer(-1, WINDOW_MAX_TOKENS, default=_DEFAULT.dry_penalty_last_n),
     "dry_sequence_breakers": Items(
-        Text(DRY_BREAKER_MAX_CHARS, required=True), items_max=DRY_BREAKERS_MAX
+        String(DRY_BREAKER_MAX_CHARS, required=True), items_max=DRY_BREAKERS_MAX
     ),
     "xtc_probability": Number(0.0, 1.0, default=_DEFAULT.xtc_probability),
     "xtc_threshold": Number(0.0, 1.0, default=_DEFAULT.xtc_threshold),
@@ -95,8 +95,8 @@ SAMPLING: Fields = {
 STOP: Fields = {
     "stop": AnyOf(
         (
-            Text(STOP_STRING_MAX_CHARS, required=True),
-            Items(Text(STOP_STRING_MAX_CHARS, required=True), items_max=STOP_STRINGS_MAX),
+            String(STOP_STRING_MAX_CHARS, required=True),
+            Items(String(STOP_STRING_MAX_CHARS, required=True), items_max=STOP_STRINGS_MAX),
         )
     ),
 }

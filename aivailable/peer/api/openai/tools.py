@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aivailable.peer.api.description.fields import AnyOf, Fields, Flag, Items, Object, Only, Text
+from aivailable.peer.api.description.fields import AnyOf, Fields, Flag, Items, Object, Only, String
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.openai.constraints import SCHEMA_DEPTH_MAX_LEVELS, SCHEMA_MAX_BYTES
 from aivailable.peer.api.parameters import RequestParameters, as_object, checked_json, wrong_type
@@ -18,14 +18,14 @@ from aivailable.peer.api.parameters import RequestParameters, as_object, checked
 TOOLS_MAX = 128
 DESCRIPTION_MAX_CHARS = 64 * 1024
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_KIND = Text(words=("function",), required=True)
-_NAME = Text(pattern=f"^(?:{FUNCTION_NAME.pattern})$", required=True)
+_KIND = String(words=("function",), required=True)
+_NAME = String(pattern=f"^(?:{FUNCTION_NAME.pattern})$", required=True)
 _TOOL: Fields = {
     "type": _KIND,
     "function": Object(
         {
             "name": _NAME,
-            "description": Text(DESCRIPTION_MAX_CHARS),
+            "description": String(DESCRIPTION_MAX_CHARS),
             "parameters": Object(text="a JSON schema"),
             "strict": Flag(),
         },
@@ -36,7 +36,7 @@ _CHOSEN: Fields = {"type": _KIND, "function": Object({"name": _NAME}, required=T
 TOOLS: Fields = {
     "tools": Items(Object(_TOOL), items_max=TOOLS_MAX),
     "tool_choice": AnyOf(
-        (Text(words=("auto", "none", "required")), Object(_CHOSEN)), default="auto"
+        (String(words=("auto", "none", "required")), Object(_CHOSEN)), default="auto"
     ),
     "parallel_tool_calls": Flag(default=True),
     "functions": Only(([],), text="the older form of tools"),
