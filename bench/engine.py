@@ -147,7 +147,7 @@ def _play(scene: Scene, sides: Sequence[Side], dice: random.Random) -> None:
 
 
 def speed_of(clients: int, turns: int) -> Scene:
-    """So many clients at once with prompts of about 50 tokens."""
+    """This many clients at once with prompts of about 50 tokens."""
 
     def play(server: Server, dice: random.Random) -> Waves:
         asks = [Ask(_prose(dice, 36), ANSWER_TOKENS) for _ in range(clients)]

@@ -38,7 +38,7 @@ KEY_LIMIT_S = 10.0
 LINE_LIMIT_S = 30.0
 ANSWER_LIMIT_S = 120.0
 SHARE_MAX = 2.0
-"""Issue 11's acceptance: at most so many times its time alone, and one answer."""
+"""Issue 11's acceptance: at most this many times its time alone, and one answer."""
 
 
 @dataclass(slots=True)

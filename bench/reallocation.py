@@ -115,7 +115,7 @@ class _Lab:
                 file.unlink()
 
     def _until_served(self, copies: int = COPIES) -> list[State]:
-        """All up and of one mind; one host, and so many holders of the file."""
+        """All up and of one mind; one host, and this many holders of the file."""
         return self._cluster.until(
             f"{NAME} is ready, with {copies} copies",
             lambda states: _served(states, copies),

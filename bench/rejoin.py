@@ -4,7 +4,7 @@ Three peers on hosts of their own. The leader's cable is cut while 500 clients o
 a command each: it writes them into its log, and they are never committed, since the others elect
 one of theirs and commit other commands in the same places. Counted is from the mended cable until
 the old leader shows the same applied log and the same history (by hash) as the new one. How far
-the logs had parted is read from their files. `--cut 75` leaves the cable out for so many seconds:
+the logs had parted is read from their files. `--cut 75` leaves the cable out for this many seconds:
 beyond a minute diallers have slowed down. Needs root.
 """
 

@@ -65,7 +65,7 @@ CHANGE_TIMEOUT_S = 60.0
 """A change waits for the log, and `deploy` of a path for the hash of the file."""
 DEPLOY_TIMEOUT_S = 1800.0
 STREAM_SILENCE_MAX_S = 30.0
-"""A server sends keep-alives every 5 s: a stream that is silent for so long is dead."""
+"""A server sends keep-alives every 5 s: a stream that is silent for this long is dead."""
 WATCH_INTERVAL_S = 1.0
 ADDRESSES_MAX = 64
 LINE_MAX_BYTES = 4 * 1024 * 1024

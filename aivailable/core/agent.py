@@ -22,11 +22,11 @@ from aivailable.core.state.records import Replica, Status
 from aivailable.core.state.state import State
 
 DRAIN_DEADLINE_MS = 60_000
-"""Requests still running so long after their replica stopped accepting are cut."""
+"""Requests still running this long after their replica stopped accepting are cut."""
 WORKER_ATTEMPTS_MAX = 3
 """Starts in a row that may fail before the replica is reported as failed."""
 WORKER_STABLE_MS = 60_000
-"""A worker that was ready for so long starts its count of failures anew."""
+"""A worker that was ready for this long starts its count of failures anew."""
 RESTART_BASE_S = 1.0
 RESTART_CAP_S = 30.0
 

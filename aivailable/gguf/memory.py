@@ -53,11 +53,11 @@ SEQUENCES_MAX: Final = 256
 DRAFT_MAX_TOKENS: Final = 16
 STEP_ROWS: Final = 63
 CHUNK_ROWS: Final = 32
-"""With guesses, rows of one step at most: so many on a CPU, or on a GPU these beside the slots
+"""With guesses, rows of one step at most: this many on a CPU, or on a GPU these beside the slots
 (worker/llama/parameters.py)."""
 DRAFT_AUTO: Final = (None, "auto")
 DRAFT_GPU_TOKENS: Final = 7
-"""With the row itself eight: up to so many llama.cpp's CUDA kernels for quantized weights read
+"""With the row itself eight: up to this many llama.cpp's CUDA kernels for quantized weights read
 them once for all (ggml-cuda/mmvq.cuh, `MMVQ_MAX_BATCH_SIZE`)."""
 
 
@@ -126,7 +126,7 @@ def pad(count: int, step: int) -> int:
 
 
 def sequences(shape: MemoryShape, slots: int) -> int:
-    """Caches that a worker with so many slots keeps: some more than slots, so that the prompts of
+    """Caches that a worker with this many slots keeps: some more than slots, so that the prompts of
     earlier requests stay warm, but only where a further one costs next to nothing. A sliding
     window's cells and a recurrent state would be allocated for every one."""
     plain = not shape.sliding_window and all(shape.heads_kv)

@@ -38,8 +38,8 @@ class DeployRequest:
     name: str | None = None
     context: int | None = None
     context_max: int | None = None
-    """Each replica takes from `context` up to so many tokens per slot, as fits where it is placed;
-    0 = as many as the model was trained for. None = exactly `context`."""
+    """Each replica takes from `context` up to this many tokens per slot, as fits where it is
+    placed; 0 = as many as the model was trained for. None = exactly `context`."""
     slots: int | None = None
     slots_max: int | None = None
     """Likewise from `slots` up, where the context takes all that it may; 0 = as many as a worker

@@ -17,19 +17,19 @@ from aivailable.raft.guards import Guards, Message
 from aivailable.raft.settings import RaftSettings
 
 LOST_LEADER_JITTER_S = 0.15
-"""After the link to the leader broke, the first pre-vote comes within so long."""
+"""After the link to the leader broke, the first pre-vote comes within this long."""
 PRE_VOTE_RETRY = (0.2, 0.6)
 """Of the shortest election time: pre-vote rounds cost no term and no write, so they repeat fast."""
 VOTE_RETRY = (0.5, 1.0)
 """Of the shortest election time: a candidate that is not elected by then asks again. The library
 would wait a whole election time more after a split vote."""
 CLASH = 0.2
-"""Of the shortest election time: two that ask within so long would split the vote. So who has said
-yes to one says no to others and asks for nothing itself for as long, and of two that ask at once
-the greater goes first. It is a lease, not a vote: who does not make use of it blocks nobody for
-long."""
+"""Of the shortest election time: two that ask within this long would split the vote. So who has
+said yes to one says no to others and asks for nothing itself for as long, and of two that ask at
+once the greater goes first. It is a lease, not a vote: who does not make use of it blocks nobody
+for long."""
 SILENT_ELECTIONS = 3.0
-"""A leader that was silent for so many of the longest election times leads no more."""
+"""A leader that was silent for this many of the longest election times leads no more."""
 
 
 class Election:

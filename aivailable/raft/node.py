@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 CHANGE_DEADLINE_S = 10.0
 TIMER_SLACK_S = 0.001
-"""A tick comes so much after an election timer, to find it expired."""
+"""A tick comes this much after an election timer, to find it expired."""
 
 
 class RaftNode:

@@ -18,17 +18,17 @@ class RaftSettings:
     election_min_s: float = 0.5
     election_max_s: float = 1.0
     leader_fallback_s: float = 1.0
-    """A leader that hears no majority for so long steps down."""
+    """A leader that hears no majority for this long steps down."""
     tick_s: float = 0.05
     """The longest time between two ticks; messages and commands tick at once."""
     retry_s: float = 0.3
     """A submission that is not applied by then is sent again, the same bytes."""
     compact_entries: int = 2_000
-    """The log is compacted beyond so many entries ..."""
+    """The log is compacted beyond this many entries ..."""
     compact_bytes: int = 4 * MIB
     """... or bytes of commands, twice what a snapshot may have ..."""
     compact_s: float = 600.0
-    """... or so long after the last time."""
+    """... or this long after the last time."""
     caught_up_entries: int = 16
     """A node whose log ends at most so far behind the leader's counts as caught up."""
     batch_bytes: int = 128 * KIB

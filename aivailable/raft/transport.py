@@ -27,7 +27,7 @@ from aivailable.raft.store import Durability, StoreDamaged
 log = logging.getLogger(__name__)
 
 HOLD_S = 0.05
-"""A follower that cannot be served now counts as disconnected for so long (D12)."""
+"""A follower that cannot be served now counts as disconnected for this long (D12)."""
 OUTBOX_MAX_MESSAGES = 8_192
 """Messages that wait for the disk; beyond it they are lost, as on a bad network."""
 _NEVER_SENT = ("apply_command", "apply_command_response")

@@ -29,7 +29,7 @@ OPEN: Final = 3
 DATA: Final = 4
 """A further fragment on a stream; counts against its credit, as OPEN's does."""
 CREDIT: Final = 5
-"""u32: so many more bytes may be sent on this stream."""
+"""u32: this many more bytes may be sent on this stream."""
 END: Final = 6
 """The sender has nothing more to say on this stream."""
 RESET: Final = 7

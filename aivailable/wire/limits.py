@@ -28,7 +28,7 @@ JOIN_DEADLINE_S: Final = 10.0
 HANDSHAKE_DEADLINE_S: Final = 5.0
 LINK_PING_S: Final = 0.5
 LINK_DEAD_S: Final = 2.0
-"""A link that carried nothing for so long is cut."""
+"""A link that carried nothing for this long is cut."""
 
 DEMANDS_MAX: Final = 64
 """Deployments in one heartbeat that requests wait for."""

@@ -135,7 +135,7 @@ class Heartbeat:
     demand: tuple[Demand, ...] = ()
     """What waits here for a replica, last asked for first (at most DEMANDS_MAX)."""
     paused_left_s: int = 0
-    """The machine's owner wants it for so long; 0 = it serves."""
+    """The machine's owner wants it for this long; 0 = it serves."""
 
 
 @dataclass(frozen=True, slots=True)

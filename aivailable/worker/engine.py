@@ -61,7 +61,7 @@ class Part:
     wants_logits: bool
     """After the last token, and after each one before a drafted token."""
     drafted: int = 0
-    """So many last tokens are guesses. The cache is cut back to those that turn out right."""
+    """This many last tokens are guesses. The cache is cut back to those that turn out right."""
 
     @property
     def rows(self) -> int:

@@ -141,7 +141,7 @@ class FakeEngine:
         return length
 
     def reach(self, slot: int, length: int) -> bool:
-        """Whether so many tokens are held."""
+        """Whether this many tokens are held."""
         return len(self._cache[slot]) >= length
 
     def piece(self, token: int) -> bytes:

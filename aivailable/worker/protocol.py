@@ -32,7 +32,7 @@ UNENCODABLE: Final = (TypeError, ValueError, OverflowError)
 """What encoding raises on a message that has no plain form. Nobody waits for this thread: a frame
 that is not written must not be a silent one."""
 STALLED_WAIT_S: Final = 0.25
-"""A loop whose requests are all paused by their readers looks at their deadlines so often."""
+"""A loop whose requests are all paused by their readers looks at their deadlines this often."""
 
 
 class Channel:

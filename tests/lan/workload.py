@@ -36,13 +36,13 @@ REGISTERS = tuple(f"register-{number}" for number in range(4))
 CLIENTS = 5
 PAUSE_S = (0.05, 0.25)
 ANSWER_S = 4.0
-"""A client gives up after so long and does not know what came of it."""
+"""A client gives up after this long and does not know what came of it."""
 KEY_EVERY_S = 0.7
 CALM_S = (0.5, 3.5)
 HURT_S = (1.5, 5.0)
 LEADER_LIMIT_S = 10.0
 POWER_LOSS_FROM_S = 300.0
-"""A run at least so long also kills all five at once, now and then."""
+"""A run at least this long also kills all five at once, now and then."""
 FORM_S = 90.0
 HEAL_S = 60.0
 WINDOW_S = 3600

@@ -22,7 +22,7 @@ from aivailable.core.state.state import LIVE_STATUSES, State, state_digest
 from aivailable.errors import SchemaError
 
 DIGEST_EVERY = 8
-"""Every so many versions the whole state is hashed; payload and outcome at each."""
+"""Every this many versions the whole state is hashed; payload and outcome at each."""
 PROBLEMS_MAX = 40
 DAMAGE_SAID = "it is set aside, and this node rejoins as an observer"
 

@@ -26,7 +26,7 @@ ANNOUNCE_LOSS = 0.1
 HEARD_MIN_S = 0.01
 HEARD_MAX_S = 0.3
 REPEATS_S = (0.0, 1.0, 3.0)
-"""An announcement is said again so long after its first time ..."""
+"""An announcement is said again this long after its first time ..."""
 AGAIN_S = 10.0
 """... and then at this pace."""
 SIGHTING_TTL_S = 60.0

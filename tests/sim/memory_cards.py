@@ -20,13 +20,13 @@ from sim.world import World
 from aivailable.core.state.records import Backend
 
 LATE_MAX_S = 3.0
-"""The driver has given a dead process's memory back after at most so long."""
+"""The driver has given a dead process's memory back after at most this long."""
 BLINK_S = 0.1
 """What another program took so shortly before a launch, nobody could have seen."""
 FOREIGN_SHARE_MAX = 0.6
 FOREIGN_PAUSE_MAX_S = 2.0
 IDLE_SHARE = 0.3
-"""So often another program ends, and leaves nothing."""
+"""This often another program ends, and leaves nothing."""
 
 
 @dataclass
@@ -142,7 +142,7 @@ class CardLedger(Ledger):
         self._launched.clear()
 
     def set_foreign(self, device_id: str, wanted_bytes: int) -> None:
-        """Another program wants so much in all; it gets what is there."""
+        """Another program wants this much in all; it gets what is there."""
         other = self._foreign[device_id]
         before = other.used_bytes
         other.used_bytes = min(wanted_bytes, before + self.free(device_id))

@@ -19,7 +19,7 @@ from aivailable.errors import AivailableError
 
 LOOK_S = 1.0
 UNLISTED_S = 6.0
-"""A node that no other lists for so long is asked to leave, as its operator would."""
+"""A node that no other lists for this long is asked to leave, as its operator would."""
 REINSTALL_MIN_S = 0.3
 REINSTALL_MAX_S = 4.0
 

@@ -20,18 +20,18 @@ LASTS_MAX_S = 7.0
 DOWN_MIN_S = 0.3
 DOWN_MAX_S = 5.0
 START_LASTS_S = 6.0
-"""Founding and joining take about so long after the last boot."""
+"""Founding and joining take about this long after the last boot."""
 LOSS_MIN = 0.05
 LOSS_MAX = 0.4
 SLOW_SYNC_MIN_S = 0.05
 SLOW_SYNC_MAX_S = 0.4
 BLACKOUT_AFTER_MAX_S = 0.5
 WRITES_MAX = 8
-"""A machine that is to die between two writes does so after at most so many."""
+"""A machine that is to die between two writes does so after at most this many."""
 PLOT_SHARE = 0.3
-"""So many of the faults need a whole cluster, and wait for it ..."""
+"""This many of the faults need a whole cluster, and wait for it ..."""
 PLOT_WAIT_S = 6.0
-"""... for at most so long."""
+"""... for at most this long."""
 CLONE_LASTS_S = 4.0
 
 
@@ -73,7 +73,7 @@ class Faults:
         """Faults by kind."""
 
     async def run(self, duration_s: float) -> None:
-        """Faults for so long, then everything is whole again."""
+        """Faults for this long, then everything is whole again."""
         end = self._world.loop.time() + duration_s
         while True:
             await elapse(self._rng.uniform(PAUSE_MIN_S, PAUSE_MAX_S))

@@ -148,7 +148,7 @@ class Scene:
 
 
 def play(nodes: int, story: Callable[[Scene], Awaitable[None]], seed: int = 1) -> None:
-    """Form a cluster of so many, let the story run, and judge it by the checkers of all runs."""
+    """Form a cluster of this many, let the story run, and judge it by the checkers of all runs."""
     loop = SimLoop()
     world = World(seed, nodes, loop)
 
@@ -268,7 +268,7 @@ def test_a_night(case: str) -> None:
 # The other cases of the section, each a test of its own.
 
 SILENT_S = 600.0
-"""core.cluster.voters: after so long a seat lost in silence is given to an observer."""
+"""core.cluster.voters: after this long a seat lost in silence is given to an observer."""
 STEP_S = 30.0
 
 

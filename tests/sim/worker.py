@@ -42,7 +42,7 @@ EXIT_MIN_S = 0.01
 EXIT_MAX_S = 0.3
 """A killed process holds its memory until it is gone."""
 USED_SHARE_MIN = 0.9
-"""A worker uses at least so much of its claim, and never more than all of it."""
+"""A worker uses at least this much of its claim, and never more than all of it."""
 TOKENS_DEFAULT = 16
 
 
@@ -287,7 +287,7 @@ class SimLauncher:
         self._started = 0
         self.workers: list[SimWorker] = []
         self.fail_next = 0
-        """A fault: so many launches do not work."""
+        """A fault: this many launches do not work."""
 
     async def launch(self, load: Load) -> SimWorker:
         await elapse(self._rng.uniform(0.0, SPAWN_MAX_S))

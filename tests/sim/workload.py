@@ -46,7 +46,7 @@ WINDOW_CHECK_S = 3.0
 WINDOW_S = 900
 REQUEST_DEADLINE_S = 20.0
 REQUEST_GRACE_S = 10.0
-"""A request that has not ended so long after its deadline hangs."""
+"""A request that has not ended this long after its deadline hangs."""
 BEFORE_THE_LOG = ("too_large", "busy")
 """Refusals of the proposer's own node: nothing was proposed."""
 NO_FILE = "0" * 64

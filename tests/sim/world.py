@@ -41,7 +41,7 @@ from aivailable.raft.settings import RaftSettings
 RAFT_SETTINGS = RaftSettings(compact_entries=25, compact_s=20.0)
 """Small, so that snapshots are taken and sent in a run of a minute."""
 DEAD_TASKS_S = 5.0
-"""A killed process's tasks have ended after so long, or one of them swallows its cancellation."""
+"""A killed process's tasks have ended after this long, or one of them swallows its cancellation."""
 
 
 @dataclass

@@ -83,7 +83,7 @@ class House:
         await self.others_use(0)
 
     async def others_use(self, used_bytes: int) -> None:
-        """Another program on wide's card holds so much; returns when all peers know."""
+        """Another program on wide's card holds this much; returns when all peers know."""
         path = self.peers.peers[0].home / FILE_NAME
         path.with_suffix(".new").write_text(json.dumps({"sim0": used_bytes}))
         path.with_suffix(".new").replace(path)

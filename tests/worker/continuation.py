@@ -166,7 +166,7 @@ def continued(
     cut: int,
     together: int = 1,
 ) -> Result:
-    """Every answer again from its first `cut` tokens on, so many at once."""
+    """Every answer again from its first `cut` tokens on, this many at once."""
     result = Result()
     for group in _groups(wholes, together):
         requests = [

@@ -14,7 +14,7 @@ from aivailable.core.ids import NodeId
 from aivailable.wire.peer import DeviceLoad, Heartbeat, ReplicaLoad
 
 NEWCOMER_GRACE_MS = 10_000
-"""After our own start, and after a member was admitted, links are still being made: so long
+"""After our own start, and after a member was admitted, links are still being made: this long
 nobody counts as missing but those who spoke and fell silent."""
 
 

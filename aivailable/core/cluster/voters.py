@@ -50,7 +50,7 @@ Step = Promote | Demote | TransferFirst | RecordRole
 
 
 def target_voters(members: int) -> int:
-    """How many of so many members should vote: by members, not by who is awake."""
+    """How many of this many members should vote: by members, not by who is awake."""
     if members < 3:
         return 1
     return 3 if members < 5 else 5

@@ -37,7 +37,7 @@ BUDGETED = frozenset({Backend.CPU, Backend.SIM})
 """Their size is what the operator granted: no margin, and live free memory says nothing; only
 what others are known to use of it counts."""
 SPLIT_DEVICES_MAX = 8
-"""One replica lies on at most so many GPUs, the largest of its node."""
+"""One replica lies on at most this many GPUs, the largest of its node."""
 CONTEXT_STEP = 256
 """An automatic context grows by multiples of this: llama.cpp pads its cells to it."""
 CPU_SLOTS_MAX = 8
@@ -294,7 +294,7 @@ def _more(
     kv_bytes: int,
     compute_bytes: int,
 ) -> int:
-    """How many more of what costs so many bytes each, up to `most`, the devices hold together."""
+    """How many more of what costs this many bytes each, up to `most`, the devices hold together."""
     rooms = [capacity.free_bytes - deployment.compute_bytes for capacity in capacities]
     each = kv_bytes + len(capacities) * compute_bytes
     if each:

@@ -17,7 +17,7 @@ from aivailable.core.state.state import State
 from aivailable.wire.peer import ReplicaLoad
 
 ASKED_MAX_MS = 300_000
-"""A load whose last client went away goes on for so long: then nobody seems to want it."""
+"""A load whose last client went away goes on for this long: then nobody seems to want it."""
 EVICT_IDLE_MS = 5_000
 """Idle for less is between two requests: it is not evicted for another."""
 IDLE_TTL_MIN_MS = 5_000
@@ -103,7 +103,7 @@ class ReplicaUsage:
         return 1 if in_use else 0
 
     def floor(self, deployment: Deployment) -> int:
-        """Below so many replicas nothing is taken from it for being idle."""
+        """Below this many replicas nothing is taken from it for being idle."""
         asked = self.is_asked(deployment.name)
         return max(deployment.replicas_min, 1 if asked else 0)
 

@@ -18,7 +18,7 @@ from aivailable.core.state.records import ClusterSettings, Deployment, Replica
 TIGHT_SHARE = 4
 """A device is tight when less than the margin divided by this is free on it."""
 TIGHT_MS = 5_000
-"""It must have been so for so long: a peak of another program passes."""
+"""It must have been so for this long: a peak of another program passes."""
 
 
 def tight_bytes(settings: ClusterSettings) -> int:

@@ -11,7 +11,7 @@ from aivailable.core.planning.idle_policy import ReplicaUsage
 from aivailable.core.state.records import ClusterSettings, Deployment, Replica, Status
 
 QUEUED_MS = 10_000
-"""So long all slots of all replicas were taken and requests waited: one more is due."""
+"""This long all slots of all replicas were taken and requests waited: one more is due."""
 SPARE_BUSY = 0.5
 """This share of all slots was busy for a minute or so: spare memory may help. Half of it is left
 when the replica has come, so that a second look does not take it away again."""

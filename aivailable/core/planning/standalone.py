@@ -19,7 +19,7 @@ from aivailable.core.state.records import Deployment, Replica, Status
 from aivailable.core.state.state import State
 
 LEADERLESS_MS = 10_000
-"""A new leader usually comes within a second; so long without one is a lost quorum."""
+"""A new leader usually comes within a second; this long without one is a lost quorum."""
 
 StandaloneReplicas = Mapping[ReplicaId, Replica]
 

@@ -35,9 +35,9 @@ ANSWER_EXPECTED_TOKENS = 256
 """What an answer counts before its end is known. A client's max_tokens counts only below it: most
 answers stay far under a generous limit."""
 SLOT_PATIENCE_S = 5.0
-"""An account waits at most so long without any slot while another one holds two."""
+"""An account waits at most this long without any slot while another one holds two."""
 RESERVED_SHARE = 4
-"""One part in so many of the line is kept for accounts that have nothing in it yet."""
+"""One part in this many of the line is kept for accounts that have nothing in it yet."""
 ACCOUNTS_MAX = 1024
 """Accounts that are away and whose debts are remembered; beyond it all of them are forgiven."""
 
@@ -51,7 +51,7 @@ def has_room(own: int, total: int, total_max: int, count: int = 1) -> bool:
 
 
 def places_sure(length_max: int) -> int:
-    """So many waiting requests of one account a line takes, whatever another one sends."""
+    """This many waiting requests of one account a line takes, whatever another one sends."""
     return max(1, length_max // RESERVED_SHARE)
 
 

@@ -55,7 +55,7 @@ class NodeStatus:
     """The feature level of the code that it runs, or ran when it was last up."""
     draining: bool = False
     paused_left_s: int = 0
-    """Its owner wants it for so long."""
+    """Its owner wants it for this long."""
     devices: tuple[DeviceStatus, ...] = ()
     problems: tuple[str, ...] = ()
     applied: int | None = None
@@ -124,7 +124,7 @@ class DeploymentStatus:
     """min(copies, members): the deployment is safe when copies ≥ copies_wanted."""
     aliases: tuple[str, ...] = ()
     idle_ttl_s: int = 0
-    """Replicas beyond `replicas_min` go after being idle for so long."""
+    """Replicas beyond `replicas_min` go after being idle for this long."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Engine options as they were given."""
 

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from aivailable.core.ids import ClusterId
 
 FOUNDER_TURN_S = 10.0
-"""So long a seeker waits for each seeker with a lower id to found."""
+"""This long a seeker waits for each seeker with a lower id to found."""
 
 
 class AnnouncedCluster(Protocol):

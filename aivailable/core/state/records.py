@@ -68,7 +68,7 @@ class ClusterSettings:
     margin_bytes: int = 256 * 1024 * 1024
     """Left free on every real GPU for the display and other programs (not on cpu and sim)."""
     down_after_ms: int = 3_000
-    """A node that a majority has not heard for so long is down."""
+    """A node that a majority has not heard for this long is down."""
     join_window_s: int = 900
     load_attempts_max: int = 5
     """Failed loads of one deployment on one node before the planner looks elsewhere."""
@@ -280,7 +280,7 @@ class Deployment:
         return self.slots if self.growth is None else max(self.slots, self.growth.slots_max)
 
     def grown(self, context: int, slots: int) -> Deployment:
-        """The same with so many tokens per slot and slots, not less than its own, and their
+        """The same with this many tokens per slot and slots, not less than its own, and their
         bytes."""
         growth = self.growth
         if growth is None:

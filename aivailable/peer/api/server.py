@@ -52,7 +52,7 @@ REQUESTS_MAX = 1024
 through when it is full. `Shares` says how many of them one account may have."""
 PROBES = frozenset({"/healthz", "/readyz"})
 STOP_GRACE_S = 3.0
-"""What is under way at stop may take so long to end by itself."""
+"""What is under way at stop may take this long to end by itself."""
 BACKLOG = 256
 EVERY_ADDRESS = ("0.0.0.0", "::")
 _BIND_ATTEMPTS = 8

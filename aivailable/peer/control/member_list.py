@@ -30,7 +30,7 @@ log = logging.getLogger("aivailable.member_list")
 
 ASK_PERIOD_S = 2.0
 LEADERLESS_MS = 3_000
-"""An election is over by then; so long without a leader, the list may be what is wrong."""
+"""An election is over by then; this long without a leader, the list may be what is wrong."""
 METHOD = "roster"
 
 

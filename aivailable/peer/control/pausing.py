@@ -29,7 +29,7 @@ class OwnerPause:
         self._until_s = clock.monotonic()
 
     def set(self, duration_s: int) -> None:
-        """From now on for so long; 0 ends it. Raises AivailableError for any other length."""
+        """From now on for this long; 0 ends it. Raises AivailableError for any other length."""
         if not 0 <= duration_s <= PAUSE_MAX_S:
             raise AivailableError(f"a pause lasts 0 to {PAUSE_MAX_S} s")
         self._until_s = self._clock.monotonic() + duration_s

@@ -15,12 +15,12 @@ CONTEXT_AUTO_MAX = 1 << 20
 
 
 def most_slots(asked: int, context: int) -> int:
-    """The most automatic slots of so many tokens each; 0 `asked` = as many as there may be."""
+    """The most automatic slots of this many tokens each; 0 `asked` = as many as there may be."""
     return min(asked or SLOTS_AUTO_MAX, SLOTS_AUTO_MAX, CELLS_AUTO_MAX // context)
 
 
 def most_context(slots: int) -> int:
-    """The longest automatic context, in tokens, of so many slots."""
+    """The longest automatic context, in tokens, of this many slots."""
     return min(CONTEXT_AUTO_MAX, CELLS_AUTO_MAX // slots)
 
 

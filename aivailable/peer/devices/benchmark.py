@@ -21,7 +21,7 @@ from aivailable.peer.devices.trials import Trials
 OFF_VARIABLE: Final = "AIVAILABLE_BENCHMARK"
 """ "0" = nothing is measured; for tests, and for a machine whose owner wants no surprise."""
 QUIET_S: Final = 20.0
-"""Idle for so long before a measurement begins: what is deployed at the start comes first."""
+"""Idle for this long before a measurement begins: what is deployed at the start comes first."""
 LOOK_S: Final = 0.5
 """Between two looks whether the device is still idle."""
 ATTEMPTS_MAX: Final = 5

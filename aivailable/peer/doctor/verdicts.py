@@ -26,7 +26,7 @@ from aivailable.peer.ports import Sighting
 GIB: Final = 2**30
 MIB: Final = 2**20
 DISK_NEEDED_BYTES: Final = 64 * MIB
-"""Log and snapshot of a busy cluster; without so much a node cannot take part."""
+"""Log and snapshot of a busy cluster; without this much a node cannot take part."""
 DISK_COMFORT_BYTES: Final = 2 * GIB
 """One small model file."""
 YEAR_MIN, YEAR_MAX = 2025, 2100

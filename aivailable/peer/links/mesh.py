@@ -41,7 +41,7 @@ SHUTDOWN_DEADLINE_S: Final = 1.0
 CONTEST_S: Final = 2.5 * LINK_PING_S
 WORDLESS_MIN: Final = 2
 TOLD_AGAIN_S: Final = 3600.0
-"""Who is refused tries again every few seconds; the log is told once in so long."""
+"""Who is refused tries again every few seconds; the log is told once in this long."""
 TOLD_MAX: Final = 64
 STRANGER: Final = "stranger"
 """A process that dies between TLS and hello looks like a refusal once, not twice."""

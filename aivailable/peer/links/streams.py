@@ -27,7 +27,7 @@ from aivailable.wire.limits import (
 from aivailable.wire.peer import PEER
 
 CREDIT_GRANT_BYTES: Final = STREAM_CREDIT_BYTES // 4
-"""Grants are collected up to so much, so that tokens do not cost a credit frame each."""
+"""Grants are collected up to this much, so that tokens do not cost a credit frame each."""
 
 
 class StreamCarrier(Protocol):

@@ -46,7 +46,7 @@ log = logging.getLogger("aivailable.membership")
 
 LOOK_JITTER_S = 1.0
 UNREACHABLE_S = 5.0
-"""A node that did not answer counts as not seen for so long."""
+"""A node that did not answer counts as not seen for this long."""
 ASK_PERIOD_S = 3.0
 FOUND_LOOK_S = 10.0
 """For the log of a cluster of one to be read and led by us."""

@@ -52,7 +52,7 @@ CLUSTERS_MAX = 4
 DISSOLVE_DEADLINE_S = 10.0
 ADOPT_DEADLINE_S = 8.0
 LINGER_S = 3.0
-"""The leader of an ended cluster stays so long, for the others to learn that it has ended."""
+"""The leader of an ended cluster stays this long, for the others to learn that it has ended."""
 SUCCESSORS_MAX = 8
 Address = tuple[str, int]
 Hearing = Callable[[], Awaitable[Sequence[Sighting]]]

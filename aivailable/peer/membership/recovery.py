@@ -23,7 +23,7 @@ from aivailable.raft.seeding import seed
 log = logging.getLogger("aivailable.recovery")
 
 LEADERLESS_MIN_S = 10.0
-"""So long must no leader be known: a node that has just started knows none yet."""
+"""This long must no leader be known: a node that has just started knows none yet."""
 CLUSTER_ID_BYTES = 16
 
 

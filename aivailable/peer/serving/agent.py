@@ -48,7 +48,7 @@ log = logging.getLogger("aivailable.agent")
 
 PERIOD_S = 0.5
 MEMORY_BACK_S = 10.0
-"""A driver that has not given memory back after so long does not owe it to us."""
+"""A driver that has not given memory back after this long does not owe it to us."""
 MEMORY_POLL_S = 0.25
 MEMORY_BACK_SHARE = 2
 """Half of it back is back: another program may have taken some of it meanwhile."""

@@ -50,11 +50,11 @@ REASON_MAX_CHARS = 300
 NOTES_MAX = 24
 NOTE_MAX_CHARS = 80
 EXIT_GRACE_S = 5.0
-"""A worker that has closed its socket may take so long to be gone (a core dump, a driver)."""
+"""A worker that has closed its socket may take this long to be gone (a core dump, a driver)."""
 EVENTS_PAUSE = 64
-"""So many events wait for a slow reader: then the worker is told to pause its request."""
+"""This many events wait for a slow reader: then the worker is told to pause its request."""
 EVENTS_RESUME = 16
-"""So few are left: the worker may go on."""
+"""This few are left: the worker may go on."""
 EVENTS_MAX = 4096
 """A worker that goes on all the same has its request ended: far more than what was under way."""
 

@@ -46,7 +46,7 @@ TURNED_AWAY = frozenset({"not_hosting", "draining", "queue_full", "busy", "dupli
 ELSEWHERE = TURNED_AWAY | {"worker_lost"}
 """Ends of one attempt after which another replica may do better."""
 EXPLAINED_FOR_S = 1.0
-"""So long one explanation of the planner is good enough for all who ask."""
+"""This long one explanation of the planner is good enough for all who ask."""
 AGAIN_BASE_S = 0.1
 AGAIN_CAP_S = 2.0
 """Pause before a replica that failed or turned the request away is asked again."""

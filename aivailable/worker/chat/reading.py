@@ -95,7 +95,7 @@ class AnswerReading:
         return self._text[self._at :]
 
     def advance(self, count: int) -> str:
-        """Read so many characters of what is available."""
+        """Read this many characters of what is available."""
         start = self._at
         self._at += count
         return self._text[start : self._at]

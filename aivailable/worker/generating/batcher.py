@@ -26,7 +26,7 @@ from aivailable.worker.generating.sequences import Sequences
 REPLAY_CHUNK_TOKENS: Final = 32
 """Continuation replays generated ids in such chunks beside other work."""
 REPLAY_EXACT_TOKENS: Final = 256
-"""So many replayed ids go as the engine says (`replay_tokens`); what is beyond goes in chunks, so
+"""This many replayed ids go as the engine says (`replay_tokens`); what is beyond goes in chunks, so
 that the pause of a continuation stays bounded."""
 WAITING_MAX_JOBS: Final = 1024
 """The peer's own queue is far shorter; beyond this the worker refuses."""
@@ -41,13 +41,13 @@ LONG_SHARE: Final = 4
 GIVE_WAY_MAX: Final = 3
 """Times that one request is computed anew for others; then one of them fails instead."""
 FOLLOW_MIN_TOKENS: Final = 48
-"""Waiting for another job's prefill must save at least so many tokens."""
+"""Waiting for another job's prefill must save at least this many tokens."""
 CHUNK_MIN_TOKENS: Final = 2
 """No prompt chunk is a single token, if the prompt has more: one row alone takes other kernels
 than several, and then the same prompt would give another text."""
 
 LAST_TOKENS: Final = 2 * CHUNK_MIN_TOKENS - 1
-"""So many left of a prompt cannot be halved."""
+"""This many left of a prompt cannot be halved."""
 
 
 @dataclass(frozen=True, slots=True)

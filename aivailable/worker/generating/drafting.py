@@ -33,15 +33,15 @@ COST_WEIGHT: Final = 0.25
 COST_JUMP_MAX: Final = 2.0
 """Times the cost so far that one measurement counts for at most: the machine may have been away."""
 COST_FIRST: Final = 3
-"""Of so many first measurements the least is taken: kernels are loaded in the first of all."""
+"""Of this many first measurements the least is taken: kernels are loaded in the first of all."""
 MEASURED_MIN: Final = 2
-"""Plain steps of so many rows before the first guess beside them."""
+"""Plain steps of this many rows before the first guess beside them."""
 PAYS_FROM: Final = 1.05
 """Expected tokens per second against those without guesses."""
 STALL_MAX: Final = 1.7
-"""Guesses for one stream may make a step so many times longer for the others (as pace's)."""
+"""Guesses for one stream may make a step this many times longer for the others (as pace's)."""
 OTHER_EVERY_STEPS: Final = 64
-"""After so many steps with guesses one goes without, and the other way round: costs change."""
+"""After this many steps with guesses one goes without, and the other way round: costs change."""
 TRIAL_MIN_TOKENS: Final = 0.5
 """Expected right guesses for which a step is worth a trial."""
 
@@ -137,7 +137,7 @@ class Costs:
         self._measured: dict[int, int] = {}
 
     def observe(self, width: int, elapsed_s: float) -> None:
-        """A step of so many tokens took `elapsed_s`."""
+        """A step of this many tokens took `elapsed_s`."""
         times = self._measured.get(width, 0)
         if times == 0:
             self._widths.insert(bisect_left(self._widths, width), width)
@@ -201,7 +201,7 @@ class Drafting:
         self._most = 0
 
     def observe(self, width: int, elapsed_s: float) -> None:
-        """A step of so many tokens, none of them prefill, took `elapsed_s`."""
+        """A step of this many tokens, none of them prefill, took `elapsed_s`."""
         if self._most > 0:
             self._costs.observe(width, elapsed_s)
 

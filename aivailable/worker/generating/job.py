@@ -32,7 +32,7 @@ from aivailable.worker.sampling.sampler import NoToken, Sampler
 
 Reason = Literal["stop", "length"]
 NEAR_TOKENS: Final = 64
-"""After a refusal so many of the best tokens are tried before a mask over all is made."""
+"""After a refusal this many of the best tokens are tried before a mask over all is made."""
 TRIGGER_TRIES_MAX: Final = 64
 """Tokens that may be refused in a row because a trigger inside of them is followed wrongly."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 STALL_MAX: Final = 1.7
-"""A step with prefill may take so many times the step without; the issue's bound is 2."""
+"""A step with prefill may take this many times the step without; the issue's bound is 2."""
 WEIGHT: Final = 0.2
 """Of the newest measurement in an average."""
 UNKNOWN_TOKENS: Final = 4
@@ -28,7 +28,7 @@ class Pace:
         self._token_s = 0.0
 
     def observe(self, rows: int, prefill: int, elapsed_s: float) -> None:
-        """A step of so many decode rows and prefill tokens took `elapsed_s`."""
+        """A step of this many decode rows and prefill tokens took `elapsed_s`."""
         if prefill == 0:
             self._rows_s[rows] = _average(self._rows_s.get(rows, 0.0), elapsed_s)
             return
@@ -37,7 +37,7 @@ class Pace:
             self._token_s = _average(self._token_s, own_s / prefill)
 
     def budget(self, rows: int) -> int:
-        """Prefill tokens that may go beside so many rows."""
+        """Prefill tokens that may go beside this many rows."""
         if rows == 0:
             return self._most
         rows_s = self._cost_of(rows)
@@ -47,7 +47,7 @@ class Pace:
         return max(self._least, min(self._most, tokens))
 
     def _cost_of(self, rows: int) -> float:
-        """The average of so many rows, else of the nearest number of rows known."""
+        """The average of this many rows, else of the nearest number of rows known."""
         if rows == 0 or not self._rows_s:
             return 0.0
         nearest = min(self._rows_s, key=lambda known: (abs(known - rows), known))

@@ -51,7 +51,7 @@ class RadixTree:
         self.extend(sequence, tokens)
 
     def extend(self, sequence: int, more: Sequence[int]) -> None:
-        """The sequence holds so many tokens more. Raises KeyError for an unknown one."""
+        """The sequence holds this many tokens more. Raises KeyError for an unknown one."""
         node, at = self._ends[sequence], 0
         more = list(more)
         self._lengths[sequence] += len(more)

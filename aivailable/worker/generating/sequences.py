@@ -93,7 +93,7 @@ class Sequences:
         return self._begin(number, ())
 
     def worked(self, tokens: int) -> None:
-        """So many tokens were computed, over the cells of the warm ones, too."""
+        """This many tokens were computed, over the cells of the warm ones, too."""
         self._warm_limit.worked(tokens)
 
     def grow(self, number: int, tokens: Sequence[int]) -> None:

@@ -22,11 +22,11 @@ RENT_PER_TOKEN: Final = 1e-4
 """Of one idle cell for each computed token, in tokens of prefill: 0.4 µs to 4.5 ms (SmolLM2, one
 core). A larger model pays less, so this rather evicts too much, and only what nobody asks for."""
 WINDOW_REQUESTS: Final = 32
-"""Over so many the past fades by 1/e."""
+"""Over this many the past fades by 1/e."""
 TEXTS_MAX: Final = 64
 """Idle texts that are remembered, whether their cells are kept or not."""
 FREE_TOKENS: Final = 256
-"""Attention covers cells in blocks of 256: so many cost nothing."""
+"""Attention covers cells in blocks of 256: this many cost nothing."""
 
 
 class WarmCacheLimit:
@@ -73,7 +73,7 @@ class WarmCacheLimit:
         self._texts[text] = None
 
     def worked(self, tokens: int) -> None:
-        """So many tokens were computed in a step."""
+        """This many tokens were computed in a step."""
         self._worked += tokens
 
     @property

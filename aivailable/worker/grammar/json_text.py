@@ -129,7 +129,7 @@ def object_of(content: Node) -> Node:
 
 
 def array_of(item: Node, least: int, most: int | None) -> Node:
-    """An array of so many items of one kind."""
+    """An array of this many items of one kind."""
     more = None if most is None else max(0, most - 1)
     rest = Repeat(sequence(COMMA, item, SPACE), max(0, least - 1), more)
     filled = NOTHING if most == 0 else sequence(item, SPACE, rest)

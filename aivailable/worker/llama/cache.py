@@ -133,7 +133,7 @@ class PlacedCache:
         return held
 
     def grow(self, slot: int, length: int) -> None:
-        """A slot holds so many rows now."""
+        """A slot holds this many rows now."""
         if slot in self._positions:
             self._positions[slot].grow(length)
 

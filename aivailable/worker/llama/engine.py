@@ -176,7 +176,7 @@ class LlamaEngine:
         return self._run(self._batch.native, self._batch.fill(parts))
 
     def _run(self, native: Any, rows: int) -> list[Logits]:
-        """Decode a filled batch with so many outputs."""
+        """Decode a filled batch with this many outputs."""
         code = self._library.llama_decode(self._context, native)
         if code == NO_CELLS:
             raise CellsExhausted(f"no KV cell is free for {native.n_tokens} tokens")

@@ -25,7 +25,7 @@ TEXT_CHUNK: Final = 0
 class Chunks:
     """mtmd's chunks of a text with marks; `close` frees them. Raises RequestError.
 
-    `sizes`: only laid out, for images of so many pixels. `bitmaps`: taken over and freed here.
+    `sizes`: only laid out, for images of this many pixels. `bitmaps`: taken over and freed here.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Chunks:
 def layout(
     handle: ProjectorHandle, width: int, height: int, ubatch: int, *, check: bool = False
 ) -> tuple[Grid, ...]:
-    """The rows of each chunk of an image of so many pixels. `check`: ask mtmd whether each row
+    """The rows of each chunk of an image of this many pixels. `check`: ask mtmd whether each row
     stands where it is put here. Raises RequestError."""
     with Chunks(handle, handle.mark, sizes=[(width, height)], special=False) as chunks:
         images = chunks.images()

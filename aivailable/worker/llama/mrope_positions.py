@@ -73,7 +73,7 @@ class MropePositions:
     """
 
     def __init__(self, length: int) -> None:
-        """A sequence of so many tokens."""
+        """A sequence of this many tokens."""
         self._images: list[_Image] = []
         self.length = self.held = length
 
@@ -110,7 +110,7 @@ class MropePositions:
         return self.held - first
 
     def grow(self, held: int) -> None:
-        """So many rows are held now."""
+        """This many rows are held now."""
         self.held = held
         self.length = max(self.length, held)
 
@@ -137,7 +137,7 @@ class MropePositions:
         return image.position
 
     def _around(self, length: int) -> _Image | None:
-        """The image that a cut behind so many rows goes through."""
+        """The image that a cut behind this many rows goes through."""
         for image in reversed(self._images):
             if image.first < length < image.end:
                 return image

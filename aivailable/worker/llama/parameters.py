@@ -35,7 +35,7 @@ REPLAY_TOKENS: Final = 32
 THREADS_GPU_MAX: Final = 4
 """With everything on the GPU the CPU looks up embeddings and waits."""
 THREADS_LOGICAL_MAX: Final = 4
-"""Up to so many, hyper-threads are used, too; above only one of each core, as llama.cpp does."""
+"""Up to this many, hyper-threads are used, too; above only one of each core, as llama.cpp does."""
 THREADS_MAX: Final = 256
 KV_TYPES: Final = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_0": 2}
 """ggml.h `enum ggml_type`."""

@@ -34,10 +34,10 @@ GRID_KINDS: Final = frozenset({"qwen2vl_merger", "qwen3vl_merger"}) | MASKED_KIN
 """Images keep their size, up to a number of rows that mtmd is told here; two by two patches make
 one row. Their headers do not say how large that is."""
 GRID_ROWS_MAX: Final = 46 * 46
-"""For so many mtmd lays its graph out at load (clip.cpp `set_warmup_n_tokens`). It admits 4096, but
-then its buffers would grow at the first such image, when the memory may be somebody else's."""
+"""For this many mtmd lays its graph out at load (clip.cpp `set_warmup_n_tokens`). It admits 4096,
+but then its buffers would grow at the first such image, when the memory may be somebody else's."""
 GRID_ROWS_MIN: Final = 64
-"""So many are left to an image by the smallest context."""
+"""This many are left to an image by the smallest context."""
 GRID_SHARE: Final = 2
 """One image takes at most such a part of the context: several, and the words, are to fit."""
 PLACED_KINDS: Final = frozenset({"deepseek4v"})

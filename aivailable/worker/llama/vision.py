@@ -39,11 +39,11 @@ ROWS_MAX_BYTES: Final = 128 << 20
 KNOWN_MAX: Final = 4096
 """Images whose ids are remembered after their requests."""
 TRIAL_SIDE: Final = 512
-"""An image of so many pixels square is laid out at load, to see that its rows fit."""
+"""An image of this many pixels square is laid out at load, to see that its rows fit."""
 
 Rows = npt.NDArray[np.float32]
 Run = Callable[[Any, int], list[Logits]]
-"""One llama_decode of a native batch with so many outputs. Raises DecodeFailed."""
+"""One llama_decode of a native batch with this many outputs. Raises DecodeFailed."""
 
 
 @dataclass(eq=False)

@@ -21,9 +21,9 @@ Ids: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 FOLD_ROWS: Final = 64
-"""The row is folded into so many lines; the maximum of each column tells where the large are."""
+"""The row is folded into this many lines; the maximum of each column tells where the large are."""
 MAXIMA_ROWS: Final = 16
-"""These maxima are folded again, into so many lines."""
+"""These maxima are folded again, into this many lines."""
 TAKEN_MAX_TIMES: Final = 4
 """Columns looked into for every token wanted; where more would be, the second fold was no help."""
 LEAST: Final = np.finfo(np.float32).min

@@ -15,7 +15,7 @@ from aivailable.worker.engine import Logits
 from aivailable.worker.sampling.candidates import Candidates, above, largest
 
 ESTIMATE_TOKENS: Final = 100
-"""Version 1 estimates the distribution's exponent from so many best tokens (llama.cpp's m)."""
+"""Version 1 estimates the distribution's exponent from this many best tokens (llama.cpp's m)."""
 
 
 class Mirostat:

@@ -42,7 +42,7 @@ class Stage:
         return self.peer.observation.status().cluster_id
 
     def meet(self, members: int = 11, **offer: Any) -> None:
-        """A cluster of so many members (by its word) is here, and adopts whoever asks."""
+        """A cluster of this many members (by its word) is here, and adopts whoever asks."""
         base = JoinOffer(b"n", self.other.node, OTHER_ID, "default", members, False, True, 1, 1)
         self.world.join_client.offers[THERE] = replace(base, **offer)
         seat = Seat(self.other.node, self.other.certificate, (THERE[0],), THERE[1], True)
