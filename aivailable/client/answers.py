@@ -2,6 +2,8 @@
 
 Owns the decoding of bodies and of server-sent events, and the API's refusals as exceptions; opens
 no connection.
+
+Not to be confused with `peer.api.openai.answers`, which writes answers.
 """
 
 from __future__ import annotations

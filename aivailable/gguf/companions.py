@@ -2,6 +2,9 @@
 
 Owns: where they lie, and what their headers say, checked before llama.cpp sees the file. It must
 not load them.
+
+Not to be confused with `peer.deploying.companions`, which finds and hashes these files for a
+deployment.
 """
 
 from __future__ import annotations

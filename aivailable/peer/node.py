@@ -2,6 +2,8 @@
 
 Ties membership, session and links together, and holds the parts that answer the API. Built by
 `app` on the real world and by the simulation on another; it makes no port itself.
+
+Not to be confused with `raft.node`, one member's copy of the log.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ Two libraries, each with a task of its own:
 
 Supported annotations: bool, int, float, str, bytes, None, Literal, StrEnum, dataclass,
 tuple[X, ...], tuple[X, Y], Mapping[str, X], X | None, and Any (plain values only).
+
+Not to be confused with `worker.grammar.schema`, which reads a client's JSON schema.
 """
 
 from __future__ import annotations

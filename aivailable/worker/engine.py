@@ -2,6 +2,8 @@
 
 Owns: names only. Implemented by engine_fake and llama/engine, consumed by generating/step_loop; the
 batcher knows nothing but `Part`.
+
+Not to be confused with `worker.llama.engine`, the one that computes with llama.cpp.
 """
 
 from __future__ import annotations

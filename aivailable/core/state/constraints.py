@@ -5,6 +5,8 @@ Owns the meaning of `Where`. Knows nothing of bytes and changes nothing.
 The words are those of the field: GPUStack selects workers and GPUs, Kubernetes has node affinity,
 pod affinity and anti-affinity; as there, anti-affinity holds both ways, and nothing that runs is
 moved for it.
+
+Not to be confused with `peer.api.openai.constraints`, which is about the form of an answer.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Owns body decoding and typed access to a JSON object by its declared fields (`fields`); it must not
 know any endpoint.
+
+Not to be confused with `worker.sampling.parameters` (ranges) and `worker.llama.parameters` (sizes
+for llama.cpp).
 """
 
 from __future__ import annotations

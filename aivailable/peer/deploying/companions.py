@@ -2,6 +2,8 @@
 
 Owns finding, checking and hashing them on this node: LoRA adapters and projectors, as the engine
 options name them. A relative path is beside the model's file. Proposes nothing.
+
+Not to be confused with `gguf.companions`, which reads the headers of these files.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Owns the life of the process from launch to exit and the relay of events to whoever asked. When to
 launch, drain or kill is the agent's word; who may ask is the router's.
+
+Not to be confused with `core.state.changes.replicas`, which applies the commands about them.
 """
 
 from __future__ import annotations

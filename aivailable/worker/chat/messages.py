@@ -2,6 +2,8 @@
 
 Owns: checking OpenAI's messages and tools, and rewriting what a template cannot show (tool calls,
 tool results, system messages) into what it can. It must not render.
+
+Not to be confused with `peer.api.openai.messages`, which reads them from a client's JSON.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Owns: which keywords are understood, and the refusal, with its path, of every ot
 constrains. What is generated is always valid; not everything valid is generated: properties come in
 the order of the schema, none beyond them unless `additionalProperties` says so, and strings of a
 `format` in one common form. Pure.
+
+Not to be confused with `wire.schema`, the rule of how messages become bytes.
 """
 
 from __future__ import annotations

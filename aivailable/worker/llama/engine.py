@@ -6,6 +6,8 @@ schedule or sample. Made by __main__ for engine "llama".
 llama.cpp aborts the process on an absurd header, a batch above n_batch, a token outside the
 vocabulary and on reading logits that were not asked for: each is checked before, here, in gguf
 and in the step loop.
+
+Not to be confused with `worker.engine`, the interface.
 """
 
 from __future__ import annotations

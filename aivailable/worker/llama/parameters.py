@@ -2,6 +2,8 @@
 
 Owns: the rule how context, slots, options and kind of device become n_ctx, n_batch and the rest,
 and which options are refused. Pure. worker/DESIGN.md, "Where the defaults differ from llama.cpp's".
+
+Not to be confused with `worker.sampling.parameters`, which belong to one request.
 """
 
 from __future__ import annotations

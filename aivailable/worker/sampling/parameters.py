@@ -1,6 +1,8 @@
 """Which sampling parameters are accepted.
 
 Owns: their ranges. Pure. It is asked before a request gets anywhere.
+
+Not to be confused with `worker.llama.parameters`, the sizes that llama.cpp is given at load.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Handlers: what shall run, and with which sizes and options."""
+"""Handlers: what shall run, and with which sizes and options.
+
+Not to be confused with `peer.api.cluster.deployments`, which takes the request over HTTP.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Handlers: the catalogue of models, and who holds which file."""
+"""Handlers: the catalogue of models, and who holds which file.
+
+Not to be confused with `peer.api.openai.models`, which finds a deployment by its name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Handlers: placements with their claims, and what becomes of them."""
+"""Handlers: placements with their claims, and what becomes of them.
+
+Not to be confused with `peer.serving.replicas`, which runs the replicas of a node.
+"""
 
 from __future__ import annotations
 

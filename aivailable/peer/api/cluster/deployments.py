@@ -2,6 +2,8 @@
 
 Owns the ranges of a deployment's fields. Needs an admin key, questions too: they start a dry run
 and may name a path of this machine.
+
+Not to be confused with `core.state.changes.deployments`, which applies the command.
 """
 
 from __future__ import annotations

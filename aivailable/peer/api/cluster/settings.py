@@ -2,6 +2,8 @@
 
 Owns rendering and the words of a refusal; keys, units and ranges are `core.state.settings`'.
 Changes need an admin key.
+
+Not to be confused with `core.state.settings`, the table that this reads.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Owns the shapes only. The handlers build them, the type checker compares, and `/openapi.json` is
 made from them. What is not here is a dataclass of `core.serving.status` or `core.state.records`.
+
+Not to be confused with `peer.api.openai.answer_types`, the shapes of OpenAI's dialect.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Owns the shapes only. `choices` and `replies` build them, the type checker compares, and
 `/openapi.json` is made from them. Rerank's answer is Jina's and Cohere's.
+
+Not to be confused with `peer.api.description.answer_types`, the shapes of `/cluster/v1`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Owns the HTTP side of an answer: when headers go out, keep-alives, the order of chunks, what an
 error after the first byte looks like. Choices of one request interleave in one stream, told apart
 by their index.
+
+Not to be confused with `client.answers`, which reads answers as values.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Owns the forms in which clients ask for it, and their bounds; pure. Whether a schema or a grammar
 can be followed is the worker's word.
+
+Not to be confused with `core.state.constraints`, which is about where a deployment may run.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Owns roles, content parts, images and earlier tool calls; pure. Content of text parts only is joined
 to one text; with an image it stays a list of parts. Nothing is ever fetched: an image comes in the
 request itself.
+
+Not to be confused with `worker.chat.messages`, which fits messages to a model's template.
 """
 
 from __future__ import annotations

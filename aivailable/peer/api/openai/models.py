@@ -1,6 +1,8 @@
 """Which deployment a client means by the name of a model.
 
 Owns the lookup and its refusal; it must not route.
+
+Not to be confused with `core.state.changes.models`, the catalogue in the state.
 """
 
 from __future__ import annotations
