@@ -57,7 +57,7 @@ class _Port:
 
 
 class _Side:
-    """One worker; its session lives through all rounds, as what it has learned does."""
+    """One worker; its step loop lives through all rounds, as what it has learned does."""
 
     def __init__(self, draft: str, threads: str) -> None:
         claim = DeviceClaim("cpu", "cpu", 0, MEMORY_BYTES)

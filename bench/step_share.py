@@ -1,9 +1,9 @@
 """python -m bench.step_share: what a step costs besides llama.cpp, and what drawing a row costs.
 
-Owns two measurements. Share: a worker's session with its real engine, channel and 16 running rows;
-llama_decode (and the wait for its numbers) against everything else: scheduling, sampling, text,
-frames. Rows: microseconds for a draw at 49k and 150k tokens, on random rows shaped like a model's
-(a few large logits over a broad rest), beside llama.cpp's own chain; of that only
+Owns two measurements. Share: a worker's step loop with its real engine, channel and 16 running
+rows; llama_decode (and the wait for its numbers) against everything else: scheduling, sampling,
+text, frames. Rows: microseconds for a draw at 49k and 150k tokens, on random rows shaped like a
+model's (a few large logits over a broad rest), beside llama.cpp's own chain; of that only
 `llama_sampler_apply` on ready candidates is counted: that its user must fill 12 bytes for every
 token before is left out, in its favour. Not part of the package.
 """

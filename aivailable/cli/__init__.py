@@ -5,6 +5,9 @@ node through `client`, and `up` hands a `Config` to `peer.app`. Everything heavy
 the command that needs it, so that `--help` stays fast (a test watches this). The `aivailable`
 script and `python -m aivailable` begin here.
 
+More than fifteen files, because each command or group of commands has its own: whoever looks for
+a command finds the file by its name. The last four are shared by them.
+
 * `up`: `up`.
 * `demo`: `demo`.
 * `local_cluster`: the demo's peers.

@@ -80,20 +80,20 @@ async def _show(count: int, once: str | None, model: str, path: Path) -> None:
         # starts background jobs with it ignored, and then asyncio leaves it so.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    async with LocalCluster(count) as nursery:
+    async with LocalCluster(count) as local:
         with render.waiting(f"starting {count} peers"):
-            await nursery.start()
+            await local.start()
         with render.waiting(f"{count} peers find each other"):
-            status = await _formed(nursery)
+            status = await _formed(local)
         render.note(_formed_line(status))
-        async with _client_of(nursery.peers[0]) as client:
+        async with _client_of(local.peers[0]) as client:
             await client.deploy(str(path), name=model, context=CONTEXT_TOKENS, slots=SLOTS)
             status = await wait_ready(client, model, READY_TIMEOUT_S)
         if once is not None:
-            await _answer_once(nursery.peers, status, model, once)
+            await _answer_once(local.peers, status, model, once)
             return
-        _invite(nursery.peers, model, status)
-        await nursery.until_all_ended(render.note)
+        _invite(local.peers, model, status)
+        await local.until_all_ended(render.note)
 
 
 def _client_of(peer: LocalPeer) -> Client:
@@ -105,7 +105,7 @@ def voters_expected(members: int) -> int:
     return 1 if members < 3 else 3 if members < 5 else 5
 
 
-async def _formed(nursery: LocalCluster) -> ClusterStatus:
+async def _formed(local: LocalCluster) -> ClusterStatus:
     """Waits until all peers are members of one cluster with the voters it shall have.
 
     Raises AivailableError with the peers' last words after FORM_TIMEOUT_S.
@@ -114,21 +114,21 @@ async def _formed(nursery: LocalCluster) -> ClusterStatus:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(FORM_TIMEOUT_S):
             while True:
-                nursery.check()
+                local.check()
                 try:
-                    async with _client_of(nursery.peers[0]) as client:
+                    async with _client_of(local.peers[0]) as client:
                         status = await client.state()
                 except AivailableError as error:
                     # Between two clusters: a lone founder gives itself up and joins another.
                     problem = f": {error}"
                 else:
                     problem = f": {len(status.nodes)} members, {len(status.voters)} voters so far"
-                    if _complete(status, len(nursery.peers)):
+                    if _complete(status, len(local.peers)):
                         return status
                 await asyncio.sleep(LOOK_EVERY_S)
     raise AivailableError(
-        f"the {len(nursery.peers)} peers did not become one cluster within {FORM_TIMEOUT_S:.0f} s"
-        f"{problem}{nursery.last_words()}"
+        f"the {len(local.peers)} peers did not become one cluster within {FORM_TIMEOUT_S:.0f} s"
+        f"{problem}{local.last_words()}"
     )
 
 

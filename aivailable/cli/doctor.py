@@ -109,7 +109,7 @@ def _examined(settings: config.Config, peers: tuple[tuple[str, int], ...]) -> Do
         async with target.open_client([own.url], own.api_key) as client:
             return await client.state()
 
-    with render.waiting("listening and knocking"):
+    with render.waiting("listening and asking"):
         return asyncio.run(examine(case, ask))
 
 

@@ -130,7 +130,7 @@ def level_lines(status: ClusterStatus) -> Iterator[Text]:
 
 
 def waiting_lines(status: ClusterStatus) -> Iterator[Text]:
-    """Who knocks, and what to type to let them in."""
+    """Who asks to join, and what to type to let them in."""
     for waiter in status.waiting:
         yield Text(
             f"\n{wording.symbol('silent')} {waiter.name} ({waiter.node[:8]}, {waiter.address}) "

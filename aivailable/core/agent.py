@@ -4,6 +4,8 @@ Owns the decision of each step; starts, fetches and kills nothing. Level-trigger
 whole picture after every change of the state or of a worker, and asks for the same action again
 until the picture has changed. The shell must therefore treat a transfer that is under way, and a
 report that is under way, as asked for already.
+
+Not to be confused with `peer.serving.agent`, the shell that takes these steps.
 """
 
 from __future__ import annotations
@@ -191,7 +193,7 @@ def _keep(
 
 
 def _transition(replica: Replica, status: Status, worker: LocalWorker) -> tuple[Action, ...]:
-    """Report what differs, one allowed step at a time (changes_models.FORWARD)."""
+    """Report what differs, one allowed step at a time (core.state.changes.models.FORWARD)."""
     if replica.status is status:
         return ()
     if status is Status.READY and replica.status is not Status.LOADING:

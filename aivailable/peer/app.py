@@ -151,7 +151,7 @@ async def _build(
         held=lambda: _held_bytes(peers),
         offload=lambda: survey(interpreters),
         trials=trials,
-        kept=kept_in(home),
+        cache=kept_in(home),
         runtimes=interpreters,
         simulated=SimulatedUse(home.path / FILE_NAME),
     )

@@ -315,7 +315,7 @@ class LocalMembers:
     async def pause(self, node: NodeId, duration_s: int) -> PauseStatus:
         session = self._current.required()
         return await pause_node(
-            node, duration_s, cluster=session, pause=session.pause, calls=session.calls
+            node, duration_s, cluster=session, pause=session.pause, rpc=session.rpc
         )
 
 

@@ -49,7 +49,7 @@ class Peer:
         self._config = config
         self._ports = ports
         self._tasks = Tasks("peer")
-        self._sequence = CommandNumbers(ports.home)
+        self._numbers = CommandNumbers(ports.home)
         self.admin_key = load_admin_key(ports)
         self.left = asyncio.Event()
         """Set once this node has left its cluster for good, or cannot take part (`failure` says
@@ -111,7 +111,7 @@ class Peer:
         await self._ports.discovery.stop()
 
     async def _open_session(self, file: ClusterFile) -> ClusterSession:
-        session = ClusterSession(self._config, self._ports, file, self._sequence, self._changed)
+        session = ClusterSession(self._config, self._ports, file, self._numbers, self._changed)
         self._current.session = session
         try:
             await session.start()

@@ -95,7 +95,7 @@ class ClusterSession:
             self._asked_for,
         )
         self._leaving = Leaving(self, self.raft, self.proposer, ports.links, self._reopen)
-        self.calls = Rpc(
+        self.rpc = Rpc(
             ports.links,
             self._tasks,
             {
@@ -165,7 +165,7 @@ class ClusterSession:
         self._tasks.spawn(self._tell_news(), "news")
         self._tasks.spawn(
             keep_asking(
-                self.calls,
+                self.rpc,
                 self._ports.links,
                 self,
                 lambda news: self._know(told(self.file, news, self._node)),
@@ -276,9 +276,9 @@ class ClusterSession:
                 self.router.heard(tuple(load.replica for load in message.replicas))
                 self.router.nudge()
             case RpcCall():
-                self.calls.called(node, message)
+                self.rpc.called(node, message)
             case RpcReply():
-                self.calls.replied(node, message)
+                self.rpc.replied(node, message)
             case _:
                 log.debug("%s sent %s outside a stream", short(node), type(message).__name__)
 
@@ -304,18 +304,18 @@ class ClusterSession:
 
     async def leave(self) -> None:
         """Give up vote, then membership. Raises AivailableError when nobody can take over."""
-        await self._leaving.leave(self.calls)
+        await self._leaving.leave(self.rpc)
 
     async def remove(self, node: NodeId, actor: str) -> None:
         """Take another member out. Raises ProposalError, AivailableError."""
-        await self._leaving.remove(self.calls, node, actor)
+        await self._leaving.remove(self.rpc, node, actor)
 
     # --- roles
 
     async def _reopen(self, node: NodeId, role: Role) -> None:
         """Ask a member to take part in Raft with another role."""
         voters = sorted(frozenset((*self.raft.voters, node)))
-        await self.calls.ask(node, "reopen", {"role": role.value, "voters": ",".join(voters)})
+        await self.rpc.ask(node, "reopen", {"role": role.value, "voters": ",".join(voters)})
 
     async def _reopened(self, node: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
         if node != self.raft.leader:

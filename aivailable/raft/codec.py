@@ -4,6 +4,8 @@ Owns: the envelope `[sender's term, incarnation, kind, fields]` in msgpack and t
 message kinds with the shape of every field. The term in the envelope is what lets stale
 acknowledgements be dropped (D2), the incarnation what lets those of a node that forgot its log. It
 must not send or decide.
+
+Not to be confused with `core.state.codec`, the bytes of one command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one door to pysyncobj: pins it, disarms it, and lends it a node's clock, dice and journal.
+"""The one way to pysyncobj: pins it, disarms it, and lends it a node's clock, dice and journal.
 
 PySyncObj keeps time, randomness, journal and serializer in module globals. Several nodes live in
 one process (tests, simulation), so those globals are replaced once, at import, by stand-ins that

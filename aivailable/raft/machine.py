@@ -2,6 +2,8 @@
 
 Owns two protocols and nothing else. `Machine` is implemented above (the replicated state), `Link`
 by peer over its connections, both by small fakes in tests.
+
+Not to be confused with `core.state.machine`, which applies commands.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Owns: the encoding of a membership change and the fold that turns a base configu
 after it into the configuration in force. In Raft a change is in force from the moment it is in the
 log (Ongaro, dissertation §4.1), so the fold runs over all entries, committed or not. It must not
 touch the library.
+
+Not to be confused with `peer.membership`, a node's way into a cluster and between two.
 """
 
 from __future__ import annotations

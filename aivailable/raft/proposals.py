@@ -3,6 +3,8 @@
 Owns: who waits for what, sending a command to the leader again until it is applied, and the
 leader's side of that. A command is bytes that carry their own identity, so that offering it twice
 is harmless. It must not decide who leads.
+
+Not to be confused with `peer.control.proposals`, which makes commands and waits for their outcome.
 """
 
 from __future__ import annotations

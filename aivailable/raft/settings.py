@@ -1,4 +1,7 @@
-"""Figures that a Raft node is built with: names, units and defaults. Given to RaftNode by peer."""
+"""Figures that a Raft node is built with: names, units and defaults. Given to RaftNode by peer.
+
+Not to be confused with `core.state.settings`, the cluster's settings, which an operator changes.
+"""
 
 from __future__ import annotations
 

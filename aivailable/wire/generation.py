@@ -2,6 +2,8 @@
 
 The host relays these messages unchanged between link and worker, so they are defined once.
 Tokens carry ids beside their text: the ingress keeps them to continue elsewhere.
+
+Not to be confused with `peer.api.generation`, which runs such requests for an HTTP client.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Messages between two linked peers.
 
 Control class (fire and forget, bounded queue): RaftMessage, Heartbeat, and small calls
-(Call → Reply). Request class (streams with credit): a stream is opened with Generate and carries
-GenerationEvents back; Cancel goes forward. Weights travel on connections of their own: a stream
-opened with FetchFile there carries FileChunk back.
+(RpcCall → RpcReply). Request class (streams with credit): a stream is opened with Generate and
+carries GenerationEvents back; Cancel goes forward. Weights travel on connections of their own: a
+stream opened with FetchFile there carries FileChunk back.
 """
 
 from __future__ import annotations

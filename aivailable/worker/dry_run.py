@@ -7,6 +7,8 @@
 Owns: the dry run (no_alloc) and nothing else; the caller falls back to gguf.memory. It takes
 0.1–2 s and under 100 MiB. For a GPU backend the devices must be there; what lies in main memory
 by design is not counted, and sums are over all devices.
+
+Not to be confused with `worker.llama.dry_run`, the calculation that this process makes once.
 """
 
 from __future__ import annotations

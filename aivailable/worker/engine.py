@@ -1,7 +1,7 @@
-"""What the session needs from an inference engine: the interface, and its failures.
+"""What the step loop needs from an inference engine: the interface, and its failures.
 
-Owns: names only. Implemented by engine_fake and engine_llama, consumed by session; the batcher
-knows nothing but `Part`.
+Owns: names only. Implemented by engine_fake and llama/engine, consumed by generating/step_loop; the
+batcher knows nothing but `Part`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The beginning of a replica's life on the channel: hello, one load, ready or refused.
 
 Owns: which sizes may be loaded at all, and what the peer is told about the load. It must not serve:
-session and embedding go on with what was loaded.
+the step loop for answers or for vectors goes on with what was loaded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LoadedT = TypeVar("LoadedT", bound=Loaded)
 
 
 class ChannelPort(Protocol):
-    """The channel as the session uses it; a test's fake is a list and a queue."""
+    """The channel as loading uses it; a test's fake is a list and a queue."""
 
     def send(self, message: Any) -> None: ...
     def receive(self) -> Any: ...

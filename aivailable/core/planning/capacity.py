@@ -1,8 +1,8 @@
 """The rooms of all devices while one decision is made: what is free, and the best place in it.
 
-Owns the bookkeeping of free bytes by device, the filter of nodes and the choice of devices; a board
-is thrown away after the decision. Must not decide what is placed, moved or drained, and words
-nothing (`core.planning.placement`).
+Owns the bookkeeping of free bytes by device, the filter of nodes and the choice of devices; a
+ledger is thrown away after the decision. Must not decide what is placed, moved or drained, and
+words nothing (`core.planning.placement`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class NodeCapacity:
     """One member. `usable`: up, heard, not draining, with devices."""
 
     member: Member
-    bays: list[DeviceCapacity]
+    capacities: list[DeviceCapacity]
     engines: tuple[str, ...]
     usable: bool
     replicas: dict[str, Replica] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class CapacityLedger:
         for key in sorted(state.replicas):
             replica = state.replicas[key]
             there.setdefault(replica.node, []).append(replica)
-        self.sites = {node: self._site(node, there[node]) for node in sorted(state.members)}
+        self.hosts = {node: self._host(node, there[node]) for node in sorted(state.members)}
         for key in sorted(state.replicas):
             self.put(state.replicas[key])
 
@@ -110,18 +110,18 @@ class CapacityLedger:
             self.take(known[replica.replica])
             known = self._of[replica.deployment]
         known[replica.replica] = replica
-        site = self.sites.get(replica.node)
-        if site is not None:
-            site.replicas[replica.replica] = replica
-            self._claim(site, replica.claims, 1)
+        host = self.hosts.get(replica.node)
+        if host is not None:
+            host.replicas[replica.replica] = replica
+            self._claim(host, replica.claims, 1)
 
     def take(self, replica: Replica) -> None:
         """Give its claims back."""
         del self._of[replica.deployment][replica.replica]
-        site = self.sites.get(replica.node)
-        if site is not None:
-            del site.replicas[replica.replica]
-            self._claim(site, replica.claims, -1)
+        host = self.hosts.get(replica.node)
+        if host is not None:
+            del host.replicas[replica.replica]
+            self._claim(host, replica.claims, -1)
 
     def of(self, deployment: str) -> list[Replica]:
         """Its replicas, sorted by id."""
@@ -138,100 +138,108 @@ class CapacityLedger:
         best: tuple[Rank, Placed] | None = None
         need = max(1, deployment.need_bytes)
         files = self._state.files_of(deployment)
-        for failed, site in self.open_sites(deployment, only):
-            lacks = self._bytes_to_fetch(files, site.member.node)
-            bays = self.bays(deployment, site)
+        for failed, host in self.open_hosts(deployment, only):
+            lacks = self._bytes_to_fetch(files, host.member.node)
+            capacities = self.capacities(deployment, host)
             single = False
-            for bay in bays:
-                left = bay.free_bytes - need
+            for capacity in capacities:
+                left = capacity.free_bytes - need
                 if left < 0:
                     continue
                 single = True
                 rough = (4 * left // need).bit_length()
-                if best is not None and best[0][:5] < (failed, bay.on_cpu, False, lacks, rough):
+                first = (failed, capacity.on_cpu, False, lacks, rough)
+                if best is not None and best[0][:5] < first:
                     continue
-                slow, node, name = bay.rank
-                rank = (failed, bay.on_cpu, False, lacks, rough, slow, left, node, name)
+                slow, node, name = capacity.rank
+                rank = (*first, slow, left, node, name)
                 if best is None or rank < best[0]:
-                    claims = (Claim(bay.device.device_id, need),)
-                    best = rank, Placed(site.member.node, claims)
-            if single or len(bays) < 2 or (best and best[0][:3] < (failed, False, True)):
+                    claims = (Claim(capacity.device.device_id, need),)
+                    best = rank, Placed(host.member.node, claims)
+            if single or len(capacities) < 2 or (best and best[0][:3] < (failed, False, True)):
                 continue
-            for on_cpu, left, taken in _splits(deployment, bays):
+            for on_cpu, left, taken in _splits(deployment, capacities):
                 rough = (4 * left // need).bit_length()
-                slow, (node, name) = max(bay.rank[0] for bay in taken), taken[0].rank[1:]
+                slow, (node, name) = max(capacity.rank[0] for capacity in taken), taken[0].rank[1:]
                 rank = (failed, on_cpu, True, lacks, rough, slow, left, node, name)
                 if best is None or rank < best[0]:
-                    best = rank, Placed(site.member.node, _shares(deployment, taken))
+                    best = rank, Placed(host.member.node, _shares(deployment, taken))
         return best[1] if best is not None else None
 
     def largest(self, deployment: Deployment, placed: Placed) -> tuple[int, int, tuple[Claim, ...]]:
         """The most tokens per slot for which there is room where it was placed; if that is all
-        that it may have, the most slots; and the claims with them. Its own are not on the board."""
+        that it may have, the most slots; and the claims with them. Its own are not in the
+        ledger."""
         growth, names = deployment.growth, [claim.device_id for claim in placed.claims]
-        bays = [bay for bay in self.sites[placed.node].bays if bay.device.device_id in names]
+        capacities = [
+            capacity
+            for capacity in self.hosts[placed.node].capacities
+            if capacity.device.device_id in names
+        ]
         context, slots = deployment.context, deployment.slots
-        if growth is None or not bays:
+        if growth is None or not capacities:
             return context, slots, placed.claims
         each = growth.token_kv_bytes, growth.token_compute_bytes
-        context += _more(deployment, bays, growth.context_max - context, *each)
+        context += _more(deployment, capacities, growth.context_max - context, *each)
         if context < growth.context_max:
             context -= (context - deployment.context) % CONTEXT_STEP
         else:
             most = deployment.slots_most
-            if any(bay.on_cpu for bay in bays):
+            if any(capacity.on_cpu for capacity in capacities):
                 most = min(most, CPU_SLOTS_MAX)
             each = growth.slot_kv_bytes, growth.slot_compute_bytes
-            slots += _more(deployment.grown(context, slots), bays, most - slots, *each)
-        return context, slots, _shares(deployment.grown(context, slots), bays)
+            slots += _more(deployment.grown(context, slots), capacities, most - slots, *each)
+        return context, slots, _shares(deployment.grown(context, slots), capacities)
 
-    def bays(self, deployment: Deployment, site: NodeCapacity) -> list[DeviceCapacity]:
+    def capacities(self, deployment: Deployment, host: NodeCapacity) -> list[DeviceCapacity]:
         """The devices of a node that the deployment allows."""
         where = deployment.where
         if not picks_devices(where):
-            return site.bays
-        key = where, site.member.node
+            return host.capacities
+        key = where, host.member.node
         if key not in self._allowed:
-            self._allowed[key] = [b for b in site.bays if not device_obstacle(where, b.device)]
+            self._allowed[key] = [
+                b for b in host.capacities if not device_obstacle(where, b.device)
+            ]
         return self._allowed[key]
 
-    def anchored(self, site: NodeCapacity) -> frozenset[str]:
+    def anchored(self, host: NodeCapacity) -> frozenset[str]:
         """Deployments beside whose replica there another one's was placed: it must not move."""
         if not self._choosy:
             return frozenset()
         owners = self._state.deployments
         return frozenset(
             name
-            for replica in site.replicas.values()
+            for replica in host.replicas.values()
             if replica.deployment in owners
             for name in owners[replica.deployment].where.beside
         )
 
-    def open_sites(
+    def open_hosts(
         self, deployment: Deployment, only: NodeId = ""
     ) -> Iterator[tuple[int, NodeCapacity]]:
-        """(failed loads, site) of every node that could take one more, however full it is."""
+        """(failed loads, host) of every node that could take one more, however full it is."""
         state = self._state
         known = self._of.get(deployment.name, {}).values()
-        hosts = {entry.node for entry in known if is_current(entry, deployment)}
+        taken_by = {entry.node for entry in known if is_current(entry, deployment)}
         cut_off = [d for d in state.files_of(deployment) if not self._held_alive(d)]
         where = deployment.where
         choosy = self._choosy or where != Where()
         apart = strangers(deployment, state.deployments) if choosy else frozenset()
-        sites = ((only, self.sites[only]),) if only else self.sites.items()
-        for node, site in sites:
-            if not site.usable or node in hosts or deployment.engine not in site.engines:
+        hosts = ((only, self.hosts[only]),) if only else self.hosts.items()
+        for node, host in hosts:
+            if not host.usable or node in taken_by or deployment.engine not in host.engines:
                 continue
             if any(node not in state.holders(digest) for digest in cut_off):
                 continue
             if choosy and (
-                node_obstacle(where, site.member)
-                or company_obstacle(where, apart, site.replicas.values())
+                node_obstacle(where, host.member)
+                or company_obstacle(where, apart, host.replicas.values())
             ):
                 continue
             failed = failures(state, deployment, node) if state.failures else 0
             if failed < state.settings.load_attempts_max:
-                yield failed, site
+                yield failed, host
 
     def _bytes_to_fetch(self, files: Mapping[str, int], node: NodeId) -> int:
         holders = self._state.holders
@@ -246,7 +254,7 @@ class CapacityLedger:
             )
         return self._lives[digest]
 
-    def _site(self, node: NodeId, there: Sequence[Replica]) -> NodeCapacity:
+    def _host(self, node: NodeId, there: Sequence[Replica]) -> NodeCapacity:
         state, member = self._state, self._state.members[node]
         inventory = state.inventories.get(node)
         devices = inventory.devices if inventory is not None else ()
@@ -255,7 +263,7 @@ class CapacityLedger:
         live: dict[str, DeviceLoad] = {}
         for load in heartbeat.devices if heartbeat is not None else ():
             live.setdefault(load.device_id, load)
-        bays = []
+        capacities = []
         for device in devices:
             usable, now = device.total_bytes, live.get(device.device_id)
             if device.backend in BUDGETED:
@@ -266,29 +274,29 @@ class CapacityLedger:
                     usable = min(usable, now.free_bytes + own)
                 usable -= state.settings.margin_bytes
             rank = (-device.speed, node, device.device_id)
-            bays.append(DeviceCapacity(device, usable, device.backend is Backend.CPU, rank))
+            capacities.append(DeviceCapacity(device, usable, device.backend is Backend.CPU, rank))
         paused = heartbeat is not None and heartbeat.paused_left_s > 0
         up = not member.down and not member.draining and not paused and bool(devices)
-        usable_site = up and is_alive(self._liveness, node, after_ms)
-        return NodeCapacity(member, bays, inventory.engines if inventory else (), usable_site)
+        usable_host = up and is_alive(self._liveness, node, after_ms)
+        return NodeCapacity(member, capacities, inventory.engines if inventory else (), usable_host)
 
-    def _claim(self, site: NodeCapacity, claims: Sequence[Claim], sign: int) -> None:
+    def _claim(self, host: NodeCapacity, claims: Sequence[Claim], sign: int) -> None:
         for claim in claims:
-            for bay in site.bays:
-                if bay.device.device_id == claim.device_id:
-                    bay.free_bytes -= sign * claim.claim_bytes
+            for capacity in host.capacities:
+                if capacity.device.device_id == claim.device_id:
+                    capacity.free_bytes -= sign * claim.claim_bytes
 
 
 def _more(
     deployment: Deployment,
-    bays: Sequence[DeviceCapacity],
+    capacities: Sequence[DeviceCapacity],
     most: int,
     kv_bytes: int,
     compute_bytes: int,
 ) -> int:
     """How many more of what costs so many bytes each, up to `most`, the devices hold together."""
-    rooms = [bay.free_bytes - deployment.compute_bytes for bay in bays]
-    each = kv_bytes + len(bays) * compute_bytes
+    rooms = [capacity.free_bytes - deployment.compute_bytes for capacity in capacities]
+    each = kv_bytes + len(capacities) * compute_bytes
     if each:
         most = min(most, (sum(rooms) - deployment.weights_bytes - deployment.kv_bytes) // each)
     if compute_bytes:
@@ -316,23 +324,23 @@ def own_use_bytes(there: Sequence[Replica], device_id: str) -> int:
 
 
 def _splits(
-    deployment: Deployment, bays: Sequence[DeviceCapacity]
+    deployment: Deployment, capacities: Sequence[DeviceCapacity]
 ) -> Iterator[tuple[bool, int, tuple[DeviceCapacity, ...]]]:
     """(on the CPU, bytes left, devices): of each backend the fewest devices that hold it
     together, the tightest of such sets; largest rooms first."""
     shared, compute = deployment.weights_bytes + deployment.kv_bytes, deployment.compute_bytes
-    roomy = [bay for bay in bays if bay.free_bytes > compute]
-    if sum(bay.free_bytes for bay in roomy) < shared + 2 * compute:
+    roomy = [capacity for capacity in capacities if capacity.free_bytes > compute]
+    if sum(capacity.free_bytes for capacity in roomy) < shared + 2 * compute:
         return
-    for backend in sorted({bay.device.backend for bay in roomy}):
-        usable = [bay for bay in roomy if bay.device.backend is backend]
-        usable.sort(key=lambda bay: (-bay.free_bytes, bay.device.device_id))
+    for backend in sorted({capacity.device.backend for capacity in roomy}):
+        usable = [capacity for capacity in roomy if capacity.device.backend is backend]
+        usable.sort(key=lambda capacity: (-capacity.free_bytes, capacity.device.device_id))
         usable = usable[:SPLIT_DEVICES_MAX]
         for count in range(2, len(usable) + 1):
-            if sum(bay.free_bytes - compute for bay in usable[:count]) < shared:
+            if sum(capacity.free_bytes - compute for capacity in usable[:count]) < shared:
                 continue
             lefts = (
-                (sum(bay.free_bytes - compute for bay in taken) - shared, index, taken)
+                (sum(capacity.free_bytes - compute for capacity in taken) - shared, index, taken)
                 for index, taken in enumerate(combinations(usable, count))
             )
             left, _, taken = min((entry for entry in lefts if entry[0] >= 0), key=lambda e: e[:2])
@@ -343,7 +351,7 @@ def _splits(
 def _shares(deployment: Deployment, taken: Sequence[DeviceCapacity]) -> tuple[Claim, ...]:
     """Weights and KV in proportion to the room, compute on each. Never more than the room."""
     shared, compute = deployment.weights_bytes + deployment.kv_bytes, deployment.compute_bytes
-    rooms = [bay.free_bytes - compute for bay in taken]
+    rooms = [capacity.free_bytes - compute for capacity in taken]
     shares = [shared * room // sum(rooms) for room in rooms]
     rest = shared - sum(shares)
     for index, room in enumerate(rooms):
@@ -351,6 +359,6 @@ def _shares(deployment: Deployment, taken: Sequence[DeviceCapacity]) -> tuple[Cl
         shares[index] += extra
         rest -= extra
     return tuple(
-        Claim(bay.device.device_id, share + compute)
-        for share, bay in zip(shares, taken, strict=True)
+        Claim(capacity.device.device_id, share + compute)
+        for share, capacity in zip(shares, taken, strict=True)
     )

@@ -1,7 +1,7 @@
 """What the planner would come to if something were changed: nothing is proposed or kept.
 
-Owns the projection: the wish through the real `apply`, then plan after plan with every agent doing
-as told, until nothing is left to do. Decides nothing of its own.
+Owns the projection: the change through the real `apply`, then plan after plan with every agent
+doing as told, until nothing is left to do. Decides nothing of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Forecast:
     """`after` is the state once all is done; `liveness` what would be heard then."""
 
     outcome: CommandOutcome
-    """What `apply` says to the wishes: the first refusal ends it, with nothing planned."""
+    """What `apply` says to the changes: the first refusal ends it, with nothing planned."""
     after: State
     liveness: Liveness
     notes: Mapping[str, str]
@@ -40,7 +40,7 @@ class Forecast:
 
 
 def forecast(state: State, liveness: Liveness, *wishes: Body) -> Forecast:
-    """The end of what committing the wishes would begin, if every load succeeds."""
+    """The end of what committing the changes would begin, if every load succeeds."""
     return _Projection(state, liveness).run(wishes)
 
 

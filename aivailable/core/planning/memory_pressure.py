@@ -27,7 +27,7 @@ def tight_bytes(settings: ClusterSettings) -> int:
 
 
 def crowded_out(
-    board: CapacityLedger,
+    ledger: CapacityLedger,
     liveness: Liveness,
     usage: ReplicaUsage,
     deployments: Mapping[str, Deployment],
@@ -38,13 +38,13 @@ def crowded_out(
     None where one is going already: what it gives back may be enough. Pinned ones stay.
     """
     found: list[Replica] = []
-    for node, site in board.sites.items():
-        for bay in site.bays:
-            device_id = bay.device.device_id
+    for node, host in ledger.hosts.items():
+        for capacity in host.capacities:
+            device_id = capacity.device.device_id
             load = device_load(liveness, node, device_id, settings.down_after_ms)
-            if load is None or bay.device.backend in BUDGETED or load.tight_ms < TIGHT_MS:
+            if load is None or capacity.device.backend in BUDGETED or load.tight_ms < TIGHT_MS:
                 continue
-            there = _on(site, device_id)
+            there = _on(host, device_id)
             going = any(entry.drain or entry in found for entry in there)
             may = [
                 entry
@@ -56,10 +56,10 @@ def crowded_out(
     return found
 
 
-def _on(site: NodeCapacity, device_id: str) -> list[Replica]:
+def _on(host: NodeCapacity, device_id: str) -> list[Replica]:
     return [
         entry
-        for entry in site.replicas.values()
+        for entry in host.replicas.values()
         if any(claim.device_id == device_id for claim in entry.claims)
     ]
 

@@ -23,7 +23,7 @@ TRIES_MAX = 600
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """One replica that this plan wants to place, and where; `replica` is its name on the board."""
+    """One replica that this plan wants to place, and where; `replica` is its name in the ledger."""
 
     replica: str
     deployment: Deployment
@@ -32,7 +32,7 @@ class Fresh:
     """Tokens per slot, once grown; 0 = the deployment's own. So are the slots."""
     slots: int = 0
 
-    def on_board(self) -> Replica:
+    def in_ledger(self) -> Replica:
         deployment = self.deployment
         return Replica(
             replica=self.replica,
@@ -47,11 +47,11 @@ class Fresh:
 
 
 class Packing:
-    """The tentative placements of one plan, kept in step with the board."""
+    """The tentative placements of one plan, kept in step with the ledger."""
 
-    def __init__(self, board: CapacityLedger) -> None:
+    def __init__(self, ledger: CapacityLedger) -> None:
         self.fresh: dict[str, Fresh] = {}
-        self._board = board
+        self._ledger = ledger
         self._serial = 0
         self._tries = TRIES_MAX
 
@@ -74,7 +74,7 @@ class Packing:
         entry = self.fresh[replica]
         if entry.deployment.growth is not None:
             self._take(entry)
-            context, slots, claims = self._board.largest(entry.deployment, entry.placed)
+            context, slots, claims = self._ledger.largest(entry.deployment, entry.placed)
             placed = Placed(entry.placed.node, claims)
             self._put(replace(entry, placed=placed, context=context, slots=slots))
 
@@ -94,8 +94,8 @@ class Packing:
         """
         first = counts.get(deployment.name, 0) == 0
         best: tuple[tuple[int, int, str], Fresh] | None = None
-        for _, site in self._board.open_sites(deployment):
-            for entry in self._on(site):
+        for _, host in self._ledger.open_hosts(deployment):
+            for entry in self._on(host):
                 other = entry.deployment
                 less = (other.priority, other.need_bytes) < (
                     deployment.priority,
@@ -105,15 +105,15 @@ class Packing:
                 if not less or other.priority > deployment.priority or (only and not first):
                     continue
                 key = (other.priority, other.need_bytes, entry.replica)
-                if (best is None or key < best[0]) and self._roomy(site, deployment, entry):
+                if (best is None or key < best[0]) and self._roomy(host, deployment, entry):
                     self._take(entry)
-                    if self._find(deployment, site.member.node) is not None:
+                    if self._find(deployment, host.member.node) is not None:
                         best = key, entry
                     self._put(entry)
         if best is None:
             return None
         self._take(best[1])
-        found = self._board.find(deployment, best[1].placed.node)
+        found = self._ledger.find(deployment, best[1].placed.node)
         if found is None:
             self._put(best[1])
             return None
@@ -121,17 +121,17 @@ class Packing:
         return best[1].deployment
 
     def _squeeze(self, deployment: Deployment, depth: int) -> bool:
-        for _, site in list(self._board.open_sites(deployment)):
-            for entry in self._on(site):
+        for _, host in list(self._ledger.open_hosts(deployment)):
+            for entry in self._on(host):
                 if self._tries <= 0:
                     return False
                 if entry.deployment.need_bytes > deployment.need_bytes:
                     continue
-                if not self._roomy(site, deployment, entry):
+                if not self._roomy(host, deployment, entry):
                     continue
                 before = dict(self.fresh)
                 self._take(entry)
-                found = self._find(deployment, site.member.node)
+                found = self._find(deployment, host.member.node)
                 if found is not None:
                     self.add(deployment, found)
                     elsewhere = self._find(entry.deployment)
@@ -143,33 +143,33 @@ class Packing:
                 self._restore(before)
         return False
 
-    def _on(self, site: NodeCapacity) -> Sequence[Fresh]:
+    def _on(self, host: NodeCapacity) -> Sequence[Fresh]:
         """Of this plan, and free to move; smallest first."""
-        fixed = self._board.anchored(site)
+        fixed = self._ledger.anchored(host)
         there = [
             entry
-            for key in site.replicas
+            for key in host.replicas
             if (entry := self.fresh.get(key)) is not None and entry.deployment.name not in fixed
         ]
         return sorted(there, key=lambda entry: (entry.deployment.need_bytes, entry.replica))
 
-    def _roomy(self, site: NodeCapacity, deployment: Deployment, without: Fresh) -> bool:
+    def _roomy(self, host: NodeCapacity, deployment: Deployment, without: Fresh) -> bool:
         """A cheap look before the exact one: enough on the node as a whole."""
-        free = sum(bay.free_bytes for bay in site.bays if bay.free_bytes > 0)
+        free = sum(capacity.free_bytes for capacity in host.capacities if capacity.free_bytes > 0)
         back = sum(claim.claim_bytes for claim in without.placed.claims)
         return free + back >= deployment.need_bytes
 
     def _find(self, deployment: Deployment, node: str = "") -> Placed | None:
         self._tries -= 1
-        return self._board.find(deployment, node)
+        return self._ledger.find(deployment, node)
 
     def _put(self, entry: Fresh) -> None:
         self.fresh[entry.replica] = entry
-        self._board.put(entry.on_board())
+        self._ledger.put(entry.in_ledger())
 
     def _take(self, entry: Fresh) -> None:
         del self.fresh[entry.replica]
-        self._board.take(entry.on_board())
+        self._ledger.take(entry.in_ledger())
 
     def _restore(self, before: dict[str, Fresh]) -> None:
         for key in [key for key in self.fresh if key not in before]:

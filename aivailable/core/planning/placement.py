@@ -91,26 +91,28 @@ def place(
     tightest fit, then names. Larger ones are placed first, so the fast devices are theirs.
     `leaving`: replicas that are thought gone, to learn whether waiting for them helps.
     """
-    board = CapacityLedger(state, liveness)
+    ledger = CapacityLedger(state, liveness)
     for replica in sorted(leaving):
         if replica in state.replicas:
-            board.take(state.replicas[replica])
-    found = board.find(deployment)
-    return found if found is not None else refusal(state, liveness, deployment, board)
+            ledger.take(state.replicas[replica])
+    found = ledger.find(deployment)
+    return found if found is not None else refusal(state, liveness, deployment, ledger)
 
 
 def refusal(
-    state: State, liveness: Liveness, deployment: Deployment, board: CapacityLedger
+    state: State, liveness: Liveness, deployment: Deployment, ledger: CapacityLedger
 ) -> PlacementRefused:
-    """What each device, or the whole node, lacks for one more replica as the board stands."""
+    """What each device, or the whole node, lacks for one more replica as the ledger stands."""
     verdicts: list[DeviceVerdict] = []
-    for node, site in board.sites.items():
-        there = tuple(site.replicas.values())
-        obstacle = _node_obstacle(state, liveness, deployment, site.member, there)
+    for node, host in ledger.hosts.items():
+        there = tuple(host.replicas.values())
+        obstacle = _node_obstacle(state, liveness, deployment, host.member, there)
         if obstacle:
-            verdicts.append(DeviceVerdict(node, site.member.name, "", obstacle))
+            verdicts.append(DeviceVerdict(node, host.member.name, "", obstacle))
         else:
-            verdicts += [_verdict(deployment, site.member, bay) for bay in site.bays]
+            verdicts += [
+                _verdict(deployment, host.member, capacity) for capacity in host.capacities
+            ]
     return PlacementRefused(tuple(verdicts))
 
 
@@ -185,18 +187,18 @@ def file_words(deployment: Deployment | None, digest: Digest) -> str:
     return "the model file"
 
 
-def _verdict(deployment: Deployment, member: Member, bay: DeviceCapacity) -> DeviceVerdict:
-    obstacle = device_obstacle(deployment.where, bay.device)
+def _verdict(deployment: Deployment, member: Member, capacity: DeviceCapacity) -> DeviceVerdict:
+    obstacle = device_obstacle(deployment.where, capacity.device)
     if obstacle:
-        return DeviceVerdict(member.node, member.name, bay.device.device_id, obstacle)
-    need, free = deployment.need_bytes, max(0, bay.free_bytes)
+        return DeviceVerdict(member.node, member.name, capacity.device.device_id, obstacle)
+    need, free = deployment.need_bytes, max(0, capacity.free_bytes)
     text = f"needs {format_bytes(need)}, {format_bytes(free)} free"
     if format_bytes(need) == format_bytes(free):
         text += f", {format_bytes(need - free)} missing"
     context = _context_that_fits(deployment, free)
     if context:
         text += f"; would fit with ctx {context}"
-    return DeviceVerdict(member.node, member.name, bay.device.device_id, text, need, free)
+    return DeviceVerdict(member.node, member.name, capacity.device.device_id, text, need, free)
 
 
 def _context_that_fits(deployment: Deployment, free: int) -> int:

@@ -125,8 +125,8 @@ class _Planning:
         self._reserved: list[Replica] = []
         self._waits: dict[str, str] = {}
         self._refused: dict[str, Deployment] = {}
-        self._board = CapacityLedger(state, liveness)
-        self._packing = Packing(self._board)
+        self._ledger = CapacityLedger(state, liveness)
+        self._packing = Packing(self._ledger)
         self._usage = ReplicaUsage(state, liveness)
         self._order: list[Deployment] = []
 
@@ -165,9 +165,9 @@ class _Planning:
             self._bodies.append(CloseWindow(state.window.serial))
         self._raise_feature_level()
         self._mark()
-        self._board = CapacityLedger(self._state, self._liveness)
-        self._packing = Packing(self._board)
-        for replica in self._board.all():
+        self._ledger = CapacityLedger(self._state, self._liveness)
+        self._packing = Packing(self._ledger)
+        for replica in self._ledger.all():
             if replica.deployment not in state.deployments:
                 self._drain(replica, "not deployed any more")
         self._clear()
@@ -183,9 +183,9 @@ class _Planning:
         """What owners and other programs want back goes whatever it is good for."""
         settings = self._state.settings
         crowded = crowded_out(
-            self._board, self._liveness, self._usage, self._state.deployments, settings
+            self._ledger, self._liveness, self._usage, self._state.deployments, settings
         )
-        for replica in self._board.all():
+        for replica in self._ledger.all():
             if self._usage.is_paused(replica.node):
                 self._drain(replica, "its owner wants the machine for a while")
             elif replica in crowded:
@@ -197,7 +197,7 @@ class _Planning:
         reservations and notes are of one pass."""
         bodies, fresh = len(self._bodies), dict(self._packing.fresh)
         for reserved in self._reserved:
-            self._board.take(reserved)
+            self._ledger.take(reserved)
         self._reserved.clear()
         self._waits.clear()
         self._refused.clear()
@@ -238,7 +238,7 @@ class _Planning:
         if deployment.name in self._refused or deployment.name in self._waits:
             return
         while len(self._current(deployment)) < count:
-            found = self._board.find(deployment)
+            found = self._ledger.find(deployment)
             if found is not None:
                 self._packing.add(deployment, found)
             elif not self._packing.squeeze(deployment) and not self._make_room(deployment):
@@ -272,19 +272,19 @@ class _Planning:
             if deployment.name in self._waits or deployment.name in self._refused:
                 continue
             if grows(deployment, current[deployment.name], self._usage, self._state.settings):
-                found = self._board.find(deployment)
+                found = self._ledger.find(deployment)
                 if found is not None:
                     self._packing.add(deployment, found)
 
     def _wanted(self, deployment: Deployment) -> int:
         """Replicas that it shall have: `min`, and one on demand."""
-        return self._usage.wanted(deployment, self._board.of(deployment.name))
+        return self._usage.wanted(deployment, self._ledger.of(deployment.name))
 
     def _current(self, deployment: Deployment) -> list[Replica]:
         """Replicas that count towards the target: up to date, on a node that is not draining."""
         return [
             replica
-            for replica in self._board.of(deployment.name)
+            for replica in self._ledger.of(deployment.name)
             if is_current(replica, deployment) and not self._leaving(replica)
         ]
 
@@ -296,7 +296,7 @@ class _Planning:
         """Replicas to be replaced that have not been told to go yet; idle ones first."""
         replicas = [
             replica
-            for replica in self._board.of(deployment.name)
+            for replica in self._ledger.of(deployment.name)
             if not replica.drain and (not is_current(replica, deployment) or self._leaving(replica))
         ]
         return sorted(replicas, key=lambda entry: entry.status is Status.READY)
@@ -306,25 +306,25 @@ class _Planning:
         replaces are drained first, else less important ones: as few as suffice, and only if that
         helps. The room is then reserved, so that nobody else is placed into it meanwhile. True:
         there is room at once, since what gives way was only planned."""
-        going = [entry for entry in self._board.all() if entry.drain]
+        going = [entry for entry in self._ledger.all() if entry.drain]
         for replica in going:
-            self._board.take(replica)
+            self._ledger.take(replica)
         to_drain: list[Replica] = []
-        answer = self._board.find(deployment)
+        answer = self._ledger.find(deployment)
         for replica in self._outdated(deployment) if answer is None else ():
             to_drain.append(replica)
-            self._board.take(replica)
-            answer = self._board.find(deployment)
+            self._ledger.take(replica)
+            answer = self._ledger.find(deployment)
             if answer is not None:
                 break
         for replica in to_drain:
-            self._board.put(replica)
+            self._ledger.put(replica)
         if answer is None:
             to_drain, answer = victims(
-                self._board, deployment, self._state.deployments, self._usage
+                self._ledger, deployment, self._state.deployments, self._usage
             )
         for replica in going:
-            self._board.put(replica)
+            self._ledger.put(replica)
         if answer is None:
             self._refused[deployment.name] = deployment
             self._drop_unstarted(deployment)
@@ -332,7 +332,7 @@ class _Planning:
         planned = [replica for replica in to_drain if replica.replica in self._packing.fresh]
         for replica in planned:
             self._packing.drop(replica.replica)
-        if planned and self._board.find(deployment) is not None:
+        if planned and self._ledger.find(deployment) is not None:
             return True
         running = [replica for replica in to_drain if replica not in planned]
         self._reserve(deployment, answer, running, going)
@@ -351,13 +351,13 @@ class _Planning:
         first = sorted(r.replica for r in (*going, *to_drain) if r.node == answer.node)
         waits_for = ", ".join(first) or "a replica"
         self._waits[deployment.name] = f"waits for room: {waits_for} must go first"
-        reserved = Fresh(f"{deployment.name}#reserved", deployment, answer).on_board()
+        reserved = Fresh(f"{deployment.name}#reserved", deployment, answer).in_ledger()
         self._reserved.append(reserved)
-        self._board.put(reserved)
+        self._ledger.put(reserved)
 
     def _unplaceable(self, deployment: Deployment) -> str:
         have, want = len(self._current(deployment)), self._wanted(deployment)
-        refused = refusal(self._state, self._liveness, deployment, self._board)
+        refused = refusal(self._state, self._liveness, deployment, self._ledger)
         count = f"{have} of {want} replicas placed: " if have else ""
         old = ", ".join(entry.replica for entry in self._outdated(deployment))
         still = f"; {old} goes on meanwhile" if old else ""
@@ -393,7 +393,7 @@ class _Planning:
         if replica.drain:
             return
         self._bodies.append(Drain(replica.replica, why))
-        self._board.put(replace(replica, drain=True))
+        self._ledger.put(replace(replica, drain=True))
 
 
 def _no_host(state: State, node: NodeId) -> bool:

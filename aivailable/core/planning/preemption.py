@@ -18,7 +18,7 @@ _EXTRA_IDLE, _EXTRA_BUSY, _ON_DEMAND, _LESSER, _NEVER = range(5)
 
 
 def victims(
-    board: CapacityLedger,
+    ledger: CapacityLedger,
     wanted: Deployment,
     deployments: Mapping[str, Deployment],
     usage: ReplicaUsage,
@@ -26,15 +26,15 @@ def victims(
     """Replicas, none pinned, without which `wanted` fits, and where.
 
     Of all nodes the one whose victims give way soonest, have the lowest priority, are the fewest
-    and then the smallest. Nothing, and None, when no such set is enough. The board is as before.
+    and then the smallest. Nothing, and None, when no such set is enough. The ledger is as before.
     """
     best: tuple[tuple[int, int, int, int], list[Replica], Placed] | None = None
-    for _, site in board.open_sites(wanted):
-        chosen, found = _on(board, site, wanted, deployments, usage)
+    for _, host in ledger.open_hosts(wanted):
+        chosen, found = _on(ledger, host, wanted, deployments, usage)
         if found is None:
             continue
         worth = max(deployments[entry.deployment].priority for entry in chosen)
-        kind = max(_kind(board, entry, wanted, deployments, usage) for entry in chosen)
+        kind = max(_kind(ledger, entry, wanted, deployments, usage) for entry in chosen)
         cost = (kind, worth, len(chosen), sum(_bytes(entry) for entry in chosen))
         if best is None or cost < best[0]:
             best = cost, chosen, found
@@ -42,17 +42,17 @@ def victims(
 
 
 def _on(
-    board: CapacityLedger,
-    site: NodeCapacity,
+    ledger: CapacityLedger,
+    host: NodeCapacity,
     wanted: Deployment,
     deployments: Mapping[str, Deployment],
     usage: ReplicaUsage,
 ) -> tuple[list[Replica], Placed | None]:
     """A set on one node of which none can stay."""
-    node = site.member.node
+    node = host.member.node
     ranked: list[tuple[tuple[int, int, int, int, str], Replica]] = []
-    for entry in site.replicas.values():
-        kind = _kind(board, entry, wanted, deployments, usage)
+    for entry in host.replicas.values():
+        kind = _kind(ledger, entry, wanted, deployments, usage)
         if kind < _NEVER:
             priority, idle_ms = deployments[entry.deployment].priority, usage.idle_ms(entry)
             ranked.append(((kind, priority, -idle_ms, _bytes(entry), entry.replica), entry))
@@ -61,26 +61,26 @@ def _on(
     chosen: list[Replica] = []
     found: Placed | None = None
     for entry in lesser:
-        board.take(entry)
+        ledger.take(entry)
         chosen.append(entry)
-        found = board.find(wanted, node)
+        found = ledger.find(wanted, node)
         if found is not None:
             break
     for entry in list(reversed(chosen)) if found is not None else ():
-        board.put(entry)
-        without = board.find(wanted, node)
+        ledger.put(entry)
+        without = ledger.find(wanted, node)
         if without is None:
-            board.take(entry)
+            ledger.take(entry)
         else:
             chosen.remove(entry)
             found = without
     for entry in chosen:
-        board.put(entry)
+        ledger.put(entry)
     return chosen, found
 
 
 def _kind(
-    board: CapacityLedger,
+    ledger: CapacityLedger,
     replica: Replica,
     wanted: Deployment,
     deployments: Mapping[str, Deployment],
@@ -90,9 +90,9 @@ def _kind(
     owner = deployments.get(replica.deployment)
     if owner is None or owner.pin or replica.drain or owner.name == wanted.name:
         return _NEVER
-    there = board.of(owner.name)
+    there = ledger.of(owner.name)
     # One that has to leave its node, or that nobody hears, does not make another one extra.
-    count = sum(is_current(entry, owner) and _stays(board, entry) for entry in there)
+    count = sum(is_current(entry, owner) and _stays(ledger, entry) for entry in there)
     if is_current(replica, owner) and count > max(1, usage.wanted(owner, there)):
         return _EXTRA_BUSY if usage.idle_ms(replica) == 0 else _EXTRA_IDLE
     if owner.priority <= wanted.priority and usage.evictable(owner, replica, count):
@@ -100,9 +100,9 @@ def _kind(
     return _LESSER if owner.priority < wanted.priority else _NEVER
 
 
-def _stays(board: CapacityLedger, replica: Replica) -> bool:
-    site = board.sites.get(replica.node)
-    return site is not None and site.usable
+def _stays(ledger: CapacityLedger, replica: Replica) -> bool:
+    host = ledger.hosts.get(replica.node)
+    return host is not None and host.usable
 
 
 def _bytes(replica: Replica) -> int:

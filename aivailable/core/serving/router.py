@@ -1,6 +1,8 @@
 """Which replica answers a request, with the reason for every one that does not.
 
 Owns the choice; reserves, sends and retries nothing. It is asked for each attempt of a request.
+
+Not to be confused with `peer.serving.router`, which carries out what is chosen here.
 """
 
 from __future__ import annotations

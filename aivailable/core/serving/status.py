@@ -146,7 +146,7 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class WaitingStatus:
-    """A node that knocks and is not admitted: visible on both sides."""
+    """A node that asks to join and is not admitted: visible on both sides."""
 
     node: NodeId
     name: str

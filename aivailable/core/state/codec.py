@@ -2,6 +2,8 @@
 
 The envelope has one shape for ever, so that every version reads id and level of a command whose
 body it does not know (core.state.levels).
+
+Not to be confused with `raft.codec`, the messages between two logs.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def company_obstacle(where: Where, apart: frozenset[str], there: Iterable[Replic
 
 
 def problem(where: Where, name: str) -> str:
-    """What is wrong with it as a wish of the deployment `name`; "" when nothing is."""
+    """What is wrong with it for the deployment `name`; "" when nothing is."""
     lists = {
         "nodes": where.nodes,
         "not_nodes": where.not_nodes,

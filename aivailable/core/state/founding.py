@@ -57,8 +57,8 @@ class FoundCluster:
 
 @dataclass(frozen=True, slots=True)
 class Join(Generic[S]):
-    """Ask there. With a closed window this is a knock: the other side says `window_closed` and
-    shows us as waiting."""
+    """Ask there. With a closed window this only tells that we are here: the other side says
+    `window_closed` and shows us as waiting."""
 
     sighting: S
 

@@ -2,7 +2,7 @@
 
 Owns the key of a measurement (model digest, device kind, backend, context, slots, KV type, and the
 other engine options, which may need memory too) and how a deployment's size follows from it.
-`apply` writes the measurements (`changes_models`); the planner and `deploy` read them.
+`apply` writes the measurements (`changes/models`); the planner and `deploy` read them.
 """
 
 from __future__ import annotations

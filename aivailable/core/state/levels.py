@@ -82,7 +82,7 @@ def why_not_yet(members: Mapping[str, Member], level: int, current: int) -> str:
 
 
 def too_old_for(level: int) -> str:
-    """To whoever runs this code in (or at the door of) a cluster at `level`."""
+    """To whoever runs this code in a cluster, or wants to join one, at `level`."""
     return _install(
         f"this node's version does feature level {LEVEL}, and its cluster works at {level}"
     )

@@ -7,6 +7,8 @@ every node (defect D10 in raft/DESIGN.md). The handlers, one per command kind, a
 Versions that share a log decide alike: what needs a higher feature level than the state has is
 refused by its envelope, unread. What the state allows and this code cannot do has the outcome
 CODE_TOO_OLD: nothing is changed, and the node must stop there.
+
+Not to be confused with `raft.machine`, the port through which Raft drives the state.
 """
 
 from __future__ import annotations

@@ -13,13 +13,16 @@ most one dissolves, whatever either believed of the other's size, since `apply` 
 
 Why a stranger takes over nothing. Members, pristine or not, even the id: all that the other side
 says of itself is its own word, and a hostile program says "a hundred members". So what it says
-only decides which side may *ask*. Ours ends by itself only when it has nothing to lose and its door
+only decides which side may *ask*. Ours ends by itself only when it has nothing to lose and
 is open anyhow: our own window open, nothing deployed, no operator's hand in it yet. Whoever could
 abuse that could as well have walked in through the window. A join key, proved both ways before the
 first word of a merge, stands for both open windows. In every other case only our own operator ends
 it, by naming the other cluster's id (`aivailable merge ID`), as seen over there.
 The winner's risk is smaller: it lets in the listed nodes, so it adopts only when its own window is
 open, or the join key was proved (then it lets in whoever has the key at any time).
+
+Not to be confused with `core.state.changes.merging`, which applies the two commands, nor with
+`peer.membership.merging`, which takes the steps.
 """
 
 from __future__ import annotations
@@ -135,7 +138,7 @@ def listing(state: State, node: NodeId, cluster: ClusterId = "") -> Tombstone | 
 
 
 def without_awaited(tombstones: Sequence[Tombstone], node: NodeId) -> tuple[Tombstone, ...]:
-    """The node has come, by whatever door. Struck off for good: were it removed later, no
+    """The node has come, in whatever way. Struck off for good: were it removed later, no
     tombstone would let it in again."""
     return tuple(
         replace(entry, awaited=tuple(other for other in entry.awaited if other != node))

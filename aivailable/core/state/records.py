@@ -245,7 +245,7 @@ class Deployment:
     weights_bytes: int = 0
     kv_bytes: int = 0
     compute_bytes: int = 0
-    """Prediction for one replica on one device (oracle or formula)."""
+    """Prediction for one replica on one device (the engine's dry run, or the formula)."""
     predicted_by: str = "formula"
     where: Where = Where()
     growth: Growth | None = None

@@ -2,6 +2,9 @@
 
 Owns the table behind `aivailable set` and `/cluster/v1/settings`, and the checks that `apply`
 repeats. A new field of `ClusterSettings` needs a line here (a test says so).
+
+Not to be confused with the settings of one node (`aivailable.config`), nor with those of the Raft
+library (`raft.settings`).
 """
 
 from __future__ import annotations

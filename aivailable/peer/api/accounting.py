@@ -82,52 +82,52 @@ def outcome_of(status: int) -> RequestOutcome:
     return RequestOutcome.REFUSED if status < 500 or status == 503 else RequestOutcome.FAILED
 
 
-_CALL = web.RequestKey("call", RequestRecord)
+_RECORD = web.RequestKey("call", RequestRecord)
 
 
-def attach(request: web.Request, call: RequestRecord) -> None:
-    request[_CALL] = call
+def attach(request: web.Request, record: RequestRecord) -> None:
+    request[_RECORD] = record
 
 
-def call_of(request: web.Request) -> RequestRecord:
+def record_of(request: web.Request) -> RequestRecord:
     """The record that the middleware opened for this request."""
-    return request[_CALL]
+    return request[_RECORD]
 
 
 def end(
-    call: RequestRecord, outcome: RequestOutcome, status: int, now_s: float, metrics: Metrics
+    record: RequestRecord, outcome: RequestOutcome, status: int, now_s: float, metrics: Metrics
 ) -> None:
-    """Count and log. A dialect that knows better than the status has set `call.outcome`."""
-    call.outcome = call.outcome or outcome
-    routing = call.routing
+    """Count and log. A dialect that knows better than the status has set `record.outcome`."""
+    record.outcome = record.outcome or outcome
+    routing = record.routing
     metrics.request_ended(
         Ended(
-            route=call.route,
-            outcome=call.outcome.value,
-            deployment=call.model,
-            key=call.key,
-            prompt_tokens=call.prompt_tokens,
-            cached_tokens=call.cached_tokens,
-            completion_tokens=call.completion_tokens,
-            first_token_s=call.first_token_s,
+            route=record.route,
+            outcome=record.outcome.value,
+            deployment=record.model,
+            key=record.key,
+            prompt_tokens=record.prompt_tokens,
+            cached_tokens=record.cached_tokens,
+            completion_tokens=record.completion_tokens,
+            first_token_s=record.first_token_s,
             routed_s=routing.queue_ms / 1000 if routing is not None and routing.attempts else None,
         )
     )
     log.info(
         "id=%s key=%s route=%s %s model=%s host=%s replica=%s attempts=%d tokens=%d+%d "
         "queue_ms=%d ms=%d status=%d outcome=%s",
-        call.request_id,
-        call.key.key_id if call.key is not None else "-",
-        call.method,
-        call.route,
-        call.model or "-",
+        record.request_id,
+        record.key.key_id if record.key is not None else "-",
+        record.method,
+        record.route,
+        record.model or "-",
         (short(routing.host) if routing is not None else "") or "-",
         (routing.replica if routing is not None else "") or "-",
         routing.attempts if routing is not None else 0,
-        call.prompt_tokens,
-        call.completion_tokens,
+        record.prompt_tokens,
+        record.completion_tokens,
         routing.queue_ms if routing is not None else 0,
-        round((now_s - call.started_s) * 1000),
+        round((now_s - record.started_s) * 1000),
         status,
-        call.outcome.value,
+        record.outcome.value,
     )

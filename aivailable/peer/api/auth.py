@@ -26,7 +26,7 @@ from aiohttp import web
 from aivailable.core.ids import AccountId, NodeId, short
 from aivailable.core.state.records import ApiKey, Scope
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import RequestRecord, call_of
+from aivailable.peer.api.accounting import RequestRecord, record_of
 from aivailable.peer.service import ApiKeys
 
 KEY_MAX_CHARS = 256
@@ -43,16 +43,16 @@ def authenticate(
     require_auth: bool,
     open_paths: Collection[str],
 ) -> None:
-    """Fills in the call's `key`, `account` and `admin`. `open_paths` are answered to
+    """Fills in the record's `key`, `account` and `admin`. `open_paths` are answered to
     everyone. Raises RequestError 401 or 403."""
-    call = call_of(request)
-    call.account = account_of_address(request.remote or "", node)
+    record = record_of(request)
+    record.account = account_of_address(request.remote or "", node)
     presented = _presented_key(request)
     if presented is not None:
-        call.key = _known(api_keys, presented, require_auth=require_auth)
-        if call.key is not None:
-            call.account = f"key:{call.key.key_id}"
-            call.admin = call.key.scope is Scope.ADMIN or not require_auth
+        record.key = _known(api_keys, presented, require_auth=require_auth)
+        if record.key is not None:
+            record.account = f"key:{record.key.key_id}"
+            record.admin = record.key.scope is Scope.ADMIN or not require_auth
             return
     if request.path in open_paths:
         return
@@ -65,7 +65,7 @@ def authenticate(
             "'aivailable key create' on a member makes one",
         )
     _refuse_web_pages(request, check_host=local)
-    call.admin = not require_auth
+    record.admin = not require_auth
 
 
 def account_of_address(remote: str, node: NodeId) -> AccountId:
@@ -81,10 +81,10 @@ def account_of_address(remote: str, node: NodeId) -> AccountId:
 
 def require_admin(request: web.Request) -> RequestRecord:
     """For routes that change the cluster. Raises RequestError 403."""
-    call = call_of(request)
-    if call.admin:
-        return call
-    who = f"key {call.key.key_id} has scope user" if call.key is not None else "no key was sent"
+    record = record_of(request)
+    if record.admin:
+        return record
+    who = f"key {record.key.key_id} has scope user" if record.key is not None else "no key was sent"
     raise RequestError(
         403, "admin_required", f"this changes the cluster and needs an admin key, but {who}"
     )

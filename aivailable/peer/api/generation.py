@@ -1,9 +1,11 @@
 """One or several runs of `Inference.generate` for one HTTP request, as every dialect consumes them.
 
-Owns the tasks that read the service's events and the figures they leave in the call's record;
+Owns the tasks that read the service's events and the figures they leave in the request's record;
 it must not know any dialect. One task does all the reading and the closing of a run, so that the
 service may hold timeouts and locks across its events; the dialect waits for them with a time limit
 (keep-alives) without disturbing it. The runs share one end: what fails one fails all.
+
+Not to be confused with `wire.generation`, the messages of a request and its answer.
 """
 
 from __future__ import annotations
@@ -44,16 +46,16 @@ class Generation:
         self,
         inference: Inference,
         requests: Sequence[Generate],
-        call: RequestRecord,
+        record: RequestRecord,
         *,
         wait_s: float = WAIT_S,
         per_prompt: int = 1,
     ) -> None:
-        self._call = call
+        self._record = record
         self._per_prompt = per_prompt
         self._loop = asyncio.get_running_loop()
         self._runs = [_Run(Routing(ingress=inference.node, wait_s=wait_s)) for _ in requests]
-        call.routing = self._runs[0].routing
+        record.routing = self._runs[0].routing
         self._unheard = True
         self._waiting: deque[tuple[int, GenerationEvent | None]] = deque()
         """None: this run's task has ended."""
@@ -61,7 +63,7 @@ class Generation:
         self._room = asyncio.Event()
         self._pumps: list[asyncio.Task[None]] = []
         for index, (request, run) in enumerate(zip(requests, self._runs, strict=True)):
-            source = inference.generate(request, call.account, run.routing)
+            source = inference.generate(request, record.account, run.routing)
             pump = self._loop.create_task(self._read(index, source))
             pump.add_done_callback(partial(self._ended, index))
             self._pumps.append(pump)
@@ -116,19 +118,19 @@ class Generation:
         self._arrived.set()
 
     def _account(self, index: int, event: GenerationEvent) -> None:
-        call, run = self._call, self._runs[index]
+        record, run = self._record, self._runs[index]
         if self._unheard:
             # Of several ways the one that answered first is shown.
-            self._unheard, call.routing = False, run.routing
+            self._unheard, record.routing = False, run.routing
         if isinstance(event, Tokens):
-            if call.first_token_s is None:
-                call.first_token_s = self._loop.time() - call.started_s
+            if record.first_token_s is None:
+                record.first_token_s = self._loop.time() - record.started_s
             run.completion_tokens += len(event.ids)
-            call.completion_tokens += len(event.ids)
+            record.completion_tokens += len(event.ids)
         elif isinstance(event, Finished):
             run.finished = True
             made = event.completion_tokens or run.completion_tokens
-            call.completion_tokens += made - run.completion_tokens
+            record.completion_tokens += made - run.completion_tokens
             self._count_prompt(run, event.prompt_tokens or run.prompt_tokens, event.cached_tokens)
         elif isinstance(event, Started):
             self._count_prompt(run, event.prompt_tokens, event.cached_tokens)
@@ -141,8 +143,8 @@ class Generation:
             for start in range(0, len(self._runs), self._per_prompt)
         ]
         known = [group for group in groups if group]
-        self._call.prompt_tokens = sum(max(one.prompt_tokens for one in group) for group in known)
-        self._call.cached_tokens = sum(min(one.cached_tokens for one in group) for group in known)
+        self._record.prompt_tokens = sum(max(one.prompt_tokens for one in group) for group in known)
+        self._record.cached_tokens = sum(min(one.cached_tokens for one in group) for group in known)
 
 
 def _checked(event: GenerationEvent) -> GenerationEvent:

@@ -164,21 +164,21 @@ class ApiServer:
     async def _observed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Exactly one outcome for each request, whichever way its handler ends."""
         now_s = asyncio.get_running_loop().time
-        call = RequestRecord(self._request_id(), request.method, _route(request), now_s())
-        attach(request, call)
+        record = RequestRecord(self._request_id(), request.method, _route(request), now_s())
+        attach(request, record)
         self.metrics.in_flight += 1
         outcome, status = RequestOutcome.CANCELLED, 499
         try:
-            response = await self._answered(request, handler, call)
+            response = await self._answered(request, handler, record)
             status = response.status
             outcome = outcome_of(status)
             return response
         finally:
             self.metrics.in_flight -= 1
-            end(call, outcome, status, now_s(), self.metrics)
+            end(record, outcome, status, now_s(), self.metrics)
 
     async def _answered(
-        self, request: web.Request, handler: Handler, call: RequestRecord
+        self, request: web.Request, handler: Handler, record: RequestRecord
     ) -> web.StreamResponse:
         """The handler's answer or an error's; CancelledError when the client is gone."""
         try:
@@ -189,29 +189,29 @@ class ApiServer:
                 require_auth=self._require_auth,
                 open_paths=self._open_paths,
             )
-            with self._place(request, call):
+            with self._place(request, record):
                 response = await handler(request)
         except ClientGone as error:
             # What the server itself does when it notices first (handler_cancellation).
             raise asyncio.CancelledError("the client is gone") from error
         except web.HTTPException as error:
             refused = from_http_exception(error, request.method, request.path)
-            response = error_response(refused, call.request_id)
+            response = error_response(refused, record.request_id)
         except (AivailableError, OSError) as error:
-            response = error_response(as_request_error(error), call.request_id)
+            response = error_response(as_request_error(error), record.request_id)
         except Exception:
-            log.exception("request %s broke", call.request_id)
+            log.exception("request %s broke", record.request_id)
             broken = RequestError(500, "internal_error", "the node failed; its log says how")
-            response = error_response(broken, call.request_id)
+            response = error_response(broken, record.request_id)
         if not response.prepared:
-            response.headers.update(call.headers())
+            response.headers.update(record.headers())
         return response
 
-    def _place(self, request: web.Request, call: RequestRecord) -> AbstractContextManager[None]:
+    def _place(self, request: web.Request, record: RequestRecord) -> AbstractContextManager[None]:
         """Its place among what is under way. Entering it raises RequestError 503 or 429."""
-        if request.path in PROBES or (call.key is not None and call.key.scope is Scope.ADMIN):
+        if request.path in PROBES or (record.key is not None and record.key.scope is Scope.ADMIN):
             return contextlib.nullcontext()
-        return self._shares.hold(call.account)
+        return self._shares.hold(record.account)
 
 
 def _route(request: web.Request) -> str:

@@ -1,4 +1,4 @@
-"""How a member goes for good: by its own wish, or taken out by an operator.
+"""How a member goes for good: by its own will, or taken out by an operator.
 
 First the vote, then the membership, so that no majority ever counts on who is gone. Runs on the
 node that was asked; the leader does its part when called (`retire`, `hand_over`).
@@ -29,7 +29,7 @@ POLLS_MAX = 100
 
 
 class Leaving:
-    """Serves `Session.leave` and `Session.remove`."""
+    """Serves `ClusterSession.leave` and `ClusterSession.remove`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Leaving:
         member = self._cluster.state.members.get(node)
         return None if member is None else member.joined_at_ms
 
-    async def leave(self, calls: Rpc) -> None:
+    async def leave(self, rpc: Rpc) -> None:
         """This node gives up vote and membership. Raises AivailableError when nobody can take
         over."""
         if len(self._cluster.state.members) <= 1:
@@ -72,7 +72,7 @@ class Leaving:
             if self._raft.is_leader:
                 await self._make_way()
             if self._node in self._raft.voters:
-                await self._give_up_vote(calls, self._node)
+                await self._give_up_vote(rpc, self._node)
         except AivailableError:
             self._retiring.pop(self._node, None)
             raise
@@ -82,17 +82,17 @@ class Leaving:
             # The others cut us off as soon as they have applied it: often no answer comes back.
             log.info("leaving: %s", error)
 
-    async def remove(self, calls: Rpc, node: NodeId, actor: str) -> None:
+    async def remove(self, rpc: Rpc, node: NodeId, actor: str) -> None:
         """Take another member out. Raises ProposalRejected, ProposalUnknown, AivailableError."""
         if node == self._node:
             raise ProposalRejected("self", "a node takes itself out with `aivailable leave`")
         if node not in self._cluster.state.members:
             raise ProposalRejected("not_member", f"{short(node)} is no member")
         if self._raft.leader == node:
-            await calls.ask(node, "hand_over", {}, LEAVE_DEADLINE_S)
+            await rpc.ask(node, "hand_over", {}, LEAVE_DEADLINE_S)
             await self._until(lambda: self._raft.leader not in (None, node))
         if node in self._raft.voters:
-            await self._give_up_vote(calls, node)
+            await self._give_up_vote(rpc, node)
         expelled = Remove(node, revoke_keys=True)
         await self._propose_removal(expelled, actor, "removed by an operator")
 
@@ -101,7 +101,7 @@ class Leaving:
             removal, actor=actor, reason=reason, deadline_s=LEAVE_DEADLINE_S
         )
 
-    async def _give_up_vote(self, calls: Rpc, node: NodeId) -> None:
+    async def _give_up_vote(self, rpc: Rpc, node: NodeId) -> None:
         """Let the leader take the vote of `node` away."""
         leader = self._raft.leader
         if leader is None:
@@ -109,7 +109,7 @@ class Leaving:
         if leader == self._node:
             await self._take_vote(node)
         else:
-            await calls.ask(leader, "retire", {"node": node}, LEAVE_DEADLINE_S)
+            await rpc.ask(leader, "retire", {"node": node}, LEAVE_DEADLINE_S)
 
     async def _make_way(self) -> None:
         """As leader: see that another voter exists, and let it lead."""

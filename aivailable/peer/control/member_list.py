@@ -26,7 +26,7 @@ from aivailable.peer.ports import Links
 from aivailable.wire.join import Seat
 from aivailable.wire.schema import pack, unpack
 
-log = logging.getLogger("aivailable.roster")
+log = logging.getLogger("aivailable.member_list")
 
 ASK_PERIOD_S = 2.0
 LEADERLESS_MS = 3_000
@@ -70,7 +70,7 @@ def methods(cluster: ClusterView) -> Mapping[str, Method]:
 
 
 async def keep_asking(
-    calls: Rpc,
+    rpc: Rpc,
     links: Links,
     cluster: ClusterView,
     learn: Callable[[Told], None],
@@ -82,7 +82,7 @@ async def keep_asking(
             continue
         for node in links.connected():
             try:
-                learn(_news(await calls.ask(node, METHOD, {})))
+                learn(_news(await rpc.ask(node, METHOD, {})))
             except AivailableError as error:
                 log.debug("%s did not tell whom it knows: %s", short(node), error)
 

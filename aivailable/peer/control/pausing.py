@@ -49,7 +49,7 @@ class OwnerPause:
 
 
 async def pause_node(
-    node: NodeId, duration_s: int, *, cluster: ClusterView, pause: OwnerPause, calls: Rpc
+    node: NodeId, duration_s: int, *, cluster: ClusterView, pause: OwnerPause, rpc: Rpc
 ) -> PauseStatus:
     """Pause this node or ask another member to. Raises RequestError 404, 503 `unreachable`."""
     state = cluster.state
@@ -60,7 +60,7 @@ async def pause_node(
         if node == cluster.node:
             pause.set(duration_s)
         else:
-            await calls.ask(node, "pause", {"duration_s": str(duration_s)})
+            await rpc.ask(node, "pause", {"duration_s": str(duration_s)})
     except AivailableError as error:
         raise RequestError(503, "unreachable", f"{member.name} was not told: {error}") from error
     ending = tuple(entry.replica for entry in state.replicas_on(node)) if duration_s else ()

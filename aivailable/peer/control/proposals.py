@@ -3,6 +3,8 @@
 A timeout means unknown, not failed: Raft retries the same bytes until the deadline, and `apply`
 answers repeats from its outcome table. Sequence numbers are reserved in blocks in home, so that
 they grow across restarts without a write for each command.
+
+Not to be confused with `raft.proposals`, which brings the bytes to the leader.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class Proposer:
         replicated: ReplicatedState,
     ) -> None:
         self._node = node
-        self._sequence = sequence
+        self._numbers = sequence
         self._clock = clock
         self._raft = raft
         self._replicated = replicated
@@ -92,7 +94,7 @@ class Proposer:
             # `apply` would refuse it; an ended cluster's log shall not grow by refusals.
             raise ProposalRejected("dissolved", f"this cluster has ended in {short(ended.into)}")
         command = Command(
-            command_id=CommandId(self._node, self._sequence.take()),
+            command_id=CommandId(self._node, self._numbers.take()),
             body=body,
             actor=actor,
             reason=reason[:REASON_MAX_CHARS],

@@ -1,4 +1,4 @@
-"""Small questions between linked members: Call → Reply over the control class.
+"""Small questions between linked members: RpcCall → RpcReply over the control class.
 
 Owns matching replies to calls and their deadlines. What a method does is given as a table.
 """
@@ -15,7 +15,7 @@ from aivailable.peer.ports import Links
 from aivailable.peer.tasks import Tasks
 from aivailable.wire.peer import RpcCall, RpcReply
 
-log = logging.getLogger("aivailable.calls")
+log = logging.getLogger("aivailable.rpc")
 
 CALL_DEADLINE_S = 5.0
 

@@ -44,27 +44,27 @@ class Deploying:
         self._ports = ports
         self._proposer = proposer
         self._cluster = cluster
-        self._sizing = Sizing(ports)
+        self._memory_need = Sizing(ports)
         self._companions = Companions(ports.model_store, cluster)
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
         """Raises RequestError, ProposalError, GgufError, OSError."""
         self._validate(request)
-        thought = None
+        candidate = None
         if request.engine == FAKE_ENGINE:
             wanted = self._fake(request)
         else:
-            thought = await self._registered(self._thought(request), actor)
-            wanted = await self._real(request, thought)
+            candidate = await self._registered(self._candidate(request), actor)
+            wanted = await self._real(request, candidate)
         current = self._cluster.state.deployments.get(wanted.name)
         if current is not None:
             if _same_wish(wanted, current):
                 return current
             if not request.replace:
                 raise RequestError(409, "exists", f"{wanted.name} is deployed already")
-        self._check_fits(self._imagined(thought), wanted, current)
+        self._check_fits(self._imagined(candidate), wanted, current)
         await self._proposer.propose(
-            self._put(wanted, current, thought),
+            self._put(wanted, current, candidate),
             actor=actor,
             reason="deploy",
             deadline_s=DEPLOY_DEADLINE_S,
@@ -74,19 +74,19 @@ class Deploying:
     async def preview(self, request: DeployRequest) -> PlanStatus:
         """The whole plan as it would become. Raises as `deploy`, but for ProposalError."""
         self._validate(request)
-        wanted, thought = await self._thought_of(request)
+        wanted, candidate = await self._candidate_of(request)
         before = self._cluster.state
         current = before.deployments.get(wanted.name)
-        refusal, wishes = "", self._registering(thought)
+        refusal, wishes = "", self._registering(candidate)
         if current is None or not _same_wish(wanted, current):
-            wishes.append(self._put(wanted, current, thought))
+            wishes.append(self._put(wanted, current, candidate))
             if current is not None and not request.replace:
                 refusal = f"{wanted.name} is deployed already"
         end = forecast(before, self._cluster.liveness(), *wishes)
         refusal = refusal or end.outcome.message
         if not refusal:
             try:
-                self._check_fits(self._imagined(thought), wanted, current)
+                self._check_fits(self._imagined(candidate), wanted, current)
             except RequestError as error:
                 refusal = str(error)
         return PlanStatus(
@@ -102,14 +102,14 @@ class Deploying:
     async def fit(self, request: DeployRequest) -> FitStatus:
         """Whether one more replica fits now, on each device. Raises as `preview`."""
         self._validate(request)
-        wanted, thought = await self._thought_of(request)
-        state, liveness = self._imagined(thought), self._cluster.liveness()
+        wanted, candidate = await self._candidate_of(request)
+        state, liveness = self._imagined(candidate), self._cluster.liveness()
         placed = chosen(state, liveness, wanted)
         devices: tuple[str, ...] = ()
         if placed is not None:
             devices = tuple(device_name(state, placed.node, c.device_id) for c in placed.claims)
         return FitStatus(
-            model=thought.model.name if thought is not None else request.model,
+            model=candidate.model.name if candidate is not None else request.model,
             context=wanted.context,
             slots=wanted.slots,
             weights_bytes=wanted.weights_bytes,
@@ -119,7 +119,7 @@ class Deploying:
             node_name=state.members[placed.node].name if placed is not None else "",
             devices_chosen=devices,
             devices=device_fits(
-                state, liveness, wanted, thought.model.facts if thought is not None else None
+                state, liveness, wanted, candidate.model.facts if candidate is not None else None
             ),
         )
 
@@ -141,34 +141,36 @@ class Deploying:
                     400, "unknown_node", f"no member is called {pattern!r}; there are: {names}"
                 )
 
-    async def _thought_of(self, request: DeployRequest) -> tuple[Deployment, ModelCandidate | None]:
+    async def _candidate_of(
+        self, request: DeployRequest
+    ) -> tuple[Deployment, ModelCandidate | None]:
         """What would be deployed, with nothing registered for it. No model: the fake engine's."""
         if request.engine == FAKE_ENGINE:
             return self._fake(request), None
-        thought = self._thought(request)
-        return await self._real(request, thought), thought
+        candidate = self._candidate(request)
+        return await self._real(request, candidate), candidate
 
     def _put(
-        self, wanted: Deployment, current: Deployment | None, thought: ModelCandidate | None
+        self, wanted: Deployment, current: Deployment | None, candidate: ModelCandidate | None
     ) -> PutDeployment:
-        held = thought.held if thought is not None else ()
+        held = candidate.held if candidate is not None else ()
         return PutDeployment(wanted, 0 if current is None else current.generation, held)
 
-    def _thought(self, request: DeployRequest) -> ModelCandidate:
+    def _candidate(self, request: DeployRequest) -> ModelCandidate:
         """Model and companions, checked and not hashed. Raises RequestError."""
-        thought = self._thought_of_model(request.model)
-        digest = thought.model.digest
+        candidate = self._candidate_of_model(request.model)
+        digest = candidate.model.digest
         beside = None
         if self._cluster.state.find_model(request.model) is None:
             beside = _as_path(request.model)
         elif (file := self._ports.model_store.held().get(digest)) is not None:
             beside = file.path
-        current = self._cluster.state.deployments.get(request.name or thought.model.name)
-        architecture = thought.model.facts.architecture
+        current = self._cluster.state.deployments.get(request.name or candidate.model.name)
+        architecture = candidate.model.facts.architecture
         found = self._companions.find(request.options, beside, architecture, current)
-        return replace(thought, found=found)
+        return replace(candidate, found=found)
 
-    def _thought_of_model(self, name: str) -> ModelCandidate:
+    def _candidate_of_model(self, name: str) -> ModelCandidate:
         known = self._cluster.state.find_model(name)
         if known is not None:
             return ModelCandidate(known)
@@ -189,30 +191,30 @@ class Deploying:
             Model(digest, _catalogue_name(path), size_bytes, str(path), facts), path
         )
 
-    def _imagined(self, thought: ModelCandidate | None) -> State:
+    def _imagined(self, candidate: ModelCandidate | None) -> State:
         """The state, with the files that are asked about in the catalogue and held here."""
         state = self._cluster.state
-        if thought is None:
+        if candidate is None:
             return state
         copies = dict(state.copies)
-        for digest in thought.held:
+        for digest in candidate.held:
             copies[digest] = (*state.holders(digest), self._node)
-        if thought.path is None:
+        if candidate.path is None:
             return replace(state, copies=copies)
-        model = thought.model
+        model = candidate.model
         return replace(
             state,
             models={**state.models, model.digest: model},
             copies={**copies, model.digest: (self._node,)},
         )
 
-    def _registering(self, thought: ModelCandidate | None) -> list[Body]:
-        if thought is None or thought.path is None:
+    def _registering(self, candidate: ModelCandidate | None) -> list[Body]:
+        if candidate is None or candidate.path is None:
             return []
-        return [RegisterModel(thought.model, self._node)]
+        return [RegisterModel(candidate.model, self._node)]
 
-    async def _real(self, request: DeployRequest, thought: ModelCandidate) -> Deployment:
-        model = thought.model
+    async def _real(self, request: DeployRequest, candidate: ModelCandidate) -> Deployment:
+        model = candidate.model
         trained = model.facts.context_train
         context = request.context or min(CONTEXT_DEFAULT_TOKENS, trained or CONTEXT_DEFAULT_TOKENS)
         if trained and context > trained:
@@ -222,10 +224,10 @@ class Deploying:
                 f"{model.name} was trained for {trained} tokens; --ctx {context} cannot work",
             )
         slots = request.slots or SLOTS_DEFAULT
-        predicted = await self._sizing.predict(thought, context, slots, request.options)
+        predicted = await self._memory_need.predict(candidate, context, slots, request.options)
         weights, kv = predicted.weights_bytes, predicted.kv_bytes
         sizes = weights, kv, predicted.compute_bytes
-        options = settled(request.options, thought.companions)
+        options = settled(request.options, candidate.companions)
         learned = learned_bytes(self._cluster.state, model.digest, context, slots, options)
         return self._shape(
             request,
@@ -235,8 +237,8 @@ class Deploying:
             slots=slots,
             sizes=sizes if learned is None else with_learned(weights, kv, learned),
             by=predicted.by if learned is None else "measured",
-            growth=await self._sizing.growth(request, thought, context, slots, predicted),
-            companions=thought.companions,
+            growth=await self._memory_need.growth(request, candidate, context, slots, predicted),
+            companions=candidate.companions,
         )
 
     def _fake(self, request: DeployRequest) -> Deployment:
@@ -298,12 +300,14 @@ class Deploying:
             companions=companions,
         )
 
-    async def _registered(self, thought: ModelCandidate, actor: str) -> ModelCandidate:
+    async def _registered(self, candidate: ModelCandidate, actor: str) -> ModelCandidate:
         """With the model in the catalogue and every digest known. Raises as `deploy`."""
-        found = await self._companions.hashed(thought.found)
-        if thought.path is None:
-            return replace(thought, found=found)
-        return ModelCandidate(await self._register(thought.model, thought.path, actor), found=found)
+        found = await self._companions.hashed(candidate.found)
+        if candidate.path is None:
+            return replace(candidate, found=found)
+        return ModelCandidate(
+            await self._register(candidate.model, candidate.path, actor), found=found
+        )
 
     def _unknown(self, model: str) -> RequestError:
         names = ", ".join(sorted(entry.name for entry in self._cluster.state.models.values()))
@@ -314,12 +318,12 @@ class Deploying:
             " path of a .gguf file",
         )
 
-    async def _register(self, thought: Model, path: Path, actor: str) -> Model:
+    async def _register(self, candidate: Model, path: Path, actor: str) -> Model:
         file = await self._ports.model_store.register(path)
         known = self._cluster.state.models.get(file.digest)
         if known is not None:
             return known
-        model = replace(thought, digest=file.digest, size_bytes=file.size_bytes)
+        model = replace(candidate, digest=file.digest, size_bytes=file.size_bytes)
         await self._proposer.propose(
             RegisterModel(model, self._node),
             actor=actor,
@@ -345,7 +349,7 @@ class Deploying:
 
 def _same_wish(wanted: Deployment, current: Deployment) -> bool:
     """Whether nothing would change. The prediction is none of the user's words: a node without
-    the file predicts by formula what the oracle of another said exactly."""
+    the file predicts by formula what the dry run of another said exactly."""
     return current == replace(
         wanted,
         generation=current.generation,

@@ -51,7 +51,7 @@ class Sizing:
     async def growth(
         self,
         request: DeployRequest,
-        thought: ModelCandidate,
+        candidate: ModelCandidate,
         context: int,
         slots: int,
         least: Prediction,
@@ -61,7 +61,7 @@ class Sizing:
 
         Compute grows ever faster and a cache with a sliding window ever slower: the chord and the
         first step, whichever is more, is never too little in between."""
-        facts = thought.model.facts
+        facts = candidate.model.facts
         most = context
         if request.context_max is not None:
             most = request.context_max or facts.context_train or CONTEXT_AUTO_MAX_TOKENS
@@ -75,9 +75,9 @@ class Sizing:
         counts = range(slots, slots_most + 1)
         if most == context:
             grown = Growth(context, 0, 0)
-            return await self._with_slots(grown, thought, request.options, counts, least)
+            return await self._with_slots(grown, candidate, request.options, counts, least)
         kv_type = request.options.get("kv_type", "f16")
-        far = largest = await self.predict(thought, most, slots, request.options)
+        far = largest = await self.predict(candidate, most, slots, request.options)
         here = need(facts, context, slots, kv_type)
         step = need(facts, context + CONTEXT_STEP_TOKENS, slots, kv_type).kv_bytes - here.kv_bytes
         if far.by != least.by:  # One of the dry runs gave no sizes; never mix it with the formula.
@@ -93,12 +93,12 @@ class Sizing:
             ),
             token_compute_bytes=divided_up(max(0, far.compute_bytes - least.compute_bytes), more),
         )
-        return await self._with_slots(grown, thought, request.options, counts, largest)
+        return await self._with_slots(grown, candidate, request.options, counts, largest)
 
     async def _with_slots(
         self,
         grown: Growth,
-        thought: ModelCandidate,
+        candidate: ModelCandidate,
         options: Mapping[str, str],
         counts: range,
         few: Prediction,
@@ -110,8 +110,8 @@ class Sizing:
         steps, so the chord alone may lie below."""
         if len(counts) == 1:
             return grown
-        many = await self.predict(thought, grown.context_max, counts[-1], options)
-        curve = [self._by_formula(thought, grown.context_max, n, options) for n in counts]
+        many = await self.predict(candidate, grown.context_max, counts[-1], options)
+        curve = [self._by_formula(candidate, grown.context_max, n, options) for n in counts]
         if few.by != many.by:
             few, many = curve[0], curve[-1]
         return replace(
@@ -124,38 +124,38 @@ class Sizing:
         )
 
     async def predict(
-        self, thought: ModelCandidate, context: int, slots: int, options: Mapping[str, str]
+        self, candidate: ModelCandidate, context: int, slots: int, options: Mapping[str, str]
     ) -> Prediction:
         """By the files when all are here, else by what is recorded of them and the formula.
         Raises RequestError."""
-        file = self._ports.model_store.held().get(thought.model.digest)
-        path = file.path if file is not None else thought.path
+        file = self._ports.model_store.held().get(candidate.model.digest)
+        path = file.path if file is not None else candidate.path
         here = {
             (one.companion.option, one.companion.path): str(one.path)
-            for one in thought.found
+            for one in candidate.found
             if one.path is not None
         }
         try:
-            if path is not None and len(here) == len(thought.found):
+            if path is not None and len(here) == len(candidate.found):
                 local = with_paths(options, here) if here else options
                 return await self._ports.predict(PredictRequest(path, context, slots, dict(local)))
-            return self._by_formula(thought, context, slots, options)
+            return self._by_formula(candidate, context, slots, options)
         except ValueError as error:
             raise RequestError(400, "invalid_options", str(error)) from error
         except GgufError as error:
             raise RequestError(400, "bad_model_file", str(error)) from error
 
     def _by_formula(
-        self, thought: ModelCandidate, context: int, slots: int, options: Mapping[str, str]
+        self, candidate: ModelCandidate, context: int, slots: int, options: Mapping[str, str]
     ) -> Prediction:
         """Of a companion its file's size stands for its tensors. Raises ValueError."""
-        sizes = {(entry.option, entry.path): entry.size_bytes for entry in thought.companions}
+        sizes = {(entry.option, entry.path): entry.size_bytes for entry in candidate.companions}
         named = lora_items(options.get(LORA, ""))
         adapters = sum(sizes.get((LORA, path), 0) for path, _ in named)
         projector = sum(size for (option, _), size in sizes.items() if option == PROJECTOR)
-        encoding = sum(entry.compute_bytes for entry in thought.companions)
+        encoding = sum(entry.compute_bytes for entry in candidate.companions)
         size = need(
-            thought.model.facts,
+            candidate.model.facts,
             context,
             slots,
             options.get("kv_type", "f16"),

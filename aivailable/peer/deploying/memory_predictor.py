@@ -21,7 +21,7 @@ from aivailable.peer.ports import Prediction, PredictRequest
 from aivailable.peer.runtimes import Interpreters, Start, Starter
 from aivailable.wire.worker import DeviceClaim
 
-ORACLE_LIMIT_S = 30.0
+PREDICTION_LIMIT_S = 30.0
 ANSWER_MAX_BYTES = 64 * 1024
 CHILDREN_MAX = 2
 """Dry runs at the same time on one node."""
@@ -39,7 +39,7 @@ class MemoryPredictor:
     def __init__(
         self,
         executable: str = "",
-        limit_s: float = ORACLE_LIMIT_S,
+        limit_s: float = PREDICTION_LIMIT_S,
         *,
         starter: Starter | None = None,
         device: Callable[[], DeviceClaim | None] = lambda: None,

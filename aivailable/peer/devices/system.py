@@ -50,21 +50,21 @@ class SystemDevices:
         amd: AmdSmi | None = None,
         offload: Callable[[], Awaitable[Offload]] = probe,
         trials: Trials | None = None,
-        kept: TrialCache | None = None,
+        cache: TrialCache | None = None,
         runtimes: Interpreters | None = None,
         environment: Mapping[str, str] = os.environ,
         simulated: SimulatedUse | None = None,
     ) -> None:
         """`explicit`: (kind "cpu" or "sim", name, total bytes) in the operator's order.
         `held`: bytes that this node's replicas hold now, by device id. `trials`: None = nothing
-        is tried, only what `kept` knows counts."""
+        is tried, only what `cache` knows counts."""
         self._held = held
         self._nvml = nvml or Nvml()
         self._kernel = kernel or KernelCards()
         self._amd = amd or AmdSmi()
         self._offload = offload
         self._trials = trials
-        self._kept = kept or TrialCache()
+        self._cache = cache or TrialCache()
         self._usable: dict[str, Gpu] = {}
         self.gpus: tuple[Gpu, ...] = ()
         """Every GPU that was seen, also those that cannot be used."""
@@ -142,7 +142,7 @@ class SystemDevices:
 
     def learn_speed(self, device: Device, speed: Speed) -> None:
         """Keep it, and tell it with the inventory from now on."""
-        self._kept.keep_speed(self._speed_key(device), speed)
+        self._cache.keep_speed(self._speed_key(device), speed)
         self._devices = tuple(self._with_speed(one) for one in self._devices)
 
     def largest_gpu(self) -> DeviceClaim | None:
@@ -168,19 +168,19 @@ class SystemDevices:
         self, gpu: Gpu, offer: Offered, free: asyncio.Semaphore
     ) -> TrialVerdict | None:
         key = key_of(f"{gpu.device_id} {gpu.name}", offer.backend, _driver(gpu), offer.build)
-        known = self._kept.verdict(key)
+        known = self._cache.verdict(key)
         if known is not None or self._trials is None:
             return known
         async with free:
             verdict = await self._trials.smoke(claim_of(gpu.device_id, offer), offer.place)
-        self._kept.keep_verdict(key, verdict)
+        self._cache.keep_verdict(key, verdict)
         return verdict
 
     def _with_speed(self, device: Device) -> Device:
         if device.backend is Backend.SIM:
             speed = known_speed(device.name)
         else:
-            speed = self._kept.speed(self._speed_key(device))
+            speed = self._cache.speed(self._speed_key(device))
         if speed is None:
             return device
         return replace(device, speed=speed.decode, prefill_speed=speed.prefill)

@@ -139,7 +139,7 @@ async def look_at_machine(
         explicit,
         held=dict,
         offload=functools.partial(_answer, engine),
-        kept=TrialCache(functools.partial(_read, Path(home.path) / DEVICES_FILE)),
+        cache=TrialCache(functools.partial(_read, Path(home.path) / DEVICES_FILE)),
         runtimes=interpreters,
     )
     try:

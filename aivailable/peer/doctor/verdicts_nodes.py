@@ -278,7 +278,9 @@ def _phase(status: ClusterStatus, own: Own) -> Check:
             return _membership("phase", verdict, f"member of {cluster}", status.advice)
         case "waiting":
             advice = status.advice or "type `aivailable admit` on one of the cluster's members"
-            return _membership("phase", CheckVerdict.FAILED, "knocks and is not let in", advice)
+            return _membership(
+                "phase", CheckVerdict.FAILED, "asks to join and is not let in", advice
+            )
         case "seeking":
             # With advice something keeps it from joining, another join key for one.
             verdict = CheckVerdict.FAILED if status.advice else CheckVerdict.WARNING

@@ -1,7 +1,8 @@
 """This node as it asks another cluster to let it in.
 
 Owns what the request says of us; the join client signs it for the server that it asks. Made by
-`peer.membership.membership`, used by all who knock: to join, to yield, to merge, to come back.
+`peer.membership.membership`, used by all who ask to come in: to join, to yield, to merge, to come
+back.
 """
 
 from __future__ import annotations

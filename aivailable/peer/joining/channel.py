@@ -77,10 +77,10 @@ def fit_answer(answer: JoinAnswer, first: NodeId) -> JoinAnswer:
     """The answer with as many seats as a frame holds: `first` (the server), then the voters,
     then the rest, each in the given order. One seat is enough to learn the others from the log."""
     seats = sorted(answer.seats, key=lambda seat: (seat.node != first, not seat.voter))
-    fitting = dataclasses.replace(answer, seats=tuple(seats))
-    while fitting.seats and len(JOIN.encode(fitting)) > JOIN_FRAME_MAX_BYTES:
-        fitting = dataclasses.replace(fitting, seats=fitting.seats[:-1])
-    return fitting
+    shortened = dataclasses.replace(answer, seats=tuple(seats))
+    while shortened.seats and len(JOIN.encode(shortened)) > JOIN_FRAME_MAX_BYTES:
+        shortened = dataclasses.replace(shortened, seats=shortened.seats[:-1])
+    return shortened
 
 
 class JoinDoor:

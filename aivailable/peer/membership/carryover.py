@@ -20,11 +20,12 @@ from aivailable.peer.ports import Home, Ports
 from aivailable.peer.session import ClusterSession
 from aivailable.wire.schema import pack, unpack
 
-log = logging.getLogger("aivailable.belongings")
+log = logging.getLogger("aivailable.carryover")
 
-BELONGINGS_FILE = "belongings"
+CARRYOVER_FILE = "belongings"
+"""Its name in home, as the first version wrote it."""
 WAIT_S = 600.0
-"""So long for a node that holds a model's file to come too; then its deployments are given up."""
+"""This long for a node that holds a model's file to come too; then its deployments are given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +50,23 @@ class Carryover:
 
     @staticmethod
     def load(home: Home) -> Carryover | None:
-        data = home.load(BELONGINGS_FILE)
+        data = home.load(CARRYOVER_FILE)
         if data is None:
             return None
         try:
             return unpack(Carryover, data)
         except SchemaError as error:
             log.error("what an earlier cluster had is damaged in home, and lost: %s", error)
-            home.remove(BELONGINGS_FILE)
+            home.remove(CARRYOVER_FILE)
             return None
 
     def save(self, home: Home) -> None:
         """Raises OSError."""
-        home.save(BELONGINGS_FILE, pack(self))
+        home.save(CARRYOVER_FILE, pack(self))
 
     @staticmethod
     def forget(home: Home) -> None:
-        home.remove(BELONGINGS_FILE)
+        home.remove(CARRYOVER_FILE)
 
 
 class CarryoverEntry:

@@ -1,7 +1,9 @@
 """How a node comes to belong to a cluster: resume, look around, join, found, or give itself up.
 
 `core.state.founding` decides; this class performs it with discovery and the join channel, and
-answers other nodes' knocks. It makes and drops the peer's session.
+answers nodes that ask to join. It makes and drops the peer's session.
+
+Not to be confused with `raft.membership`, the list of voters in the log.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ log = logging.getLogger("aivailable.membership")
 LOOK_JITTER_S = 1.0
 UNREACHABLE_S = 5.0
 """A node that did not answer counts as not seen for so long."""
-KNOCK_PERIOD_S = 3.0
+ASK_PERIOD_S = 3.0
 FOUND_LOOK_S = 10.0
 """For the log of a cluster of one to be read and led by us."""
 PRISTINE_PERIOD_S = 2.0
@@ -78,9 +80,9 @@ class Membership:
         self._misfits: set[str] = set()
         """Short ids of nodes with another join key than ours, until all of our name have."""
         self._told: set[str] = set()
-        self._knocks = RefusedJoiners(ports.clock, tell)
+        self._refused_joiners = RefusedJoiners(ports.clock, tell)
         self._applicant = Applicant(config, ports, self._key_hash)
-        self._straying = Rejoining(ports, self._applicant)
+        self._rejoining = Rejoining(ports, self._applicant)
         self._yielding = Yielding(ports, self._applicant, self._tell_once)
         self.merging = Merging(ports, self._applicant, tell, keyed=config.keyed)
         self._giving_up = False
@@ -131,11 +133,11 @@ class Membership:
                 case FoundCluster():
                     await self._found()
                 case Join(sighting=sighting):
-                    if await self._knock(sighting):
+                    if await self._ask_to_join(sighting):
                         return
                     if sighting.short_node in self._misfits and self._untried(sightings, gone):
                         continue
-                    await self._wait_for_news(KNOCK_PERIOD_S * (0.5 + rng.random()))
+                    await self._wait_for_news(ASK_PERIOD_S * (0.5 + rng.random()))
                 case WaitFor(reason=reason, until_s=until_s):
                     log.debug("%s", reason)
                     await self._wait_for_news(max(0.05, until_s - now_s))
@@ -181,9 +183,9 @@ class Membership:
                 await session.found(self._own_key("founder"))
             except ProposalError as error:
                 log.warning("not founded yet: %s", error)
-                await self._wait_for_news(KNOCK_PERIOD_S)
+                await self._wait_for_news(ASK_PERIOD_S)
 
-    async def _knock(self, sighting: Sighting) -> bool:
+    async def _ask_to_join(self, sighting: Sighting) -> bool:
         """Ask to be let in at each of the sighted addresses; True when we are a member."""
         for address in sighting.addresses:
             try:
@@ -213,7 +215,7 @@ class Membership:
         )
 
     def _tell_once(self, text: str, short_node: str) -> None:
-        """What comes back at every knock, and at each node of that cluster."""
+        """What comes back at every try, and at each node of that cluster."""
         if text in self._told:
             return
         if len(self._told) >= TOLD_MAX:
@@ -317,11 +319,11 @@ class Membership:
 
     def what_to_do(self) -> str:
         """What needs a person, the most pressing first; "" when nothing does."""
-        return self.advice or self.merging.advice or self.knock_advice()
+        return self.advice or self.merging.advice or self.refused_advice()
 
     async def _find_our_way(self, session: ClusterSession) -> None:
         """Our cluster may have ended in another while we were off."""
-        answer = await self.merging.follow(session) or await self._straying.find(session)
+        answer = await self.merging.follow(session) or await self._rejoining.find(session)
         if answer is not None and self._session is session and not self._giving_up:
             self._tell(f"cluster {short(session.file.cluster_id)} has ended in another")
             await self._go(answer)
@@ -340,7 +342,7 @@ class Membership:
         self._ports.drop_raft_store(session.file.cluster_id)
         self.phase = "removed"
 
-    # --- answering knocks
+    # --- answering those who ask to join
 
     def offer(self, nonce: bytes) -> JoinOffer | None:
         """What any stranger may know; nothing while we have no cluster."""
@@ -371,7 +373,7 @@ class Membership:
         if misfit := other_version(request, session.state):
             return JoinAnswer("version", misfit)
         if key is KeyCheck.WRONG:
-            self._knocks.remember(node, request, wrong_key=True)
+            self._refused_joiners.remember(node, request, wrong_key=True)
             return JoinAnswer(
                 "bad_proof",
                 f"the cluster {session.file.name!r} has another join key: start this node with"
@@ -393,13 +395,13 @@ class Membership:
                 "other_cluster", f"{short(request.former)} has not ended in this cluster"
             )
         if not known and not by_key and listed is None and not session.window.admits(window):
-            self._knocks.remember(node, request)
+            self._refused_joiners.remember(node, request)
             return JoinAnswer(
                 "window_closed",
                 f"the cluster {session.file.name!r} admits nobody now; type `aivailable admit`"
                 " on one of its members",
             )
-        self._knocks.forget(node)
+        self._refused_joiners.forget(node)
         self._admitting += 1
         try:
             await session.proposer.propose(
@@ -430,12 +432,12 @@ class Membership:
         )
 
     def waiting(self) -> tuple[WaitingStatus, ...]:
-        """Who knocked lately and waits for an open window."""
-        return self._knocks.waiting()
+        """Who asked to join lately and waits for an open window."""
+        return self._refused_joiners.waiting()
 
-    def knock_advice(self) -> str:
+    def refused_advice(self) -> str:
         """About a stranger of late that has another join key; "" = none."""
-        return self._knocks.advice()
+        return self._refused_joiners.advice()
 
     async def announce(self) -> None:
         """Tell the LAN what we are now."""

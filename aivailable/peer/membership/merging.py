@@ -8,6 +8,9 @@ stranger takes over nothing, are in core.state.merging. Owned by peer.membership
 
 Any member can do the loser's part: it asks over the join channel and proposes like everybody. By
 itself only the leader does, so that it is done once.
+
+Not to be confused with `core.state.merging`, which holds the rules, nor with
+`core.state.changes.merging`, which applies the commands.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ DISSOLVE_DEADLINE_S = 10.0
 ADOPT_DEADLINE_S = 8.0
 LINGER_S = 3.0
 """The leader of an ended cluster stays so long, for the others to learn that it has ended."""
-REFUGES_MAX = 8
+SUCCESSORS_MAX = 8
 Address = tuple[str, int]
 Hearing = Callable[[], Awaitable[Sequence[Sighting]]]
 
@@ -71,7 +74,7 @@ class Merging:
         self._applicant = applicant
         self._tell = tell
         self._keyed = keyed
-        self._bringing = CarryoverEntry(ports, tell)
+        self._carryover = CarryoverEntry(ports, tell)
         self._looked_s = -LOOK_PERIOD_S
         self._ended_s: float | None = None
         self.advice = ""
@@ -185,7 +188,7 @@ class Merging:
         problem = may_end_in(state, own, offer.cluster_id)
         if not problem and len(members) > ADOPTED_MAX:
             problem = f"a cluster of at most {ADOPTED_MAX} members can end in another"
-        if problem or self._bringing.busy(session):
+        if problem or self._carryover.busy(session):
             raise RequestError(409, "not_now", problem or "an earlier merge is not done yet")
         level = lowest(state.members.values())
         wish = MergeWish(own, session.file.name, members, state.pristine, level)
@@ -198,7 +201,7 @@ class Merging:
         Carryover.of(state, own, offer.cluster_id).save(self._ports.home)
         refuges = tuple(
             SuccessorAddress(seat.node, seat.addresses[:4], seat.link_port) for seat in answer.seats
-        )[:REFUGES_MAX]
+        )[:SUCCESSORS_MAX]
         self._tell(f"merging cluster {short(own)} into {short(offer.cluster_id)}")
         try:
             await session.proposer.propose(
@@ -222,7 +225,7 @@ class Merging:
         self._ended_s = now_s if self._ended_s is None else self._ended_s
         if session.raft.is_leader and now_s - self._ended_s < LINGER_S:
             return None
-        self._bringing.pack(session, ended)
+        self._carryover.pack(session, ended)
         self.advice = f"this cluster has ended in {short(ended.into)}: no node of that one answers"
         for node, addresses in self._places(session, ended):
             for address in addresses:
@@ -242,8 +245,11 @@ class Merging:
         """Nodes of the other cluster as our log names them, and our own that are there already."""
         heard = {entry.short_node: entry.addresses for entry in self._ports.discovery.sightings()}
         known = [
-            (refuge.node, tuple((address, refuge.link_port) for address in refuge.addresses))
-            for refuge in ended.refuges
+            (
+                successor.node,
+                tuple((address, successor.link_port) for address in successor.addresses),
+            )
+            for successor in ended.refuges
         ]
         known += [(contact.node, contact.addresses) for contact in session.contacts()]
         return [
@@ -266,7 +272,7 @@ class Merging:
 
     async def bring(self, session: ClusterSession) -> None:
         """Enter what our ended cluster had into the one that we are in now."""
-        await self._bringing.bring(session)
+        await self._carryover.bring(session)
 
     # --- the winner's side
 

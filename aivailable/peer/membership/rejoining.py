@@ -20,10 +20,10 @@ from aivailable.peer.ports import Ports
 from aivailable.peer.session import ClusterSession
 from aivailable.wire.join import JoinAnswer
 
-log = logging.getLogger("aivailable.straying")
+log = logging.getLogger("aivailable.rejoining")
 
-STRAY_AFTER_S = 10.0
-"""So long without a leader before the others are asked; and between two rounds."""
+REJOIN_AFTER_S = 10.0
+"""This long without a leader before the others are asked; and between two rounds."""
 
 
 class Rejoining:
@@ -32,13 +32,13 @@ class Rejoining:
     def __init__(self, ports: Ports, applicant: Applicant) -> None:
         self._ports = ports
         self._applicant = applicant
-        self._asked_s = -STRAY_AFTER_S
+        self._asked_s = -REJOIN_AFTER_S
 
     async def find(self, session: ClusterSession) -> JoinAnswer | None:
         """The admission to where our cluster has ended; None when nobody of it says so."""
         now_s = self._ports.clock.monotonic()
         lost_s = session.leaderless_ms() / 1000
-        if lost_s < STRAY_AFTER_S or now_s - self._asked_s < STRAY_AFTER_S:
+        if lost_s < REJOIN_AFTER_S or now_s - self._asked_s < REJOIN_AFTER_S:
             return None
         self._asked_s = now_s
         for contact in session.contacts():

@@ -36,12 +36,12 @@ async def add(
     if offline and not wheels:
         raise RuntimeTrouble("--offline needs --find-links with a folder of wheels")
     tools = await asyncio.to_thread(look_around)
-    wish = BuildRequest(backend, wheels, offline)
-    lacking = missing(backend, tools, compiles=wish.compiles)
+    request = BuildRequest(backend, wheels, offline)
+    lacking = missing(backend, tools, compiles=request.compiles)
     if lacking:
         # Before the cards are asked about: without nvcc no list of architectures helps.
         raise RuntimeTrouble("; ".join(lacking))
-    if wish.compiles:
+    if request.compiles:
         seen = architectures or await cards_seen(backend)
         chosen = recipe(backend, seen, tools)
         say(f"building with {' '.join(chosen.options)}")
@@ -49,4 +49,4 @@ async def add(
         chosen = Recipe(backend, ())
     for note in chosen.notes:
         say(note)
-    return await Builder(home, wish, chosen, tools, say).make()
+    return await Builder(home, request, chosen, tools, say).make()

@@ -77,26 +77,26 @@ class Builder:
     """One runtime of one home."""
 
     def __init__(
-        self, home: Path, wish: BuildRequest, recipe: Recipe, tools: BuildTools, say: Say
+        self, home: Path, request: BuildRequest, recipe: Recipe, tools: BuildTools, say: Say
     ) -> None:
-        self._wish = wish
+        self._request = request
         self._recipe = recipe
         self._tools = tools
         self._say = say
         self._folder = home / RUNTIMES
-        self._final = self._folder / wish.backend.value
-        self._draft = self._folder / f"{wish.backend.value}{DRAFT}"
-        self._log = self._folder / f"{wish.backend.value}.log"
+        self._final = self._folder / request.backend.value
+        self._draft = self._folder / f"{request.backend.value}{DRAFT}"
+        self._log = self._folder / f"{request.backend.value}.log"
         self._python = str(self._draft / "bin" / "python")
 
     async def make(self) -> Runtime:
         """Make or go on. Raises RuntimeTrouble with what to do; what is done stays done."""
-        lacking = missing(self._wish.backend, self._tools, compiles=self._wish.compiles)
+        lacking = missing(self._request.backend, self._tools, compiles=self._request.compiles)
         if lacking:
             raise RuntimeTrouble("; ".join(lacking))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with _alone(self._folder / f"{self._wish.backend.value}.lock"):
+            with _alone(self._folder / f"{self._request.backend.value}.lock"):
                 self._refuse_small_disk()
                 return await self._steps()
         except OSError as error:
@@ -109,7 +109,7 @@ class Builder:
             ("venv", "making an environment", self._make_venv),
             ("beside", "installing what a worker needs", self._install_beside),
             ("source", f"getting {ENGINE}", self._get_source),
-            ("wheel", "building it" if self._wish.compiles else "taking it", self._make_wheel),
+            ("wheel", "building it" if self._request.compiles else "taking it", self._make_wheel),
             ("engine", "installing it", self._install_engine),
         )
         for number, (name, text, step) in enumerate(steps, 1):
@@ -125,7 +125,9 @@ class Builder:
         return self._finish(version)
 
     def _refuse_small_disk(self) -> None:
-        needed = DISK_BYTES[self._wish.backend] if self._wish.compiles else DISK_BYTES[Backend.CPU]
+        needed = (
+            DISK_BYTES[self._request.backend] if self._request.compiles else DISK_BYTES[Backend.CPU]
+        )
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise RuntimeTrouble(
@@ -155,7 +157,7 @@ class Builder:
     def _fingerprint(self) -> str:
         told = [sys.version, sys.executable, ENGINE, *BESIDE, *self._recipe.options]
         told += [f"{name}={value}" for name, value in self._recipe.environment.items()]
-        told += [*self._wish.wheels, str(self._wish.offline)]
+        told += [*self._request.wheels, str(self._request.offline)]
         return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
     async def _make_venv(self) -> None:
@@ -170,7 +172,7 @@ class Builder:
     async def _get_source(self) -> None:
         """The sources, unpacked at a place that stays: CMake begins anew for any other. Nothing
         when a ready wheel is to be taken."""
-        if self._wish.wheels:
+        if self._request.wheels:
             return
         folder = self._draft / "source"
         shutil.rmtree(folder, ignore_errors=True)
@@ -189,7 +191,7 @@ class Builder:
         """A wheel in the draft: a ready one, or built here. The folder of the build stays, so that
         one that was broken off goes on where it was."""
         made = ["-v", "wheel", "--no-deps", "--wheel-dir", str(self._draft / "wheels")]
-        if self._wish.wheels:
+        if self._request.wheels:
             await self._pip(INSTALL_LIMIT_S, *made, *self._sources(), ENGINE)
             return
         (source,) = (self._draft / "source" / "unpacked").iterdir()
@@ -203,8 +205,8 @@ class Builder:
         await self._pip(INSTALL_LIMIT_S, "install", *self._sources(), str(wheels[0]))
 
     def _sources(self) -> list[str]:
-        found = ["--no-index"] if self._wish.offline else []
-        for place in self._wish.wheels:
+        found = ["--no-index"] if self._request.offline else []
+        for place in self._request.wheels:
             found += ["--find-links", place]
         return found
 
@@ -233,17 +235,17 @@ class Builder:
     def _finish(self, version: str) -> Runtime:
         """The record, then the name: before it nothing uses the runtime."""
         runtime = Runtime(
-            self._wish.backend,
+            self._request.backend,
             self._final,
             f"{sys.version_info[0]}.{sys.version_info[1]}",
             version,
             int(time.time() * 1000),
-            self._recipe.options if self._wish.compiles else (),
+            self._recipe.options if self._request.compiles else (),
         )
         for name in ("wheels", "build", "source"):
             shutil.rmtree(self._draft / name, ignore_errors=True)
         write_record(self._draft, runtime)
-        before = self._folder / f"{self._wish.backend.value}.before"
+        before = self._folder / f"{self._request.backend.value}.before"
         shutil.rmtree(before, ignore_errors=True)
         if self._final.exists():
             self._final.rename(before)

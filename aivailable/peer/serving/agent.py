@@ -2,6 +2,8 @@
 
 `core.agent.reconcile` decides each step from the whole picture; this class performs it and keeps
 the picture. It is the only writer of this node's replica transitions, copies and inventory.
+
+Not to be confused with `core.agent`, which decides the steps.
 """
 
 from __future__ import annotations

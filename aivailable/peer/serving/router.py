@@ -2,6 +2,8 @@
 
 `core.serving.router.choose` decides on the current view; this class performs it, holds what a
 continuation needs (prompt and generated token ids), and serves what other ingresses send here.
+
+Not to be confused with `core.serving.router`, which only chooses.
 """
 
 from __future__ import annotations

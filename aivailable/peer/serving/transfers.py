@@ -47,7 +47,7 @@ class Transfers:
     def want(self, digest: Digest) -> None:
         """Fetch this file unless it is held or under way; a moment later if it has just failed.
 
-        One wish is enough: the agent does not repeat it for a replica that is fetching.
+        Asking once is enough: the agent does not repeat it for a replica that is fetching.
         """
         if digest in self._running or digest in self._ports.model_store.held():
             return

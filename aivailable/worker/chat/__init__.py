@@ -1,11 +1,13 @@
 """Chats: the model's own template in a sandbox, its family's format, the answer read back.
 
-```
-template   Jinja in a sandbox            traits    what a template can show, by trial
-messages   one shape, and rewriting      formats   one module a family: write, read, bind
-reading    text so far → what is certain json_reading · grammar_text
-conversation   a request → prompt, parser, grammar
-```
+* `conversation`: the way in: a request becomes prompt, parser and grammar.
+* `template`: the model's own template, run by Jinja in a sandbox.
+* `traits`: what a template can show, found by trial.
+* `messages`: the client's messages in one shape, rewritten for what the template cannot show.
+* `formats`: one module for each model family: how it writes a call, how we read and bind it.
+* `reading`: the answer so far, and what of it is certain.
+* `json_reading`: JSON inside an answer, read while it is written.
+* `grammar_text`: grammars for an answer, written as GBNF.
 """
 
 from aivailable.worker.chat.conversation import Conversations

@@ -1,4 +1,5 @@
-"""A model's chats: from messages, tools and wishes to a prompt, a parser and a grammar.
+"""A model's chats: from messages, tools and what the client asks for to a prompt, a parser and a
+grammar.
 
 Owns: the order of things: which template, which format, what the template cannot show, where
 reasoning stands, and which grammar binds the answer from where on. It must not know a family

@@ -1,11 +1,14 @@
 """The step loop of a model that turns texts into vectors or scores, and who is in the next step.
 
-Owns: embed and rerank requests from arrival to their end, one frame for every step, like session
-for answers. It must not compute (Embedder). Made by __main__ when the loaded model embeds.
+Owns: embed and rerank requests from arrival to their end, one frame for every step, like
+generating/step_loop for answers. It must not compute (Embedder). Made by __main__ when the loaded
+model embeds.
 
 Requests take turns text by text, so that a small one does not wait for a large one's end. A text
 that is longer than a step goes in chunks where the model allows it; between steps it can be
 cancelled. Everything is checked when a request arrives: no text is cut short, ever.
+
+Not to be confused with `worker.generating.step_loop`, the loop of a model that writes text.
 """
 
 from __future__ import annotations
@@ -145,7 +148,7 @@ class EmbeddingSession:
             except RequestError as error:
                 self._fail(message.request_id, error.code, str(error), error.status)
             except Exception:
-                # As in session: his request's end, nobody else's.
+                # As in generating/step_loop: his request's end, nobody else's.
                 log.exception("request %s cannot be begun", message.request_id)
                 self._fail(message.request_id, "internal_error", INTERNAL_ERROR, 500)
         elif isinstance(message, Cancel | Pause | Resume):

@@ -3,7 +3,7 @@
 Owns: prompt-lookup drafts (what followed the last time these tokens came), how often they were
 right, what wider steps cost, and so how many guesses the next step carries. It never decides a
 token: a guess stands only where the job's own sampler draws it, so answers do not depend on what
-is guessed here. Pure; session measures the times, job asks and tells what was drawn.
+is guessed here. Pure; step_loop measures the times, job asks and tells what was drawn.
 
 The index is that of LZ77's hash chains, over pairs of tokens; exact verification of guesses by the
 large model is that of speculative decoding (arXiv 2211.17192).

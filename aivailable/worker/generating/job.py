@@ -1,7 +1,7 @@
 """One request inside the worker: its tokens, how far they are in the cache, its text.
 
 Owns: the life of an answer between slot and wire: drawing under a grammar, text, stop strings, the
-parts that the chat format reads out of it. Pure; made by session, scheduled by batcher.
+parts that the chat format reads out of it. Pure; made by step_loop, scheduled by batcher.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Job:
         self,
         request: Generate,
         prepared: Prepared,
-        language: TokenTables,
+        tables: TokenTables,
         *,
         limit: int,
         arrived_s: float,
@@ -76,21 +76,21 @@ class Job:
         self.finished: Reason | None = None
         self.drafter = Drafter()
         self._limit = limit
-        self._language = language
+        self._tables = tables
         self._visible = prepared.visible
         self._media = prepared.media
         self._sampler = Sampler(
             request.sampling,
             seed_of(request.sampling, request.request_id),
-            language.piece,
-            language.scratch,
-            forbidden=language.ends if request.ignore_eos else (),
-            changed=language.changed,
+            tables.piece,
+            tables.scratch,
+            forbidden=tables.ends if request.ignore_eos else (),
+            changed=tables.changed,
         )
         grammar = prepared.grammar
         if grammar is None and request.constraint is not None:
             grammar = Grammar(request.constraint)
-        self._binding = None if grammar is None else language.bind(grammar, prepared.visible)
+        self._binding = None if grammar is None else tables.bind(grammar, prepared.visible)
         self._text = Utf8Stream()
         self._parser = prepared.parser()
         self._stops = StopStrings(request.stop)
@@ -145,7 +145,7 @@ class Job:
         """Take the next token. Raises NoToken, or GrammarError when the grammar fails by then."""
         token = self._choose(logits, self.tokens, self.completion_tokens)
         self.drafter.learn(token)
-        if self._language.is_end(token) and not self.request.ignore_eos:
+        if self._tables.is_end(token) and not self.request.ignore_eos:
             self.finished = "stop"
             return Drawn()
         told: tuple[TokenLogprob, ...] = ()
@@ -195,14 +195,14 @@ class Job:
         ids = self.tokens[: self.prompt_tokens]
         if not self._media:
             return tuple(ids)
-        size = self._language.size
+        size = self._tables.size
         return tuple(token if token < size else IMAGE_ROW_ID for token in ids)
 
     def _said(self, tokens: list[int]) -> list[int]:
         """Without the rows of images, which are no words that could be repeated."""
         if not self._media:
             return tokens
-        return [token for token in tokens if token < self._language.size]
+        return [token for token in tokens if token < self._tables.size]
 
     def _choose(self, logits: Logits, tokens: list[int], position: int) -> int:
         sampler, binding = self._sampler, self._binding
@@ -241,7 +241,7 @@ class Job:
             self._binding.take(token)
 
     def _read(self, token: int) -> Delta:
-        text = self._text.feed(self._language.text_of(token, self._visible))
+        text = self._text.feed(self._tables.text_of(token, self._visible))
         return self._stopped(self._parser.feed(text)) if text else Delta()
 
     def _stopped(self, part: Delta) -> Delta:
@@ -258,11 +258,11 @@ class Job:
             self.finished = "length"
 
     def _logprob(self, logits: Logits, token: int) -> TokenLogprob:
-        language = self._language
+        tables = self._tables
         return logprob(
             logits,
             token,
             self.request.logprobs or 0,
-            lambda which: language.piece(which) or language.marker(which),
-            language.scratch,
+            lambda which: tables.piece(which) or tables.marker(which),
+            tables.scratch,
         )

@@ -1,6 +1,6 @@
 """How much prefill one step may carry, so that running streams hardly feel a long prompt.
 
-Owns: that number, learned from the times of the steps before. Pure: the session measures. A short
+Owns: that number, learned from the times of the steps before. Pure: step_loop measures. A short
 prompt is let through at once (batcher), because its client waits for the first token.
 
 Model: a step costs what its decode rows cost and so much for each prefill token beside them. Both

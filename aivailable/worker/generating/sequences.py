@@ -42,11 +42,11 @@ class Caches(Protocol):
 
 class Sequences:
     """`count` numbers from 0; warm ones hold at most `warm_tokens` together, and no more than are
-    worth their cells (worth)."""
+    worth their cells (warm_limit)."""
 
     def __init__(self, count: int, warm_tokens: int, caches: Caches) -> None:
         self._caches = caches
-        self._worth = WarmCacheLimit(warm_tokens)
+        self._warm_limit = WarmCacheLimit(warm_tokens)
         self._tree = RadixTree()
         self._empty = list(range(count))
         self._warm: dict[int, None] = {}
@@ -77,7 +77,7 @@ class Sequences:
         """A sequence that holds as much of the beginning of `tokens` as can be had (an empty one
         for no tokens): its number and how many. It is busy until given back. Raises LookupError
         when every one is busy."""
-        self._worth.asked(tokens, REUSE_MIN_TOKENS, self.opening_tokens)
+        self._warm_limit.asked(tokens, REUSE_MIN_TOKENS, self.opening_tokens)
         for match in self._matches(tokens):
             source = next((h for h in match.holders if self._caches.reach(h, match.length)), None)
             if source is None:
@@ -94,7 +94,7 @@ class Sequences:
 
     def worked(self, tokens: int) -> None:
         """So many tokens were computed, over the cells of the warm ones, too."""
-        self._worth.worked(tokens)
+        self._warm_limit.worked(tokens)
 
     def grow(self, number: int, tokens: Sequence[int]) -> None:
         """A busy sequence holds these tokens by now: what it held and more."""
@@ -109,9 +109,9 @@ class Sequences:
             self._empty.append(number)
             return
         self.grow(number, tokens)
-        self._worth.became_idle(tokens)
+        self._warm_limit.became_idle(tokens)
         self._warm[number] = None
-        held, most = sum(map(self._tree.length, self._warm)), self._worth.limit
+        held, most = sum(map(self._tree.length, self._warm)), self._warm_limit.limit
         while held > most:
             held -= self._tree.length(next(iter(self._warm)))
             self.evict()

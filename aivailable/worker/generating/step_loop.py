@@ -2,6 +2,8 @@
 
 Owns: turning requests into jobs, running the step loop, and telling the peer everything that a
 step produced in one frame. It must not schedule (batcher) or compute (engine). Made by __main__.
+
+Not to be confused with `worker.embedding.step_loop`, the loop of a model that makes vectors.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ class StepLoop:
         self._batcher = Batcher(sizes, self._sequences)
         self._pace = Pace(engine.chunk_tokens, engine.least_tokens)
         self._drafting = Drafting(engine.draft_tokens)
-        self._language = TokenTables(engine)
+        self._tables = TokenTables(engine)
         self._out = _Outbox()
         self._stalled = False
         self._tally = Tally()
@@ -168,7 +170,7 @@ class StepLoop:
         job = Job(
             request,
             prepared,
-            self._language,
+            self._tables,
             limit=limit,
             arrived_s=self._clock(),
         )

@@ -1,7 +1,7 @@
 """What answers need to know of the model's tokens, worked out once for all of them.
 
 Owns: the tokens' bytes and end tokens as tables, the grammars in use, a row to compute in. Made by
-session for its engine. It must not decode.
+step_loop for its engine. It must not decode.
 """
 
 from __future__ import annotations

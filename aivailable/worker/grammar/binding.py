@@ -2,7 +2,7 @@
 
 Owns: the state in the automaton, and waiting for a trigger. State is a function of the tokens
 taken, so a continuation takes the replayed ones and stands where the first worker stood. Made by
-language.
+token_tables.
 """
 
 from __future__ import annotations

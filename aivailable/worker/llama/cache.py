@@ -109,70 +109,70 @@ class LlamaCache:
 
 
 class PlacedCache:
-    """A cache in which images may take fewer positions than rows (places); lengths are in rows.
-    A sequence without such an image goes straight through."""
+    """A cache in which images may take fewer positions than rows (mrope_positions); lengths are in
+    rows. A sequence without such an image goes straight through."""
 
     def __init__(self, cache: LlamaCache) -> None:
         self._cache = cache
-        self._places: dict[int, MropePositions] = {}
+        self._positions: dict[int, MropePositions] = {}
 
     def holds_image(self, slot: int) -> bool:
         """Whether positions and numbers of rows differ here."""
-        return slot in self._places
+        return slot in self._positions
 
     def position(self, slot: int, number: int) -> int:
         """Of the row with this number."""
-        places = self._places.get(slot)
-        return number if places is None else places.position(number)
+        positions = self._positions.get(slot)
+        return number if positions is None else positions.position(number)
 
     def open(self, slot: int, first: int, grid: Grid, number: int) -> int:
-        """See Places.open."""
-        places = self._places.get(slot) or MropePositions(first)
-        held = places.open(first, grid, number)
-        self._places[slot] = places
+        """See MropePositions.open."""
+        positions = self._positions.get(slot) or MropePositions(first)
+        held = positions.open(first, grid, number)
+        self._positions[slot] = positions
         return held
 
     def grow(self, slot: int, length: int) -> None:
         """A slot holds so many rows now."""
-        if slot in self._places:
-            self._places[slot].grow(length)
+        if slot in self._positions:
+            self._positions[slot].grow(length)
 
     def spoil(self, slot: int, length: int) -> None:
-        """See Places.spoil."""
-        if slot in self._places:
-            self._places[slot].spoil(length)
+        """See MropePositions.spoil."""
+        if slot in self._positions:
+            self._positions[slot].spoil(length)
 
     def trim(self, slot: int, length: int) -> int:
         """As sequences.Caches."""
-        places = self._places.get(slot)
-        if places is None:
+        positions = self._positions.get(slot)
+        if positions is None:
             return self._cache.trim(slot, length)
-        if self.reach(slot, length) and self._cache.cut(slot, places.cut(length)):
-            if not places:
-                del self._places[slot]
+        if self.reach(slot, length) and self._cache.cut(slot, positions.cut(length)):
+            if not positions:
+                del self._positions[slot]
             return length
-        del self._places[slot]
+        del self._positions[slot]
         self._cache.cut(slot, 0)
         return 0
 
     def fork(self, source: int, target: int, length: int) -> int:
         """As sequences.Caches."""
-        self._places.pop(target, None)
-        places = self._places.get(source)
-        if places is None:
+        self._positions.pop(target, None)
+        positions = self._positions.get(source)
+        if positions is None:
             return self._cache.fork(source, target, length)
         self._cache.cut(target, 0)
         if not self.reach(source, length):
             return 0
-        made = places.copy()
+        made = positions.copy()
         self._cache.share(source, target, made.cut(length))
         if made:
-            self._places[target] = made
+            self._positions[target] = made
         return length
 
     def reach(self, slot: int, length: int) -> bool:
         """As sequences.Caches."""
-        places = self._places.get(slot)
-        if places is None:
+        positions = self._positions.get(slot)
+        if positions is None:
             return self._cache.reach(slot, length)
-        return 0 < length <= places.length and self._cache.sees(slot, places.position(length))
+        return 0 < length <= positions.length and self._cache.sees(slot, positions.position(length))

@@ -1,6 +1,6 @@
 """The processor cores this process may run on.
 
-Owns: reading them from the kernel; it decides nothing (llama_parameters does).
+Owns: reading them from the kernel; it decides nothing (parameters does).
 """
 
 from __future__ import annotations

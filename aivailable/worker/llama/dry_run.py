@@ -3,6 +3,9 @@
 Owns: that one call. KV and compute bytes were equal to a real load in every configuration tried;
 0.1 to 2 s. In a dry run the model and KV buffers have size 0: weights come from the header's tensor
 sizes and KV from the line that says the cache's computed size.
+
+Not to be confused with `worker.dry_run`, the process that makes this calculation for a plan. Each
+load makes it, too.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Owns: what is different from generating with the same library: pooled outputs, the form of a
 rerank pair, the choice between the two by the model's header. Made by __main__; served by
 worker.embedding.step_loop.EmbeddingSession.
+
+Not to be confused with `worker.embedding`, the loop that asks for these vectors.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ schedule or sample. Made by __main__ for engine "llama".
 
 llama.cpp aborts the process on an absurd header, a batch above n_batch, a token outside the
 vocabulary and on reading logits that were not asked for: each is checked before, here, in gguf
-and in session.
+and in the step loop.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class LlamaEngine:
                 stranded=parse_moved(self._log.lines) - header.input_tensors,
             )
         self.notes = _notes(chosen, cores, self._log, adapters)
-        eyes = self._load_eyes(projector, chosen, claimed, buffers)
+        handle = self._load_handle(projector, chosen, claimed, buffers)
         used = claimed.used(buffers)
         self.footprint = Footprint(
             header.facts.name,
@@ -148,7 +148,7 @@ class LlamaEngine:
         self._bos = self._special(self._library.llama_vocab_bos(self._vocab))
         self._templates = (header.chat_template, header.tool_template)
         self._chats: Conversations | None = None
-        self._vision = self._make_vision(eyes, chosen)
+        self._vision = self._make_vision(handle, chosen)
         progress("warming", 0.0)
         self._smoke()
 
@@ -246,7 +246,7 @@ class LlamaEngine:
             )
         return context
 
-    def _load_eyes(
+    def _load_handle(
         self,
         projector: Projector | None,
         chosen: LlamaParameters,
@@ -257,24 +257,24 @@ class LlamaEngine:
         if projector is None:
             return None
         mark = f"<__{secrets.token_hex(16)}__>"
-        eyes, more = load_projector(
+        handle, more = load_projector(
             self._model, projector, chosen, self.context, claimed, self._log, mark
         )
         buffers.add(more)
         # The log of other loads says nothing of it.
         self.notes = (*self.notes, f"projector={os.path.basename(projector.path)}")
         self.vision = True
-        return eyes
+        return handle
 
     def _make_vision(
-        self, eyes: ProjectorHandle | None, chosen: LlamaParameters
+        self, handle: ProjectorHandle | None, chosen: LlamaParameters
     ) -> LlamaVision | None:
-        if eyes is None:
+        if handle is None:
             return None
         made = LlamaVision(
             self._library,
             self._context,
-            eyes,
+            handle,
             self.cache,
             vocabulary=self.vocabulary,
             width=int(self._library.llama_model_n_embd_inp(self._model)),

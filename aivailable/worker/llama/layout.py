@@ -30,21 +30,21 @@ class Chunks:
 
     def __init__(
         self,
-        eyes: ProjectorHandle,
+        handle: ProjectorHandle,
         text: str,
         *,
         sizes: Sequence[tuple[int, int]] = (),
         bitmaps: Sequence[Any] = (),
         special: bool,
     ) -> None:
-        media = self._media = eyes.media
+        media = self._media = handle.media
         given = [*bitmaps, *(media.mtmd_bitmap_init(*size, None) for size in sizes)]
         self._native = media.mtmd_input_chunks_init()
         data = text.encode("utf-8", "replace")
         native = media.mtmd_input_text(data, len(data), special, True)
         array = (media.mtmd_bitmap_p_ctypes * len(given))(*given)
         code = media.mtmd_tokenize(
-            eyes.native, self._native, ctypes.byref(native), array, len(given)
+            handle.native, self._native, ctypes.byref(native), array, len(given)
         )
         for bitmap in given:
             media.mtmd_bitmap_free(bitmap)
@@ -76,30 +76,30 @@ class Chunks:
 
 
 def layout(
-    eyes: ProjectorHandle, width: int, height: int, ubatch: int, *, check: bool = False
+    handle: ProjectorHandle, width: int, height: int, ubatch: int, *, check: bool = False
 ) -> tuple[Grid, ...]:
     """The rows of each chunk of an image of so many pixels. `check`: ask mtmd whether each row
     stands where it is put here. Raises RequestError."""
-    with Chunks(eyes, eyes.mark, sizes=[(width, height)], special=False) as chunks:
+    with Chunks(handle, handle.mark, sizes=[(width, height)], special=False) as chunks:
         images = chunks.images()
-        grids = tuple(_grid(eyes, chunk) for chunk in images)
+        grids = tuple(_grid(handle, chunk) for chunk in images)
         for chunk, grid in zip(images, grids, strict=True):
-            taken = grid.positions if eyes.mrope else grid.rows
-            if eyes.media.mtmd_input_chunk_get_n_pos(chunk) != taken or (
-                check and not np.array_equal(_told(eyes, chunk), _laid_out(eyes, grid))
+            taken = grid.positions if handle.mrope else grid.rows
+            if handle.media.mtmd_input_chunk_get_n_pos(chunk) != taken or (
+                check and not np.array_equal(_told(handle, chunk), _laid_out(handle, grid))
             ):
                 raise RequestError(400, "invalid_image", "it places rows in an unknown order")
     sizes = [grid.rows for grid in grids]
     if not sizes or min(sizes) < 1:
         raise RequestError(400, "invalid_image", "the image is too small for this model")
-    if eyes.rows and sum(sizes) > eyes.rows:
+    if handle.rows and sum(sizes) > handle.rows:
         raise RequestError(
             400,
             "invalid_image",
-            f"an image of {width} x {height} pixels has {sum(sizes)} rows, at most {eyes.rows} "
+            f"an image of {width} x {height} pixels has {sum(sizes)} rows, at most {handle.rows} "
             "are possible here: it is too long and narrow",
         )
-    if eyes.whole and max(sizes) > ubatch:
+    if handle.whole and max(sizes) > ubatch:
         raise RequestError(
             400,
             "invalid_image",
@@ -110,39 +110,39 @@ def layout(
     return grids
 
 
-def _grid(eyes: ProjectorHandle, chunk: Any) -> Grid:
+def _grid(handle: ProjectorHandle, chunk: Any) -> Grid:
     """Lines and columns of a chunk; where they do not matter, one line."""
-    size = int(eyes.media.mtmd_input_chunk_get_n_tokens(chunk))
-    if not eyes.mrope:
+    size = int(handle.media.mtmd_input_chunk_get_n_tokens(chunk))
+    if not handle.mrope:
         return Grid(size, 1)
-    image = eyes.media.mtmd_input_chunk_get_tokens_image(chunk)
-    last = eyes.media.mtmd_image_tokens_get_decoder_pos(image, 0, size - 1)
+    image = handle.media.mtmd_input_chunk_get_tokens_image(chunk)
+    last = handle.media.mtmd_image_tokens_get_decoder_pos(image, 0, size - 1)
     return Grid(int(last.x) + 1, int(last.y) + 1)
 
 
-def _laid_out(eyes: ProjectorHandle, grid: Grid) -> Positions:
-    return grid.laid_out(0, 0, grid.rows) if eyes.mrope else line(0, grid.rows)
+def _laid_out(handle: ProjectorHandle, grid: Grid) -> Positions:
+    return grid.laid_out(0, 0, grid.rows) if handle.mrope else line(0, grid.rows)
 
 
-def _told(eyes: ProjectorHandle, chunk: Any) -> Positions:
+def _told(handle: ProjectorHandle, chunk: Any) -> Positions:
     """mtmd's own word on the positions of a chunk's rows."""
-    image = eyes.media.mtmd_input_chunk_get_tokens_image(chunk)
+    image = handle.media.mtmd_input_chunk_get_tokens_image(chunk)
     each = [
-        eyes.media.mtmd_image_tokens_get_decoder_pos(image, 0, row)
-        for row in range(int(eyes.media.mtmd_input_chunk_get_n_tokens(chunk)))
+        handle.media.mtmd_image_tokens_get_decoder_pos(image, 0, row)
+        for row in range(int(handle.media.mtmd_input_chunk_get_n_tokens(chunk)))
     ]
-    if not eyes.mrope:
+    if not handle.mrope:
         return np.array([at.t for at in each], np.int32)
     columns = [(at.t, at.y, at.x, at.z) for at in each]
     return np.array(columns, np.int32).T.reshape(-1)
 
 
-def bitmap_of(eyes: ProjectorHandle, data: bytes, *, placeholder: bool) -> Any:
+def bitmap_of(handle: ProjectorHandle, data: bytes, *, placeholder: bool) -> Any:
     """mtmd's picture of a file, the caller's to free; None when it is damaged."""
-    media = eyes.media
+    media = handle.media
     options = media.mtmd_helper_init_opt_default()
     options.video_params.ffmpeg_bin_dir = NO_FOLDER
     buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
     return media.mtmd_helper_bitmap_init_from_buf(
-        eyes.native, buffer, len(data), placeholder, options
+        handle.native, buffer, len(data), placeholder, options
     )

@@ -111,7 +111,7 @@ class ProjectorHandle:
     whole: bool
     """An image is decoded in one piece."""
     mrope: bool = False
-    """The rows of an image stand in lines and columns at one position (places)."""
+    """The rows of an image stand in lines and columns at one position (mrope_positions)."""
     rows: int = 0
     """Most rows of one image; 0 = its encoder's own limit."""
 

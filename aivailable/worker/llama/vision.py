@@ -1,7 +1,7 @@
 """Images beside text in one context: laid out, encoded once, decoded as rows of numbers.
 
 Owns: the ids that stand for the rows of an image, the encoded rows, and the steps that hold some.
-It must not lay images out (llama_layout) nor schedule: a row is an id beyond the vocabulary, in the
+It must not lay images out (layout) nor schedule: a row is an id beyond the vocabulary, in the
 job's tokens like any other, so that prefix reuse, trims and budgets count it without knowing.
 
 An image is encoded when its first row is decoded, not when its request arrives: a long line of
@@ -85,7 +85,7 @@ class LlamaVision:
         self,
         library: Any,
         context: Any,
-        eyes: ProjectorHandle,
+        handle: ProjectorHandle,
         cache: LlamaCache,
         *,
         vocabulary: int,
@@ -97,7 +97,7 @@ class LlamaVision:
         decode_tokens: Callable[[Sequence[Part]], list[Logits]],
     ) -> None:
         self._library, self._context, self._cache = library, context, PlacedCache(cache)
-        self._eyes, self._media = eyes, eyes.media
+        self._handle, self._media = handle, handle.media
         self._vocabulary = vocabulary
         self._width = width
         self._ubatch, self._chunk = ubatch, chunk
@@ -112,21 +112,21 @@ class LlamaVision:
         self._ahead: dict[int, tuple[int, int]] = {}
         """Sequence → tokens from, to which an uncut image fills it, further than was asked for."""
         self.reach = self._cache.reach
-        if eyes.mrope and cache.recurrent:
+        if handle.mrope and cache.recurrent:
             raise LoadRefused(
                 "unsupported",
                 "engine option projector: this model places images by M-RoPE and keeps a state "
                 "that cannot be cut back to before one; deploy it without its projector",
             )
         try:
-            layout(eyes, TRIAL_SIDE, 2 * TRIAL_SIDE, ubatch, check=True)
+            layout(handle, TRIAL_SIDE, 2 * TRIAL_SIDE, ubatch, check=True)
         except RequestError as error:
             raise LoadRefused("unsupported", f"engine option projector: {error}") from error
 
     @property
     def mark(self) -> str:
         """Stands for an image in a prompt's text."""
-        return self._eyes.mark
+        return self._handle.mark
 
     def picture(self, data: bytes) -> Picture:
         """An image of a request, decoded once to see that it is whole. Raises RequestError."""
@@ -135,7 +135,7 @@ class LlamaVision:
         if known is not None:
             return known
         size = image_size(data)
-        bitmap = bitmap_of(self._eyes, data, placeholder=True)
+        bitmap = bitmap_of(self._handle, data, placeholder=True)
         media = self._media
         whole = bool(bitmap) and size == (
             media.mtmd_bitmap_get_nx(bitmap),
@@ -147,7 +147,7 @@ class LlamaVision:
             raise RequestError(
                 400, "invalid_image", "the image is damaged: it cannot be decoded; send it again"
             )
-        grids = layout(self._eyes, *size, self._ubatch)
+        grids = layout(self._handle, *size, self._ubatch)
         first = self._firsts.pop(digest, None)
         if first is None:
             first = self._next
@@ -171,7 +171,7 @@ class LlamaVision:
         rows = iter([token for picture in pictures for token in picture.ids])
         ids: list[int] = []
         sizes = [(picture.width, picture.height) for picture in pictures]
-        with Chunks(self._eyes, text, sizes=sizes, special=special) as chunks:
+        with Chunks(self._handle, text, sizes=sizes, special=special) as chunks:
             for chunk in chunks.all():
                 if self._media.mtmd_input_chunk_get_type(chunk) == TEXT_CHUNK:
                     count = ctypes.c_size_t()
@@ -294,9 +294,9 @@ class LlamaVision:
         index, first = picture.chunk_of(run.tokens[0])
         rows = self._encoded(picture, index)
         offset = run.tokens[0] - first
-        if self._eyes.mrope:
+        if self._handle.mrope:
             return self._decode_placed(run, offset, rows, picture.grids[index])
-        if not self._eyes.whole:
+        if not self._handle.whole:
             piece = rows[offset : offset + len(run.tokens)]
             self._batch.fill(piece, run.slot, line(run.position, len(piece)), run.wants_logits)
             return self._run_rows(run.wants_logits)
@@ -359,17 +359,17 @@ class LlamaVision:
         return rows
 
     def _encode(self, picture: Picture, index: int) -> Rows:
-        media, native = self._media, self._eyes.native
+        media, native = self._media, self._handle.native
         if self._open is None or self._open[0] != picture.digest:
             if self._open is not None:
                 self._open[1].close()
                 self._open = None
-            bitmap = bitmap_of(self._eyes, picture.data, placeholder=False)
+            bitmap = bitmap_of(self._handle, picture.data, placeholder=False)
             if not bitmap:
                 raise DecodeFailed("an image could not be decoded again")
             self._open = (
                 picture.digest,
-                Chunks(self._eyes, self.mark, bitmaps=[bitmap], special=False),
+                Chunks(self._handle, self.mark, bitmaps=[bitmap], special=False),
             )
         chunk = self._open[1].images()[index]
         if media.mtmd_encode_chunk(native, chunk) != 0:

@@ -37,7 +37,7 @@ CUDA = Backend.CUDA
 
 def free_on_a(state: State, heard: Liveness) -> int:
     """What a plan may still put on the first device of node a."""
-    return CapacityLedger(state, heard).sites["a"].bays[0].free_bytes
+    return CapacityLedger(state, heard).hosts["a"].capacities[0].free_bytes
 
 
 def placed_on(answer: Placed | PlacementRefused) -> tuple[str, tuple[str, ...]]:

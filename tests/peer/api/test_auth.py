@@ -13,7 +13,7 @@ from fixtures.api_service import ADMIN, NODE, REVOKED, USER, FakeApiKeys, FakeSe
 from fixtures.peer_ports import HandClock
 
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import RequestRecord, attach, call_of
+from aivailable.peer.api.accounting import RequestRecord, attach, record_of
 from aivailable.peer.api.auth import authenticate, require_admin
 from aivailable.peer.api.description.routes import open_paths
 from aivailable.peer.api.server import ApiServer
@@ -53,7 +53,7 @@ def verdict(request: web.Request, *, require_auth: bool = True) -> str:
         authenticate(request, FakeApiKeys(), NODE, require_auth=require_auth, open_paths=OPEN)
     except RequestError as error:
         return f"{error.status} {error.code}"
-    if call_of(request).admin:
+    if record_of(request).admin:
         return "admin"
     with pytest.raises(RequestError) as caught:
         require_admin(request)

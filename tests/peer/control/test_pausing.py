@@ -57,7 +57,7 @@ def test_here_or_at_another_member() -> None:
                 duration_s,
                 cluster=FakeView("n1", cluster),
                 pause=pause,
-                calls=by,  # type: ignore[arg-type]
+                rpc=by,  # type: ignore[arg-type]
             )
             return done.ending
 

@@ -111,7 +111,7 @@ async def look(
         kernel=KernelCards(tmp_path / "nothing"),
         offload=offload,
         trials=Trials(Starter(shells), smoke_limit_s=limit_s),
-        kept=kept or TrialCache(load, save),
+        cache=kept or TrialCache(load, save),
         environment={},
     )
     await devices.look()
@@ -251,7 +251,7 @@ def cpu(held: dict[str, int], kept: TrialCache | None = None) -> SystemDevices:
         (("cpu", "CPU", GIB), ("sim", "GTX1080Ti", 11 * GIB)),
         lambda: held,
         kernel=KernelCards(Path("/nonexistent")),
-        kept=kept,
+        cache=kept,
         environment={},
     )
 

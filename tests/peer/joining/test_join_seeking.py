@@ -11,7 +11,7 @@ from fixtures.virtual_time import elapse, run
 from sim.ports import SimIdentity
 
 from aivailable.core.ids import short
-from aivailable.peer.membership.membership import KNOCK_PERIOD_S
+from aivailable.peer.membership.membership import ASK_PERIOD_S
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import PeerConfig, Sighting
 from aivailable.wire.join import JoinAnswer, JoinOffer, Seat
@@ -98,7 +98,7 @@ def test_none_that_proves_the_key_is_waited_for_and_nothing_is_founded(
             # One that does not answer, too: it counts as not seen, the others must not.
             del stage.world.join_client.answers[stage.others[1].address]
             stage.show()
-            await elapse(20 * KNOCK_PERIOD_S)
+            await elapse(20 * ASK_PERIOD_S)
             status = stage.peer.observation.status()
             assert (status.phase, status.advice) == ("waiting", "another join key")
             asked = stage.world.join_client.asked
@@ -106,7 +106,7 @@ def test_none_that_proves_the_key_is_waited_for_and_nothing_is_founded(
             assert len([line for line in stage.said if "another join key" in line]) == 2
             # And it is there at once when a cluster gets our key.
             stage.others[2].admits()
-            await elapse(2 * KNOCK_PERIOD_S)
+            await elapse(2 * ASK_PERIOD_S)
             assert stage.cluster_id == stage.others[2].cluster_id
 
     run(scenario(), limit_s=600.0)

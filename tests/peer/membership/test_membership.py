@@ -17,7 +17,7 @@ from aivailable.core.ids import key_hash, key_id, short
 from aivailable.core.state.commands import PutKey, SetWindow
 from aivailable.core.state.records import ApiKey, Role, Scope
 from aivailable.peer.joining.cluster_file import ClusterFile
-from aivailable.peer.membership.membership import KNOCK_PERIOD_S, PRISTINE_PERIOD_S
+from aivailable.peer.membership.membership import ASK_PERIOD_S, PRISTINE_PERIOD_S
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import PeerConfig, Sighting
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, Seat
@@ -160,11 +160,11 @@ async def test_a_closed_window_is_waited_at_visibly_until_it_opens() -> None:
         await elapse(FOUND_S)
         assert stage.peer.observation.status().phase == "waiting"
         assert "aivailable admit" in stage.peer.observation.status().advice
-        knocks = len(stage.world.join_client.asked)
-        assert FOUND_S / KNOCK_PERIOD_S / 2 <= knocks <= 2 * FOUND_S / KNOCK_PERIOD_S + 1
+        asked = len(stage.world.join_client.asked)
+        assert FOUND_S / ASK_PERIOD_S / 2 <= asked <= 2 * FOUND_S / ASK_PERIOD_S + 1
         assert sum("aivailable admit" in text for text in stage.said) == 1, "said once"
         stage.admits()
-        await elapse(2 * KNOCK_PERIOD_S)
+        await elapse(2 * ASK_PERIOD_S)
         assert stage.peer.membership.phase == "member"
         assert stage.peer.membership.advice == ""
 

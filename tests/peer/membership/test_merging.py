@@ -17,7 +17,7 @@ from aivailable.core.ids import key_hash, key_id, short
 from aivailable.core.state.commands import Admit, PutDeployment, SetWindow
 from aivailable.core.state.records import ApiKey, Deployment, Member, Model, Scope
 from aivailable.errors import RequestError
-from aivailable.peer.membership.carryover import BELONGINGS_FILE, WAIT_S, Carryover
+from aivailable.peer.membership.carryover import CARRYOVER_FILE, WAIT_S, Carryover
 from aivailable.peer.membership.merging import LOOK_PERIOD_S
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import KeyCheck, PeerConfig, Sighting
@@ -169,7 +169,7 @@ async def test_a_refusal_there_changes_nothing_here() -> None:
         stage.world.join_client.answers[THERE] = JoinAnswer("window_closed", "admit there first")
         with pytest.raises(RequestError, match="admit there first"):
             await stage.peer.members.merge(OTHER_ID, actor="operator:k")
-        assert stage.world.home.load(BELONGINGS_FILE) is None
+        assert stage.world.home.load(CARRYOVER_FILE) is None
         await stage.deploy("another")
 
 
@@ -226,16 +226,16 @@ async def test_what_is_brought_is_entered_and_a_clash_is_said() -> None:
         assert state.deployments["ours"].digest == "fake:x", "the winner's stays"
         assert again.peer.api_keys.find_key("theirs") is not None
         assert any("ours: kept as this cluster has deployed it" in text for text in again.said)
-        assert again.world.home.load(BELONGINGS_FILE) is not None, "a model may come yet"
+        assert again.world.home.load(CARRYOVER_FILE) is not None, "a model may come yet"
         await elapse(WAIT_S)
         assert any("waits is not deployed any more" in text for text in again.said)
-        assert again.world.home.load(BELONGINGS_FILE) is None
+        assert again.world.home.load(CARRYOVER_FILE) is None
         await again.peer.stop()
 
 
 @scenario
-async def test_damaged_belongings_are_dropped_and_logged() -> None:
+async def test_a_damaged_carryover_is_dropped_and_logged() -> None:
     world = World()
-    world.home.save(BELONGINGS_FILE, b"\xc1")
+    world.home.save(CARRYOVER_FILE, b"\xc1")
     assert Carryover.load(world.home) is None
-    assert world.home.load(BELONGINGS_FILE) is None
+    assert world.home.load(CARRYOVER_FILE) is None

@@ -21,7 +21,7 @@ from aivailable.errors import LinkError, RequestError
 from aivailable.peer.joining.applicant import Applicant
 from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.membership.recovery import LEADERLESS_MIN_S
-from aivailable.peer.membership.rejoining import STRAY_AFTER_S, Rejoining
+from aivailable.peer.membership.rejoining import REJOIN_AFTER_S, Rejoining
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import Contact, PeerConfig
 from aivailable.raft.seeding import seed
@@ -145,7 +145,7 @@ class Lost:
         return (Contact(self.node, b"", (("192.0.2.7", 1), THERE)),)
 
 
-def straying(world: World, **offer: Any) -> Rejoining:
+def rejoining(world: World, **offer: Any) -> Rejoining:
     told = {"node": "old-member", "cluster_id": NEW, **offer}
     world.join_client.offers[THERE] = JoinOffer(
         b"n", told["node"], told["cluster_id"], "default", 2, False, False, 1, 1
@@ -158,7 +158,7 @@ def straying(world: World, **offer: Any) -> Rejoining:
 @scenario
 async def test_a_stray_asks_an_old_member_and_is_admitted_by_that_one_only() -> None:
     world = World()
-    answer = await straying(world).find(Lost())  # type: ignore[arg-type]
+    answer = await rejoining(world).find(Lost())  # type: ignore[arg-type]
     assert answer is not None
     assert answer.cluster_id == NEW
     (request,) = world.join_client.requests
@@ -170,14 +170,14 @@ async def test_a_stray_asks_an_old_member_and_is_admitted_by_that_one_only() -> 
     [
         ({"node": "stranger"}, {}),
         ({"cluster_id": OLD}, {}),
-        ({}, {"lost_ms": int(STRAY_AFTER_S * 1000) - 1}),
+        ({}, {"lost_ms": int(REJOIN_AFTER_S * 1000) - 1}),
         ({}, {"leader": "somebody"}),
     ],
 )
 def test_a_stray_believes_nobody_else(offer: dict[str, Any], lost: dict[str, Any]) -> None:
     async def on_virtual_time() -> None:
         world = World()
-        assert await straying(world, **offer).find(Lost(**lost)) is None  # type: ignore[arg-type]
+        assert await rejoining(world, **offer).find(Lost(**lost)) is None  # type: ignore[arg-type]
 
     run(on_virtual_time(), limit_s=60.0)
 
@@ -185,13 +185,13 @@ def test_a_stray_believes_nobody_else(offer: dict[str, Any], lost: dict[str, Any
 @scenario
 async def test_a_stray_that_is_refused_stays_and_asks_again_later() -> None:
     world, lost = World(), Lost()
-    stray = straying(world)
+    stray = rejoining(world)
     admitted = world.join_client.answers[THERE]
     world.join_client.answers[THERE] = JoinAnswer("other_cluster", "not ended here")
     assert await stray.find(lost) is None  # type: ignore[arg-type]
     world.join_client.answers[THERE] = admitted
     assert await stray.find(lost) is None, "not at once"  # type: ignore[arg-type]
-    await elapse(STRAY_AFTER_S)
+    await elapse(REJOIN_AFTER_S)
     assert await stray.find(lost) == admitted  # type: ignore[arg-type]
 
 

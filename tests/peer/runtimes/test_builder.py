@@ -69,13 +69,13 @@ async def no_cards(backend: Backend) -> tuple[str, ...]:
     return ()
 
 
-def maker(
+def builder_of(
     home: Path, said: list[str], wheels: Path | None = None, recipe: Recipe = RECIPE
 ) -> Builder:
-    wish = BuildRequest(
+    request = BuildRequest(
         Backend.CPU, () if wheels is None else (str(wheels),), offline=wheels is not None
     )
-    return Builder(home, wish, recipe, TOOLS, said.append)
+    return Builder(home, request, recipe, TOOLS, said.append)
 
 
 @pytest.mark.slow
@@ -156,12 +156,12 @@ async def test_a_step_that_fails_is_the_next_one_that_runs(
 ) -> None:
     steps.fail = fail
     with pytest.raises(RuntimeTrouble, match=r"it broke; all it said is in .*cpu\.log"):
-        await maker(tmp_path, []).make()
+        await builder_of(tmp_path, []).make()
     assert half_made(tmp_path, Backend.CPU) == tuple(done)
     assert Interpreters(tmp_path).of("cpu") == sys.executable
     steps.fail, before = "", len(steps.commands)
     said: list[str] = []
-    made = await maker(tmp_path, said).make()
+    made = await builder_of(tmp_path, said).make()
     assert sum("done before" in line for line in said) == len(done)
     again = steps.commands[before:]
     assert len(again) == 7 - len(done)
@@ -172,11 +172,11 @@ async def test_a_step_that_fails_is_the_next_one_that_runs(
 async def test_another_recipe_begins_anew(tmp_path: Path, steps: Steps) -> None:
     steps.fail = " wheel "
     with pytest.raises(RuntimeTrouble):
-        await maker(tmp_path, []).make()
+        await builder_of(tmp_path, []).make()
     steps.fail = ""
     said: list[str] = []
     other = Recipe(Backend.CPU, ("-DGGML_NATIVE=ON",))
-    await maker(tmp_path, said, recipe=other).make()
+    await builder_of(tmp_path, said, recipe=other).make()
     assert "beginning anew" in said[0]
 
 
@@ -184,18 +184,18 @@ async def test_a_half_written_list_of_steps_begins_anew(tmp_path: Path, steps: S
     draft = tmp_path / "runtimes" / "cpu.draft"
     draft.mkdir(parents=True)
     (draft / "steps.json").write_text('{"fingerprint": ')
-    await maker(tmp_path, []).make()
+    await builder_of(tmp_path, []).make()
     assert whole(tmp_path, Backend.CPU) is not None
 
 
 async def test_the_one_before_serves_until_the_new_one_passes(tmp_path: Path, steps: Steps) -> None:
-    first = await maker(tmp_path, []).make()
+    first = await builder_of(tmp_path, []).make()
     steps.version = "0.3.1"
     with pytest.raises(RuntimeTrouble, match=r"0\.3\.36 is needed"):
-        await maker(tmp_path, []).make()
+        await builder_of(tmp_path, []).make()
     assert whole(tmp_path, Backend.CPU) == first
     steps.version = "0.3.36"
-    await maker(tmp_path, []).make()
+    await builder_of(tmp_path, []).make()
     assert sorted(one.name for one in (tmp_path / "runtimes").iterdir()) == ["cpu", "cpu.lock"]
 
 
@@ -205,23 +205,23 @@ async def test_one_at_a_time(tmp_path: Path, steps: Steps) -> None:
         builder._alone(tmp_path / "runtimes" / "cpu.lock"),
         pytest.raises(RuntimeTrouble, match="another"),
     ):
-        await maker(tmp_path, []).make()
+        await builder_of(tmp_path, []).make()
     assert steps.commands == []
 
 
 async def test_without_compiler_disk_or_right_nothing_begins(
     tmp_path: Path, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wish = BuildRequest(Backend.CPU)
+    request = BuildRequest(Backend.CPU)
     with pytest.raises(RuntimeTrouble, match=r"sudo apt install g\+\+"):
-        await Builder(tmp_path, wish, RECIPE, BuildTools(installer="apt"), print).make()
+        await Builder(tmp_path, request, RECIPE, BuildTools(installer="apt"), print).make()
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(RuntimeTrouble, match=r"runtimes: Not a directory"):
-        await maker(file, []).make()
+        await builder_of(file, []).make()
     monkeypatch.setattr(builder, "DISK_BYTES", {Backend.CPU: 1 << 60})
     with pytest.raises(RuntimeTrouble, match="GiB free"):
-        await maker(tmp_path, []).make()
+        await builder_of(tmp_path, []).make()
     assert steps.commands == []
 
 

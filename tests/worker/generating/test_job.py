@@ -21,7 +21,7 @@ from aivailable.worker.sampling.sampler import NoToken
 
 PROMPT = (70, 71, 72)
 TOKENS = LetterTokens("yes", "no", '"a', "\n\n")
-LANGUAGE = TokenTables(TOKENS)
+TABLES = TokenTables(TOKENS)
 GREEDY = Sampling(temperature=0.0)
 Row = npt.NDArray[np.float32]
 
@@ -31,7 +31,7 @@ def request(**more: Any) -> Generate:
 
 
 def job(asked: Generate, prepared: Prepared | None = None, limit: int = 100) -> Job:
-    return Job(asked, prepared or Prepared(PROMPT), LANGUAGE, limit=limit, arrived_s=0.0)
+    return Job(asked, prepared or Prepared(PROMPT), TABLES, limit=limit, arrived_s=0.0)
 
 
 def wants(*tokens: int) -> Row:

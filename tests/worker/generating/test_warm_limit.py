@@ -17,15 +17,15 @@ def text(number: int, length: int = 200) -> tuple[int, ...]:
     return tuple(range(number * 100_000, number * 100_000 + length))
 
 
-def serve(worth: WarmCacheLimit, tokens: tuple[int, ...], kept: int = 0) -> None:
-    worth.asked(tokens, LEAST, kept)
-    worth.worked(WORK)
-    worth.became_idle(tokens)
+def serve(limit: WarmCacheLimit, tokens: tuple[int, ...], kept: int = 0) -> None:
+    limit.asked(tokens, LEAST, kept)
+    limit.worked(WORK)
+    limit.became_idle(tokens)
 
 
-def strangers(worth: WarmCacheLimit, count: int, first: int = 1000) -> None:
+def strangers(limit: WarmCacheLimit, count: int, first: int = 1000) -> None:
     for number in range(first, first + count):
-        serve(worth, text(number))
+        serve(limit, text(number))
 
 
 def test_everything_is_kept_before_anything_is_known() -> None:
@@ -34,56 +34,56 @@ def test_everything_is_kept_before_anything_is_known() -> None:
 
 
 def test_texts_that_nobody_asks_for_again_lose_their_cells() -> None:
-    worth = WarmCacheLimit(MOST)
-    strangers(worth, 200)
-    assert worth.limit == FREE_TOKENS
+    limit = WarmCacheLimit(MOST)
+    strangers(limit, 200)
+    assert limit.limit == FREE_TOKENS
 
 
 def test_a_few_strangers_change_nothing() -> None:
-    worth = WarmCacheLimit(MOST)
-    strangers(worth, 16)
-    assert worth.limit == MOST
+    limit = WarmCacheLimit(MOST)
+    strangers(limit, 16)
+    assert limit.limit == MOST
 
 
 def test_one_growing_conversation_keeps_its_length_and_no_more() -> None:
-    worth = WarmCacheLimit(MOST)
-    strangers(worth, 200)
+    limit = WarmCacheLimit(MOST)
+    strangers(limit, 200)
     for turn in range(1, 20):
-        serve(worth, text(1, 100 * turn))
-    assert 1900 <= worth.limit < MOST
+        serve(limit, text(1, 100 * turn))
+    assert 1900 <= limit.limit < MOST
 
 
 def test_what_was_evicted_and_comes_back_is_kept_again() -> None:
-    worth = WarmCacheLimit(MOST)
-    strangers(worth, 200)
+    limit = WarmCacheLimit(MOST)
+    strangers(limit, 200)
     for _ in range(12):
         for user in range(6):
-            serve(worth, text(user))
-    assert 6 * 200 <= worth.limit <= 2048
+            serve(limit, text(user))
+    assert 6 * 200 <= limit.limit <= 2048
 
 
 def test_a_beginning_that_is_there_in_any_case_saves_nothing() -> None:
-    worth = WarmCacheLimit(MOST)
+    limit = WarmCacheLimit(MOST)
     opening = text(7, 100)
     for number in range(200):
-        serve(worth, (*opening, *text(number + 1000)), kept=len(opening))
-    assert worth.limit == FREE_TOKENS
+        serve(limit, (*opening, *text(number + 1000)), kept=len(opening))
+    assert limit.limit == FREE_TOKENS
 
 
 def test_a_short_common_beginning_saves_nothing() -> None:
-    worth = WarmCacheLimit(MOST)
+    limit = WarmCacheLimit(MOST)
     for number in range(200):
-        serve(worth, (*text(7, LEAST - 1), *text(number + 1000)))
-    assert worth.limit == FREE_TOKENS
+        serve(limit, (*text(7, LEAST - 1), *text(number + 1000)))
+    assert limit.limit == FREE_TOKENS
 
 
 def test_beyond_what_may_be_kept_at_all_nothing_is_gained() -> None:
-    worth = WarmCacheLimit(MOST)
-    strangers(worth, 200)
+    limit = WarmCacheLimit(MOST)
+    strangers(limit, 200)
     for _ in range(4):
         for user in range(MOST // 200 + 5):
-            serve(worth, text(user))
-    assert worth.limit == FREE_TOKENS
+            serve(limit, text(user))
+    assert limit.limit == FREE_TOKENS
 
 
 @given(
@@ -94,7 +94,7 @@ def test_beyond_what_may_be_kept_at_all_nothing_is_gained() -> None:
     ),
 )
 def test_the_limit_stays_within_its_bounds(most: int, requests: list[tuple[int, int, int]]) -> None:
-    worth = WarmCacheLimit(most)
+    limit = WarmCacheLimit(most)
     for number, length, kept in requests:
-        serve(worth, text(number, length), kept)
-        assert min(most, FREE_TOKENS) <= worth.limit <= most
+        serve(limit, text(number, length), kept)
+        assert min(most, FREE_TOKENS) <= limit.limit <= most

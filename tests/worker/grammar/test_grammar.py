@@ -238,11 +238,11 @@ def test_a_lazy_grammar_binds_from_its_trigger_on() -> None:
 
 
 def test_markers_count_with_their_text() -> None:
-    language = TokenTables(LetterTokens())
+    tables = TokenTables(LetterTokens())
     constraint = Constraint("gbnf", 'root ::= "<|call|>" "x"')
     with pytest.raises(GrammarError):
-        language.bind(Grammar(constraint), frozenset()).take(MARKER)
-    binding = language.bind(Grammar(constraint), frozenset({MARKER}))
+        tables.bind(Grammar(constraint), frozenset()).take(MARKER)
+    binding = tables.bind(Grammar(constraint), frozenset({MARKER}))
     assert binding.mask()[MARKER]
     binding.take(MARKER)
     assert binding.mask().nonzero()[0].tolist() == [BYTES_FROM + ord("x")]

@@ -36,7 +36,7 @@ class Memory:
     """Cells of one sequence, (position, number), that can be cut by position only."""
 
     layout: list[int | Grid]
-    places: MropePositions = field(default_factory=lambda: MropePositions(0))
+    positions: MropePositions = field(default_factory=lambda: MropePositions(0))
     cells: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -54,35 +54,35 @@ class Memory:
 
     def feed(self, count: int) -> None:
         """The next rows, as LlamaVision does it."""
-        stop = min(self.total, self.places.length + count)
-        while self.places.length < stop or self.places.held < self.places.length:
-            number = self.places.length
+        stop = min(self.total, self.positions.length + count)
+        while self.positions.length < stop or self.positions.held < self.positions.length:
+            number = self.positions.length
             image = self.image_at(number)
             if image is None:
                 self._add(number, number + 1)
             else:
                 first, grid = image
-                held = self.places.open(first, grid, number)
+                held = self.positions.open(first, grid, number)
                 self._add(first + held, min(first + grid.rows, max(stop, number + 1)))
 
     def _add(self, start: int, stop: int) -> None:
         for number in range(start, stop):
-            position = self.places.position(number)
+            position = self.positions.position(number)
             assert not self.cells or position >= self.cells[-1][0]
             self.cells.append((position, number))
-        self.places.grow(stop)
+        self.positions.grow(stop)
 
     def cut(self, length: int) -> None:
-        end = self.places.cut(length)
+        end = self.positions.cut(length)
         self.cells = [cell for cell in self.cells if cell[0] < end]
 
     def check(self) -> None:
-        held = self.places.held
+        held = self.positions.held
         assert self.cells == [(self.truth[number], number) for number in range(held)]
-        assert self.places.length >= held
+        assert self.positions.length >= held
         assert all(
-            self.places.position(number) == self.truth[number]
-            for number in range(self.places.length)
+            self.positions.position(number) == self.truth[number]
+            for number in range(self.positions.length)
             if number < held or self.image_at(number) is None
         )
 
@@ -93,19 +93,19 @@ def test_cells_are_the_first_rows_at_their_positions(
 ) -> None:
     memory = Memory(layout)
     for _ in range(data.draw(st.integers(1, 8))):
-        if memory.places.length and data.draw(st.booleans()):
-            length = data.draw(st.integers(0, memory.places.length))
+        if memory.positions.length and data.draw(st.booleans()):
+            length = data.draw(st.integers(0, memory.positions.length))
             memory.cut(length)
-            assert memory.places.length == length
+            assert memory.positions.length == length
             if data.draw(st.booleans()):
-                memory.places = memory.places.copy()
+                memory.positions = memory.positions.copy()
         else:
             memory.feed(data.draw(st.integers(1, 20)))
-            assert memory.places.held == memory.places.length
+            assert memory.positions.held == memory.positions.length
         memory.check()
     memory.feed(memory.total)
     memory.check()
-    assert memory.places.position(memory.total) == memory.truth[-1]
+    assert memory.positions.position(memory.total) == memory.truth[-1]
 
 
 @given(GRIDS, st.integers(0, 1000), st.data())
@@ -129,28 +129,28 @@ def test_ordinary_rows_are_a_line() -> None:
 
 
 def test_after_a_failed_decode_an_image_begins_anew() -> None:
-    places = MropePositions(5)
+    positions = MropePositions(5)
     grid = Grid(4, 3)
-    assert places.open(5, grid, 5) == 0
-    places.grow(9)
-    places.spoil(9)
-    assert places.cut(9) == 5
-    assert (places.held, places.length) == (5, 9)
-    assert places.open(5, grid, 9) == 0
-    places.grow(17)
-    assert (places.position(16), places.position(17)) == (5, 9)
-    places.spoil(17)
-    assert (places.held, places.cut(17)) == (17, 9)
+    assert positions.open(5, grid, 5) == 0
+    positions.grow(9)
+    positions.spoil(9)
+    assert positions.cut(9) == 5
+    assert (positions.held, positions.length) == (5, 9)
+    assert positions.open(5, grid, 9) == 0
+    positions.grow(17)
+    assert (positions.position(16), positions.position(17)) == (5, 9)
+    positions.spoil(17)
+    assert (positions.held, positions.cut(17)) == (17, 9)
 
 
 def test_rows_in_a_wrong_place_are_refused() -> None:
-    places = MropePositions(5)
+    positions = MropePositions(5)
     grid = Grid(2, 2)
     with pytest.raises(ValueError, match="an image at 4"):
-        places.open(4, grid, 4)
-    places.open(5, grid, 5)
-    places.grow(7)
+        positions.open(4, grid, 4)
+    positions.open(5, grid, 5)
+    positions.grow(7)
     with pytest.raises(ValueError, match="row 8 of a sequence of 7"):
-        places.open(5, grid, 8)
+        positions.open(5, grid, 8)
     with pytest.raises(ValueError, match="an image at 6"):
-        places.open(6, grid, 7)
+        positions.open(6, grid, 7)

@@ -63,8 +63,8 @@ class NodesPanel(Panel):
         for node in status.nodes:
             drawn.extend(_node_lines(status, node, width, columns))
         for waiter in status.waiting:
-            knocks = f"{waiter.name} ({waiter.address}) waits: aivailable admit"
-            text = f"{wording.symbol('silent')} {knocks}"
+            waiting = f"{waiter.name} ({waiter.address}) waits: aivailable admit"
+            text = f"{wording.symbol('silent')} {waiting}"
             drawn.append(Content.styled(fit(text, width).rstrip(), STYLES["warn"]))
         return drawn or [Content.styled(status.advice or "nobody yet", STYLES["quiet"])]
 

@@ -1,4 +1,8 @@
-"""Handlers: adopting another cluster, and ending in one. The rules are in core.state.merging."""
+"""Handlers: adopting another cluster, and ending in one. The rules are in core.state.merging.
+
+Not to be confused with `core.state.merging`, which holds the rules, nor with
+`peer.membership.merging`, which takes the steps on a node.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ from aivailable.core.state.records import Dissolved, Tombstone
 from aivailable.core.state.state import State
 
 CLUSTER_ID_MAX_CHARS = 64
-REFUGES_MAX = 16
-REFUGE_ADDRESSES_MAX = 8
+SUCCESSORS_MAX = 16
+SUCCESSOR_ADDRESSES_MAX = 8
 
 
 def adopt(state: State, _command: Command, body: Adopt) -> Change | Reject:
@@ -56,10 +60,12 @@ def dissolve(state: State, _command: Command, body: Dissolve) -> Change | Reject
         return Reject("not_now", problem)
     if any(node not in body.members for node in state.members):
         return Reject("members_changed", "a member came meanwhile; ask the other cluster again")
-    if len(body.refuges) > REFUGES_MAX or any(
-        len(refuge.addresses) > REFUGE_ADDRESSES_MAX for refuge in body.refuges
+    if len(body.refuges) > SUCCESSORS_MAX or any(
+        len(successor.addresses) > SUCCESSOR_ADDRESSES_MAX for successor in body.refuges
     ):
-        return Reject("too_many", f"at most {REFUGES_MAX} nodes, {REFUGE_ADDRESSES_MAX} addresses")
+        return Reject(
+            "too_many", f"at most {SUCCESSORS_MAX} nodes, {SUCCESSOR_ADDRESSES_MAX} addresses"
+        )
     ended = Dissolved(body.into, body.name[:NAME_MAX_CHARS], body.refuges)
     after = replace(state, dissolved=ended, window=replace(state.window, open=False))
     return Change(after, "dissolved", body.into, f"this cluster ends in {short(body.into)}")

@@ -13,7 +13,7 @@ from aivailable.core.serving.status import FitStatus, PlanStatus
 from aivailable.core.state.commands import RemoveDeployment
 from aivailable.core.state.records import Deployment
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.accounting import record_of
 from aivailable.peer.api.cluster.nodes import asked
 from aivailable.peer.api.description.answer_types import Removed
 from aivailable.peer.api.description.fields import (
@@ -140,20 +140,20 @@ class DeploymentsApi:
 
     async def deploy(self, request: web.Request) -> web.Response:
         """`?dry_run=1`: what it would come to, with nothing changed."""
-        call = call_of(request)
+        record = record_of(request)
         wanted = _deploy_request(await read_body(request), DEPLOY)
         if asked(request, "dry_run"):
             return json_answer(await self._deployments.preview(wanted))
-        deployment = await self._deployments.deploy(wanted, actor=call.actor)
+        deployment = await self._deployments.deploy(wanted, actor=record.actor)
         return json_answer(deployment, status=201)
 
     async def undeploy(self, request: web.Request) -> web.Response:
-        call = call_of(request)
+        record = record_of(request)
         name = request.match_info["name"]
         if not valid_deployment_name(name):
             raise RequestError(400, "invalid_value", f"{name!r} cannot be a deployment's name")
         await self._changes.propose(
-            RemoveDeployment(name), actor=call.actor, reason=f"api {call.request_id}"
+            RemoveDeployment(name), actor=record.actor, reason=f"api {record.request_id}"
         )
         removed: Removed = {"removed": name}
         return json_answer(removed)

@@ -17,7 +17,7 @@ from aivailable.core.serving.status import ClusterStatus
 from aivailable.core.state.commands import RevokeKey, SetWindow
 from aivailable.core.state.records import ApiKey, Event, Scope
 from aivailable.errors import AivailableError, RequestError
-from aivailable.peer.api.accounting import RequestOutcome, call_of
+from aivailable.peer.api.accounting import RequestOutcome, record_of
 from aivailable.peer.api.cluster.nodes import asked
 from aivailable.peer.api.description.answer_types import (
     DeploymentsPage,
@@ -249,7 +249,7 @@ class ClusterApi:
         return json_answer(page)
 
     async def members(self, _: web.Request) -> web.Response:
-        """The same nodes without their devices, and who waits at the door."""
+        """The same nodes without their devices, and who waits to be admitted."""
         status = self._observation.status()
         members = to_plain(status.nodes)
         for member in members:
@@ -285,7 +285,7 @@ class ClusterApi:
         return json_answer(page)
 
     async def create_key(self, request: web.Request) -> web.Response:
-        call = call_of(request)
+        record = record_of(request)
         body = (await read_body(request)).declared(KEY)
         scope = body.text("scope") or Scope.USER.value
         if scope not in SCOPES:
@@ -293,35 +293,35 @@ class ClusterApi:
         label = body.text("label") or ""
         if not label.isprintable():
             raise ParameterError("label", "'label' must be printable")
-        text, key = await self._api_keys.mint_key(scope, label, actor=call.actor)
+        text, key = await self._api_keys.mint_key(scope, label, actor=record.actor)
         made: KeyMade = {"key": text, **_shown_key(key)}
         return json_answer(made, status=201, headers={"Cache-Control": "no-store"})
 
     async def revoke_key(self, request: web.Request) -> web.Response:
-        call = call_of(request)
+        record = record_of(request)
         key_id = request.match_info["key_id"]
         await self._changes.propose(
-            RevokeKey(key_id), actor=call.actor, reason=f"api {call.request_id}"
+            RevokeKey(key_id), actor=record.actor, reason=f"api {record.request_id}"
         )
         revoked: KeyRevoked = {"revoked": key_id}
         return json_answer(revoked)
 
     async def window(self, request: web.Request) -> web.Response:
-        call = call_of(request)
+        record = record_of(request)
         duration_s = (await read_body(request)).declared(WINDOW).integer("duration_s")
         if duration_s is None:
             raise ParameterError(
                 "duration_s", "'duration_s' is required; 0 closes", code="missing_parameter"
             )
         await self._changes.propose(
-            SetWindow(duration_s), actor=call.actor, reason=f"api {call.request_id}"
+            SetWindow(duration_s), actor=record.actor, reason=f"api {record.request_id}"
         )
         window: WindowSet = {"duration_s": duration_s}
         return json_answer(window)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Take a member out by its id, a beginning of it, or its name."""
-        call = call_of(request)
+        record = record_of(request)
         wanted = request.match_info["node"]
         found = [
             node.node
@@ -331,7 +331,7 @@ class ClusterApi:
         if len(found) != 1:
             many = "is ambiguous" if found else "is no member"
             raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
-        await self._members.remove(found[0], actor=call.actor)
+        await self._members.remove(found[0], actor=record.actor)
         removed: Removed = {"removed": found[0]}
         return json_answer(removed)
 
@@ -342,8 +342,8 @@ class ClusterApi:
 
     async def recover(self, request: web.Request) -> web.Response:
         """Found the cluster anew from this node's copy; says what was given up."""
-        call = call_of(request)
-        result = await self._members.recover(actor=call.actor)
+        record = record_of(request)
+        result = await self._members.recover(actor=record.actor)
         cluster = result.state.cluster
         founded: RecoveredCluster = {
             "cluster_id": "" if cluster is None else cluster.cluster_id,
@@ -354,9 +354,9 @@ class ClusterApi:
 
     async def merge(self, request: web.Request) -> web.Response:
         """End this cluster in the one named by `into`."""
-        call = call_of(request)
+        record = record_of(request)
         into = (await read_body(request)).declared(MERGE).required_text("into")
-        await self._members.merge(into, actor=call.actor)
+        await self._members.merge(into, actor=record.actor)
         merging: MergeStarted = {"into": into}
         return json_answer(merging)
 
@@ -375,7 +375,7 @@ class ClusterApi:
         return json_answer(page)
 
     async def _follow(self, request: web.Request, after: int) -> web.StreamResponse:
-        call = call_of(request)
+        record = record_of(request)
         task = asyncio.current_task()
         if task is None or len(self._followers) >= EVENT_STREAMS_MAX:
             raise RequestError(
@@ -383,9 +383,9 @@ class ClusterApi:
                 retry_after_s=RETRY_AFTER_S,
             )  # fmt: skip
         # A stream without an end of its own is done when its reader has had enough.
-        call.outcome = RequestOutcome.DONE
+        record.outcome = RequestOutcome.DONE
         self._followers[task] = None
-        sse = SseWriter(request, call.headers())
+        sse = SseWriter(request, record.headers())
         try:
             await sse.open()
             await sse.comment("connected")
@@ -394,10 +394,10 @@ class ClusterApi:
             raise
         except (AivailableError, OSError) as error:
             # The node has left its cluster, say. The reader asks again and is told.
-            log.info("request %s: the events end here: %s", call.request_id, error)
+            log.info("request %s: the events end here: %s", record.request_id, error)
         except Exception:
-            call.outcome = RequestOutcome.FAILED
-            log.exception("request %s broke in mid-stream", call.request_id)
+            record.outcome = RequestOutcome.FAILED
+            log.exception("request %s broke in mid-stream", record.request_id)
         finally:
             del self._followers[task]
         return await sse.end()

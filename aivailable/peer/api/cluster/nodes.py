@@ -11,7 +11,7 @@ from aiohttp import web
 from aivailable.core.ids import NodeId, short
 from aivailable.core.serving.status import HERE, ClusterStatus, DrainStatus, PauseStatus
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.accounting import record_of
 from aivailable.peer.api.description.fields import Fields, Integer, Object, String
 from aivailable.peer.api.description.routes import Access, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
@@ -91,9 +91,9 @@ class NodesApi:
         return json_answer(await self._members.pause(node, duration_s))
 
     async def _set(self, request: web.Request, draining: bool, *, force: bool) -> web.Response:
-        call = call_of(request)
+        record = record_of(request)
         node = find_member(self._observation.status(), request.match_info["node"])
-        done = await self._members.drain(node, draining, force=force, actor=call.actor)
+        done = await self._members.drain(node, draining, force=force, actor=record.actor)
         return json_answer(done)
 
 

@@ -12,7 +12,7 @@ from aivailable.core.state.commands import PutSettings
 from aivailable.core.state.records import ClusterSettings
 from aivailable.core.state.settings import SETTINGS, changed
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import call_of
+from aivailable.peer.api.accounting import record_of
 from aivailable.peer.api.description.answer_types import SettingsPage
 from aivailable.peer.api.description.fields import Flag, Integer, Object
 from aivailable.peer.api.description.routes import Access, Answer, Body, Route
@@ -60,14 +60,14 @@ class SettingsApi:
 
     async def change(self, request: web.Request) -> web.Response:
         """The keys of the body are changed, all of them or none."""
-        call = call_of(request)
+        record = record_of(request)
         wishes = (await read_body(request)).plain()
         try:
             settings = changed(self._observation.settings(), wishes)
         except ValueError as error:
             raise RequestError(400, "invalid_setting", str(error)) from error
         await self._changes.propose(
-            PutSettings(settings), actor=call.actor, reason=f"api {call.request_id}"
+            PutSettings(settings), actor=record.actor, reason=f"api {record.request_id}"
         )
         return json_answer(_page(settings))
 

@@ -40,7 +40,7 @@ def choices_of(asked: Asked, *, chat: bool) -> list[Choice]:
 
 
 async def collect(
-    call: RequestRecord, reply: Reply, choices: Sequence[Choice], generation: Generation
+    record: RequestRecord, reply: Reply, choices: Sequence[Choice], generation: Generation
 ) -> web.Response:
     """The whole answer, once every choice has ended."""
     reasons: dict[int, str] = {}
@@ -54,7 +54,7 @@ async def collect(
         if isinstance(event, Finished):
             reasons[index] = event.reason
     parts = [(choice.whole(), reasons[index]) for index, choice in enumerate(choices)]
-    return json_answer(reply.whole(parts, call), headers=call.headers())
+    return json_answer(reply.whole(parts, record), headers=record.headers())
 
 
 class AnswerStream:
@@ -62,7 +62,7 @@ class AnswerStream:
 
     def __init__(
         self,
-        call: RequestRecord,
+        record: RequestRecord,
         reply: Reply,
         choices: Sequence[Choice],
         generation: Generation,
@@ -70,7 +70,7 @@ class AnswerStream:
         keep_alive_s: float,
         headers_wait_s: float,
     ) -> None:
-        self._call = call
+        self._record = record
         self._reply = reply
         self._choices = choices
         self._generation = generation
@@ -79,20 +79,20 @@ class AnswerStream:
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """Raises RequestError only before the first byte; ClientGone."""
-        call = self._call
+        record = self._record
         first = await self._generation.next(self._headers_wait_s)
-        sse = SseWriter(request, call.headers())
+        sse = SseWriter(request, record.headers())
         await sse.open()
         try:
             await self._relay(sse, first)
         except ClientGone:
             raise
         except (AivailableError, OSError) as error:
-            await _fail_stream(sse, call, as_request_error(error))
+            await _fail_stream(sse, record, as_request_error(error))
         except Exception:
-            log.exception("request %s broke in mid-stream", call.request_id)
+            log.exception("request %s broke in mid-stream", record.request_id)
             broken = RequestError(500, "internal_error", "the node failed; its log says how")
-            await _fail_stream(sse, call, broken)
+            await _fail_stream(sse, record, broken)
         return await sse.end()
 
     async def _relay(self, sse: SseWriter, found: tuple[int, GenerationEvent] | None) -> None:
@@ -111,7 +111,7 @@ class AnswerStream:
                 break
             found = await self._generation.next(self._keep_alive_s)
         if self._reply.usage:
-            await sse.data(self._reply.last(self._call))
+            await sse.data(self._reply.last(self._record))
         await sse.raw("[DONE]")
 
     async def _show(self, sse: SseWriter, index: int, event: GenerationEvent) -> None:
@@ -125,7 +125,7 @@ class AnswerStream:
             await sse.data(self._reply.chunk(index, choice.closing(), event.reason))
 
 
-async def _fail_stream(sse: SseWriter, call: RequestRecord, error: RequestError) -> None:
+async def _fail_stream(sse: SseWriter, record: RequestRecord, error: RequestError) -> None:
     """After the first byte there is no status left to set: an event says it, and no [DONE]."""
-    call.outcome = RequestOutcome.FAILED
-    await sse.data(error_body(error, call.request_id))
+    record.outcome = RequestOutcome.FAILED
+    await sse.data(error_body(error, record.request_id))

@@ -20,7 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from aivailable.errors import RequestError
-from aivailable.peer.api.accounting import RequestRecord, call_of
+from aivailable.peer.api.accounting import RequestRecord, record_of
 from aivailable.peer.api.description.fields import (
     AnyOf,
     Fields,
@@ -179,11 +179,11 @@ class Inputs:
         ]
 
     async def embeddings(self, request: web.Request) -> web.Response:
-        call = call_of(request)
-        asked = embeddings_request(await read_body(request), call.request_id)
+        record = record_of(request)
+        asked = embeddings_request(await read_body(request), record.request_id)
         items: dict[int, str] = {}
         total = 0
-        async with aclosing(self._run(call, asked.generate, asked.ignored)) as answers:
+        async with aclosing(self._run(record, asked.generate, asked.ignored)) as answers:
             async for embedded in answers:
                 vector = _vector(embedded)
                 if asked.dimensions is not None:
@@ -201,15 +201,15 @@ class Inputs:
         _check_complete(items, asked.generate)
         data = ",".join(items[index] for index in range(len(items)))
         model = json.dumps(asked.generate.deployment)
-        usage = to_json(input_usage_of(call)).decode()
+        usage = to_json(input_usage_of(record)).decode()
         text = f'{{"object":"list","data":[{data}],"model":{model},"usage":{usage}}}'
-        return web.Response(text=text, content_type="application/json", headers=call.headers())
+        return web.Response(text=text, content_type="application/json", headers=record.headers())
 
     async def rerank(self, request: web.Request) -> web.Response:
-        call = call_of(request)
-        asked = rerank_request(await read_body(request), call.request_id)
+        record = record_of(request)
+        asked = rerank_request(await read_body(request), record.request_id)
         scores: dict[int, float] = {}
-        async with aclosing(self._run(call, asked.generate, asked.ignored)) as answers:
+        async with aclosing(self._run(record, asked.generate, asked.ignored)) as answers:
             async for embedded in answers:
                 vector = _vector(embedded)
                 if len(vector) != 1:
@@ -224,20 +224,20 @@ class Inputs:
                 result["document"] = {"text": asked.generate.inputs[index]}
             results.append(result)
         document: Ranking = {
-            "id": call.request_id,
+            "id": record.request_id,
             "object": "list",
             "model": asked.generate.deployment,
             "results": results,
-            "usage": input_usage_of(call),
+            "usage": input_usage_of(record),
         }
-        return json_answer(document, headers=call.headers())
+        return json_answer(document, headers=record.headers())
 
     async def _run(
-        self, call: RequestRecord, asked: Generate, ignored: tuple[str, ...]
+        self, record: RequestRecord, asked: Generate, ignored: tuple[str, ...]
     ) -> AsyncGenerator[Embedded, None]:
-        call.model = find_deployment(self._observation, asked.deployment).name
-        self._ignored.note(call, ignored)
-        generation = Generation(self._inference, [replace(asked, deployment=call.model)], call)
+        record.model = find_deployment(self._observation, asked.deployment).name
+        self._ignored.note(record, ignored)
+        generation = Generation(self._inference, [replace(asked, deployment=record.model)], record)
         try:
             while True:
                 found = await generation.next()

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from aivailable.peer.api.accounting import RequestRecord, call_of
+from aivailable.peer.api.accounting import RequestRecord, record_of
 from aivailable.peer.api.description.fields import Object
 from aivailable.peer.api.description.routes import GENERATION_ERRORS, SSE, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
@@ -120,12 +120,12 @@ class OpenAi:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request)
-        asked = chat_request(body, call_of(request).request_id)
+        asked = chat_request(body, record_of(request).request_id)
         return await self._answer(request, asked, chat=True)
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
         body = await read_body(request)
-        asked = completion_request(body, call_of(request).request_id)
+        asked = completion_request(body, record_of(request).request_id)
         return await self._answer(request, asked, chat=False)
 
     async def models(self, _request: web.Request) -> web.Response:
@@ -143,34 +143,34 @@ class OpenAi:
     async def _answer(
         self, request: web.Request, asked: Asked, *, chat: bool
     ) -> web.StreamResponse:
-        call = call_of(request)
-        call.model = find_deployment(self._observation, asked.model).name
-        self._ignored.note(call, asked.ignored)
-        with self._shares.hold(call.account, len(asked.generates)):
-            return await self._generated(request, call, asked, chat=chat)
+        record = record_of(request)
+        record.model = find_deployment(self._observation, asked.model).name
+        self._ignored.note(record, asked.ignored)
+        with self._shares.hold(record.account, len(asked.generates)):
+            return await self._generated(request, record, asked, chat=chat)
 
     async def _generated(
-        self, request: web.Request, call: RequestRecord, asked: Asked, *, chat: bool
+        self, request: web.Request, record: RequestRecord, asked: Asked, *, chat: bool
     ) -> web.StreamResponse:
         reply = Reply(
-            call.request_id,
+            record.request_id,
             asked.model,
             self._clock.wall_ms() // 1000,
             chat,
             usage=asked.include_usage,
         )
         choices = choices_of(asked, chat=chat)
-        generates = [replace(one, deployment=call.model) for one in asked.generates]
+        generates = [replace(one, deployment=record.model) for one in asked.generates]
         # Keep-alives let a stream wait for a model that is loading as long as for its answer.
         wait_s = generates[0].deadline_s if asked.stream else WAIT_S
         generation = Generation(
-            self._inference, generates, call, wait_s=wait_s, per_prompt=asked.per_prompt
+            self._inference, generates, record, wait_s=wait_s, per_prompt=asked.per_prompt
         )
         try:
             if not asked.stream:
-                return await collect(call, reply, choices, generation)
+                return await collect(record, reply, choices, generation)
             stream = AnswerStream(
-                call,
+                record,
                 reply,
                 choices,
                 generation,

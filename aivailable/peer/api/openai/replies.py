@@ -30,18 +30,18 @@ class Reply:
         """One piece of one choice, on its way to a client that streams."""
         return self._chunk([_choice(index, part, reason)])
 
-    def last(self, call: RequestRecord) -> dict[str, Any]:
+    def last(self, record: RequestRecord) -> dict[str, Any]:
         """The extra chunk of `stream_options.include_usage`."""
-        return {**self._chunk([]), "usage": usage_of(call)}
+        return {**self._chunk([]), "usage": usage_of(record)}
 
-    def whole(self, choices: Sequence[tuple[Part, str]], call: RequestRecord) -> dict[str, Any]:
+    def whole(self, choices: Sequence[tuple[Part, str]], record: RequestRecord) -> dict[str, Any]:
         """The answer to a request that does not stream: parts with the reasons of their ends."""
         return {
             **self._head("chat.completion" if self.chat else "text_completion"),
             "choices": [
                 _choice(index, part, reason) for index, (part, reason) in enumerate(choices)
             ],
-            "usage": usage_of(call),
+            "usage": usage_of(record),
         }
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -65,18 +65,18 @@ def _choice(index: int, part: Part, reason: str | None) -> dict[str, Any]:
     return {"index": index, **part, "finish_reason": reason}
 
 
-def usage_of(call: RequestRecord) -> Usage:
+def usage_of(record: RequestRecord) -> Usage:
     return {
-        "prompt_tokens": call.prompt_tokens,
-        "completion_tokens": call.completion_tokens,
-        "total_tokens": call.prompt_tokens + call.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": call.cached_tokens},
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
+        "total_tokens": record.prompt_tokens + record.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": record.cached_tokens},
     }
 
 
-def input_usage_of(call: RequestRecord) -> InputUsage:
+def input_usage_of(record: RequestRecord) -> InputUsage:
     """For answers without tokens: embeddings and rankings."""
-    return {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens}
+    return {"prompt_tokens": record.prompt_tokens, "total_tokens": record.prompt_tokens}
 
 
 def model_list(status: ClusterStatus) -> ModelList:

@@ -99,11 +99,11 @@ class Ignored:
         self._log = log
         self._logged: dict[str, None] = {}
 
-    def note(self, call: RequestRecord, names: tuple[str, ...]) -> None:
+    def note(self, record: RequestRecord, names: tuple[str, ...]) -> None:
         """Names are the client's: only harmless ones reach the header and the log."""
         shown = tuple(one for one in names if _SHOWABLE.fullmatch(one))
-        call.ignored = shown[:NAMES_SHOWN_MAX]
-        for name in call.ignored:
+        record.ignored = shown[:NAMES_SHOWN_MAX]
+        for name in record.ignored:
             if name not in self._logged and len(self._logged) < NAMES_LOGGED_MAX:
                 self._logged[name] = None
-                self._log.info("parameter %r of %s has no effect (said once)", name, call.route)
+                self._log.info("parameter %r of %s has no effect (said once)", name, record.route)
