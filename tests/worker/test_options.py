@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from fixtures.models import smollm2_path
 
@@ -9,7 +12,7 @@ from aivailable.gguf import read_header
 from aivailable.gguf.facts import ModelFacts
 from aivailable.worker.engine import OptionRefused
 from aivailable.worker.llama.adapters import adapters_of
-from aivailable.worker.llama.parameters import parameters
+from aivailable.worker.llama.parameters import KNOWN_OPTIONS, context_parameters, parameters
 from aivailable.worker.llama.projector import projector_of
 from aivailable.worker.loading import check_sizes
 
@@ -29,6 +32,23 @@ WRONG = {
     "no projector": ({"projector": "/none.gguf"}, "option projector: /none.gguf: cannot be read"),
     "scale": ({"lora": "a.gguf:1e9"}, "scale 1e\\+09 is not within 100"),
 }
+REACHES = {
+    "kv_type": ("q8_0", "type_k", 8),
+    "ubatch": ("64", "n_ubatch", 64),
+    "threads": ("3", "n_threads", 3),
+    "flash_attention": ("on", "flash_attn_type", 1),
+    "warm_tokens": ("100", "warm", 100),
+    "numa": ("isolate", "numa", "isolate"),
+}
+"""An option's value, and what it becomes: of llama.cpp's context, or of our own sizes."""
+SEEN_BY = {
+    "draft": "tests/worker/generating/test_drafting_llama.py",
+    "pooling": "tests/worker/embedding/test_embedding_llama.py",
+    "lora": "tests/worker/llama/test_lora_llama.py",
+    "projector": "tests/worker/llama/test_vision_llama.py",
+}
+"""Options that do more than one number: the test with a real model that sees them work."""
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +76,20 @@ def test_a_wrong_option_is_refused_as_one(facts: ModelFacts, name: str) -> None:
 def test_sizes_that_no_load_can_have_are_refused_as_such(context: int, slots: int) -> None:
     with pytest.raises(OptionRefused):
         check_sizes(context, slots)
+
+
+@pytest.mark.parametrize("name", REACHES)
+def test_an_option_reaches_the_engine(facts: ModelFacts, name: str) -> None:
+    text, field, value = REACHES[name]
+    made = parameters(facts, 512, 2, {name: text}, on_gpu=False)
+    library = SimpleNamespace(llama_context_default_params=SimpleNamespace)
+    told = context_parameters(library, made)
+    assert getattr(told, field, getattr(made, field, None)) == value
+
+
+def test_every_option_is_seen_to_work_and_told_to_users() -> None:
+    assert sorted((*REACHES, *SEEN_BY)) == sorted(KNOWN_OPTIONS)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in KNOWN_OPTIONS if f"`{name}`" not in readme] == []
+    for name, path in SEEN_BY.items():
+        assert f'"{name}' in (ROOT / path).read_text(encoding="utf-8")
