@@ -13,7 +13,7 @@ from aivailable.worker.engine import LoadRefused
 from aivailable.worker.llama.library import import_library
 
 TEMPLATES_BEHIND = tuple(
-    f"aivailable.worker.{name}" for name in ("chat", "engine_llama", "llama_embedding")
+    f"aivailable.worker.{name}" for name in ("chat", "llama.engine", "llama.embedding")
 )
 LOAD = Load("r", "llama", "/m.gguf", 512, 1, (DeviceClaim("cpu0", "cpu", 0, 1),))
 
