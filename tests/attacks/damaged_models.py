@@ -25,6 +25,7 @@ from fixtures.worker_process import MIB, WorkerProcess
 
 from aivailable.errors import GgufError
 from aivailable.gguf import read_header
+from aivailable.peer.runtimes.starting import WORKER_ENVIRONMENT
 from aivailable.wire.generation import Generate, Sampling
 from aivailable.wire.worker import DeviceClaim, Load, Ready
 
@@ -122,7 +123,8 @@ def first_requests(path: Path) -> tuple[str, str]:
     """What becomes of a load, and the last word about it."""
     claim = DeviceClaim("cpu0", "cpu", 0, 2048 * MIB)
     load = Load("r1", "llama", str(path), 256, 2, (claim,), {"threads": "2"}, check_tensors=True)
-    with WorkerProcess(timeout_s=ANSWER_LIMIT_S) as worker:
+    environment = {**os.environ, **WORKER_ENVIRONMENT}
+    with WorkerProcess(environment=environment, timeout_s=ANSWER_LIMIT_S) as worker:
         try:
             ready = worker.load(load)
         except EOFError:
