@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,7 @@ MODEL = "honest"
 RATIO_MAX = 2.0
 GROWTH_MAX_BYTES = 50 * MIB
 LOG_MAX_BYTES_PER_MIN = 1 * MIB
+SOFT_DESCRIPTORS = 1024
 SETTLE_S = 1.0
 """The streams run before the attack begins."""
 SINK_MDNS_PORT = 5454
@@ -220,6 +222,9 @@ async def lab_of(peers: Peers, folder: Path) -> Lab:
 
 async def run(told: argparse.Namespace) -> int:
     failed = 0
+    # What a service manager gives; the members inherit it.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_DESCRIPTORS, hard))
     seconds, rounds = (3.0, 1) if told.quick else (ROUND_S, ROUNDS)
     lines = {}
     with tempfile.TemporaryDirectory() as folder:
