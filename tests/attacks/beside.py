@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -205,8 +205,20 @@ async def measured(lab: Lab, name: str, strength: int, rounds: int, seconds: flo
     return shown
 
 
+@contextmanager
+def service_limits() -> Iterator[None]:
+    """The descriptors that a service manager gives, for the processes that are started within."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_DESCRIPTORS, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def lab_of(peers: Peers, folder: Path) -> Lab:
-    await Homes(folder / "kept").start(peers, folder / "run", 3, "cpu:64MiB")
+    with service_limits():
+        await Homes(folder / "kept").start(peers, folder / "run", 3, "cpu:64MiB")
     options = {"need_bytes": str(MIB), "step_ms": str(STEP_MS)}
     answer = await peers.deploy(
         peers.peers[0], model=MODEL, engine="fake", options=options, context=8192,
@@ -222,9 +234,6 @@ async def lab_of(peers: Peers, folder: Path) -> Lab:
 
 async def run(told: argparse.Namespace) -> int:
     failed = 0
-    # What a service manager gives; the members inherit it.
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_DESCRIPTORS, hard))
     seconds, rounds = (3.0, 1) if told.quick else (ROUND_S, ROUNDS)
     lines = {}
     with tempfile.TemporaryDirectory() as folder:
