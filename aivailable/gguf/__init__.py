@@ -3,6 +3,7 @@
 A leaf: imports only aivailable.errors, no numpy, no inference library, so that every peer can
 read headers. It must not load weights.
 
+* `opening`: opening a file, and no pipe.
 * `reader`: a header's raw structure.
 * `header`: what it says of a model.
 * `facts`: the same, as data.

@@ -7,16 +7,15 @@ instead of failing. It must not load weights.
 from __future__ import annotations
 
 import math
-import mmap
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from aivailable.errors import GgufError
 from aivailable.gguf.facts import ModelFacts
-from aivailable.gguf.reader import Reader, Structure, Value
+from aivailable.gguf.opening import open_model_file
+from aivailable.gguf.reader import MoreNeeded, Reader, Structure, Value
 from aivailable.gguf.tensors import FILE_TYPES, TENSOR_TYPES
 
 LAYERS_MAX: Final = 1024
@@ -31,6 +30,10 @@ NAME_MAX_CHARS: Final = 200
 NAME_READ_MAX_CHARS: Final = 64 * 1024
 """A longer name is damage; one between the two limits is cut."""
 MIB: Final = 1 << 20
+FIRST_READ_BYTES: Final = 4 * MIB
+"""Most headers are shorter; else four times as much is read, and so on."""
+HEADER_MAX_BYTES: Final = 64 * MIB
+"""The largest real ones, with 262,144 tokens and their merges, have about 20 MiB."""
 TOOL_TEMPLATE_KEY: Final = "tokenizer.chat_template.tool_use"
 INPUT_TENSORS: Final = tuple(
     f"{name}.weight"
@@ -86,12 +89,9 @@ def read_structure(label: str) -> tuple[Structure, int]:
     Raises GgufError as `read_header` does.
     """
     try:
-        with Path(label).open("rb") as file:
+        with open_model_file(label) as file:
             size = os.fstat(file.fileno()).st_size
-            if size == 0:
-                raise GgufError(f"{label}: the file is empty; copy it again")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                structure = Reader(data, label).structure()
+            structure = _read_enough(file, label, size)
     except (OSError, ValueError) as error:
         raise GgufError(f"{label}: cannot be read: {error}") from error
     if structure.expected_bytes > size:
@@ -101,6 +101,30 @@ def read_structure(label: str) -> tuple[Structure, int]:
             "bytes); copy it again"
         )
     return structure, size
+
+
+def _read_enough(file: BinaryIO, label: str, size: int) -> Structure:
+    """The structure from as few first bytes as hold it.
+
+    Read, not mapped: a mapped file that shrinks meanwhile ends the process with SIGBUS.
+    """
+    wanted = FIRST_READ_BYTES
+    while True:
+        file.seek(0)
+        data = file.read(wanted)
+        if len(data) < min(size, wanted):
+            raise GgufError(
+                f"{label}: the file shrank while it was read; wait until it is complete"
+            )
+        try:
+            return Reader(data, label, size).structure()
+        except MoreNeeded:
+            if wanted >= HEADER_MAX_BYTES:
+                raise GgufError(
+                    f"{label}: the header is longer than {HEADER_MAX_BYTES // MIB} MiB: the file "
+                    "is damaged; copy it again"
+                ) from None
+            wanted = min(wanted * 4, HEADER_MAX_BYTES)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

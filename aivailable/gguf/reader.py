@@ -1,13 +1,13 @@
 """The raw structure of a GGUF header: key/values and tensor descriptions, every length checked.
 
 Owns: the format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3,
-little-endian). It must not know what the keys mean (header does) nor touch weights. Token arrays
-are skipped, not read: 14–40 ms a file instead of seconds.
+little-endian), and limits for the header as a whole: what it may take of memory and time. It must
+not know what the keys mean (header does) nor touch weights. Token arrays are skipped, not read:
+14–40 ms a file instead of seconds.
 """
 
 from __future__ import annotations
 
-import mmap
 import struct
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -23,6 +23,11 @@ TENSORS_MAX: Final = 1 << 17
 KEY_MAX_BYTES: Final = (1 << 16) - 1
 STRING_MAX_BYTES: Final = 4 << 20
 ARRAY_MAX_ITEMS: Final = 8 << 20
+KEPT_MAX_BYTES: Final = 16 << 20
+"""Of all texts that are kept, together. The longest real ones are chat templates, some 20 KiB."""
+TEXTS_SKIPPED_MAX: Final = 2 << 20
+"""Texts in all arrays, together. The largest vocabularies have 262,144 tokens and about twice as
+many merges. Each costs a step of a loop, also an empty one."""
 ARRAY_KEPT_MAX_ITEMS: Final = 4096
 """Arrays by layer are kept; token tables are longer and are skipped."""
 ARRAY_DEPTH_MAX: Final = 2
@@ -80,17 +85,26 @@ class Structure:
     """Where the last tensor ends: a shorter file is truncated."""
 
 
-class Reader:
-    """Walks over the bytes of one file. `label` names it in errors."""
+class MoreNeeded(Exception):
+    """The header goes on behind the bytes that were given."""
 
-    def __init__(self, data: bytes | mmap.mmap, label: str) -> None:
+
+class Reader:
+    """Walks over the first bytes of one file."""
+
+    def __init__(self, data: bytes, label: str, size_bytes: int | None = None) -> None:
+        """`label` names the file in errors, `size_bytes` is its length; None: `data` is all."""
         self._data = memoryview(data)
-        self._size = len(self._data)
+        self._given = len(self._data)
+        self._size = self._given if size_bytes is None else size_bytes
         self._label = label
         self._at = 0
+        self._kept_bytes = 0
+        self._skipped = 0
 
     def structure(self) -> Structure:
-        """Read everything before the weights. Raises GgufError naming file and byte offset."""
+        """Read everything before the weights. Raises GgufError naming file and byte offset, and
+        MoreNeeded when `data` ends before the header does."""
         try:
             return self._structure()
         finally:
@@ -146,6 +160,8 @@ class Reader:
                 f"the header wants {count} more bytes, {self._size - self._at} are left: "
                 "the file is truncated or damaged; copy it again"
             )
+        if count > self._given - self._at:
+            raise MoreNeeded
 
     def _unsigned(self, form: struct.Struct) -> int:
         self._need(form.size)
@@ -159,6 +175,9 @@ class Reader:
         if length > limit_bytes:
             raise self.wrong(f"a text of {length} bytes; at most {limit_bytes} are allowed")
         self._need(length)
+        self._kept_bytes += length
+        if self._kept_bytes > KEPT_MAX_BYTES:
+            raise self.wrong(f"more than {KEPT_MAX_BYTES} bytes of texts: the file is damaged")
         text = bytes(self._data[self._at : self._at + length])
         self._at += length
         return text.decode("utf-8", "replace")
@@ -201,8 +220,11 @@ class Reader:
 
     def _skip_strings(self, count: int) -> None:
         # The hot loop: some hundred thousand tokens a file.
+        self._skipped += count
+        if self._skipped > TEXTS_SKIPPED_MAX:
+            raise self.wrong(f"more than {TEXTS_SKIPPED_MAX} texts in arrays: the file is damaged")
         self._need(count * _U64.size)
-        at, data, size, read = self._at, self._data, self._size, _U64.unpack_from
+        at, data, size, read = self._at, self._data, self._given, _U64.unpack_from
         for _ in range(count):
             if at + _U64.size > size:
                 self._at = at

@@ -11,7 +11,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.state.records import Inventory
@@ -22,6 +22,8 @@ from aivailable.wire.worker import Load
 if TYPE_CHECKING:
     from aivailable.raft.settings import RaftSettings
     from aivailable.raft.store import Store
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -242,6 +244,11 @@ class ModelStore(Protocol):
     """Verified model files of this node, by digest."""
 
     def held(self) -> Mapping[str, FileStatus]: ...
+
+    async def look(self, read: Callable[[Path], T], path: Path) -> T:
+        """What `read` says of the file, off the loop. Raises what it raises, and GgufError when
+        the file does not answer in time."""
+        ...
 
     async def register(self, path: Path) -> FileStatus:
         """Hash a file in place (off the loop) and remember it. Raises GgufError, OSError."""

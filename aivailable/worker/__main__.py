@@ -11,6 +11,7 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import resource
 import signal
 import socket
 import sys
@@ -76,6 +77,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--fd", type=int, required=True, help="socket to the peer")
     descriptor: int = parser.parse_args(arguments).fd
     die_with_parent()
+    # A core dump would be as large as the model, and hold the prompts.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     # A keyboard's interrupt goes to the whole process group; only the peer ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=descriptor), on_end=end_process)

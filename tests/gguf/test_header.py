@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 from aivailable.core.state.records import Model
 from aivailable.errors import GgufError
 from aivailable.gguf import read_header
-from aivailable.gguf.reader import Reader
+from aivailable.gguf.header import FIRST_READ_BYTES, HEADER_MAX_BYTES
+from aivailable.gguf.reader import TEXTS_SKIPPED_MAX, Reader
 from aivailable.wire.schema import pack, unpack
 
 
@@ -133,8 +136,80 @@ def test_overlapping_tensors_are_named(tmp_path: Path) -> None:
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(GgufError, match="cannot be read"):
         read_header(tmp_path / "nope.gguf")
-    with pytest.raises(GgufError, match="cannot be read"):
+    with pytest.raises(GgufError, match="no regular file"):
         read_header(tmp_path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "m.gguf"
+    os.mkfifo(pipe)
+    with pytest.raises(GgufError, match=r"m\.gguf: this is no regular file"):
+        read_header(pipe)
+    with pytest.raises(GgufError, match=r"no regular file"):
+        read_header(Path("/dev/zero"))
+
+
+def sparse(folder: Path, head: bytes, size_bytes: int) -> Path:
+    """A file that takes no room on the disk."""
+    path = write(folder, head)
+    os.truncate(path, size_bytes)
+    return path
+
+
+def strings_head(texts: int, each: int = 0) -> bytes:
+    """A header whose first value is an array of so many empty texts, or texts of `each` bytes."""
+    key = struct.pack("<Q", 1) + b"k" + struct.pack("<I", 9)
+    return struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + key + struct.pack("<IQ", 8, texts)
+
+
+def test_a_header_of_empty_texts_is_refused_by_their_number(tmp_path: Path) -> None:
+    texts = TEXTS_SKIPPED_MAX + 1
+    with pytest.raises(GgufError, match="texts in arrays"):
+        read_header(sparse(tmp_path, strings_head(texts), 2 << 30))
+
+
+def test_many_short_arrays_of_texts_count_together(tmp_path: Path) -> None:
+    many, each = 40, TEXTS_SKIPPED_MAX // 39
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 0, many)
+    for number in range(many):
+        head += struct.pack("<Q", 2) + f"{number:02}".encode() + struct.pack("<I", 9)
+        head += struct.pack("<IQ", 8, each) + bytes(8 * each)
+    with pytest.raises(GgufError, match="texts in arrays"):
+        read_header(write(tmp_path, head))
+
+
+def test_the_texts_that_are_kept_count_together(tmp_path: Path) -> None:
+    piece = 1 << 20
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 0, 100)
+    for number in range(100):
+        head += struct.pack("<Q", 2) + f"{number:02}".encode()
+        head += struct.pack("<IQ", 8, piece) + bytes(piece)
+    tracemalloc.start()
+    try:
+        with pytest.raises(GgufError, match="bytes of texts"):
+            read_header(write(tmp_path, head))
+        # The pieces that were read, the larger one beside the smaller, and the texts.
+        assert tracemalloc.get_traced_memory()[1] < 2 * HEADER_MAX_BYTES + len(head)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_without_end_is_refused(tmp_path: Path) -> None:
+    """Numbers are not counted one by one: arrays of eight million of them."""
+    count = 8 << 20
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1000)
+    head += struct.pack("<Q", 1) + b"k" + struct.pack("<I", 9) + struct.pack("<IQ", 10, count)
+    path = sparse(tmp_path, head, 2 << 30)
+    with pytest.raises(GgufError, match="longer than 64 MiB"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("pad", [FIRST_READ_BYTES - 200, FIRST_READ_BYTES, 5 * FIRST_READ_BYTES])
+def test_a_header_longer_than_the_first_read_is_read_whole(tmp_path: Path, pad: int) -> None:
+    tokens = [f"t{number}" for number in range(100)]
+    tokens[7] = "x" * pad
+    facts = read_header(write(tmp_path, gguf_bytes(tokenizer__ggml__tokens=tokens))).facts
+    assert facts.vocab == 100
 
 
 def test_every_truncation_is_refused_and_says_what_to_do(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from fixtures.virtual_time import elapse
 from sim.hardware import Machine
@@ -24,6 +25,8 @@ from aivailable.errors import LinkError, WorkerError
 from aivailable.peer.ports import FileStatus, MessageStream, Prediction, PredictRequest
 from aivailable.raft.store import MemoryStore, Operation, Stored
 from aivailable.wire.peer import DeviceLoad, FileChunk
+
+T = TypeVar("T")
 
 WALL_START_MS = 1_800_000_000_000
 WALL_SKEW_MAX_MS = 3_600_000
@@ -217,6 +220,9 @@ class SimModelStore:
             if last:
                 return
             await elapse(CHUNK_PAUSE_S)
+
+    async def look(self, read: Callable[[Path], T], path: Path) -> T:
+        return read(path)
 
     def partial_bytes(self, digest: str) -> int:
         return len(self._partial.get(digest, b""))

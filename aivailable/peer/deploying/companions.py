@@ -35,7 +35,7 @@ class Companions:
         self._store = store
         self._cluster = cluster
 
-    def find(
+    async def find(
         self,
         options: Mapping[str, str],
         beside: Path | None,
@@ -60,10 +60,10 @@ class Companions:
                 file = self._store.held().get(entry.digest)
                 found.append(FoundCompanion(entry, None if file is None else file.path))
             else:
-                found.append(self._checked(option, given, path, architecture))
+                found.append(await self._checked(option, given, path, architecture))
         return tuple(found)
 
-    def _checked(
+    async def _checked(
         self, option: str, given: str, path: Path | None, architecture: str
     ) -> FoundCompanion:
         if path is None:
@@ -72,13 +72,17 @@ class Companions:
                 f"{given} would be beside the model's file, which is not on this node: deploy"
                 " where both are, or give an absolute path on this node",
             )
-        compute_bytes = 0
-        try:
+
+        def read(path: Path) -> tuple[int, int]:
+            compute_bytes = 0
             if option == PROJECTOR:
                 compute_bytes = read_projector(path).compute_bytes
             else:
                 read_adapter(path, architecture)
-            size_bytes = path.stat().st_size
+            return compute_bytes, path.stat().st_size
+
+        try:
+            compute_bytes, size_bytes = await self._store.look(read, path)
         except (GgufError, OSError) as error:
             raise _bad(option, str(error)) from error
         digest = self._digest(path, size_bytes)

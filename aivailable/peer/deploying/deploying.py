@@ -54,7 +54,7 @@ class Deploying:
         if request.engine == FAKE_ENGINE:
             wanted = self._fake(request)
         else:
-            candidate = await self._registered(self._candidate(request), actor)
+            candidate = await self._registered(await self._candidate(request), actor)
             wanted = await self._real(request, candidate)
         current = self._cluster.state.deployments.get(wanted.name)
         if current is not None:
@@ -147,7 +147,7 @@ class Deploying:
         """What would be deployed, with nothing registered for it. No model: the fake engine's."""
         if request.engine == FAKE_ENGINE:
             return self._fake(request), None
-        candidate = self._candidate(request)
+        candidate = await self._candidate(request)
         return await self._real(request, candidate), candidate
 
     def _put(
@@ -156,9 +156,9 @@ class Deploying:
         held = candidate.held if candidate is not None else ()
         return PutDeployment(wanted, 0 if current is None else current.generation, held)
 
-    def _candidate(self, request: DeployRequest) -> ModelCandidate:
+    async def _candidate(self, request: DeployRequest) -> ModelCandidate:
         """Model and companions, checked and not hashed. Raises RequestError."""
-        candidate = self._candidate_of_model(request.model)
+        candidate = await self._candidate_of_model(request.model)
         digest = candidate.model.digest
         beside = None
         if self._cluster.state.find_model(request.model) is None:
@@ -167,10 +167,10 @@ class Deploying:
             beside = file.path
         current = self._cluster.state.deployments.get(request.name or candidate.model.name)
         architecture = candidate.model.facts.architecture
-        found = self._companions.find(request.options, beside, architecture, current)
+        found = await self._companions.find(request.options, beside, architecture, current)
         return replace(candidate, found=found)
 
-    def _candidate_of_model(self, name: str) -> ModelCandidate:
+    async def _candidate_of_model(self, name: str) -> ModelCandidate:
         known = self._cluster.state.find_model(name)
         if known is not None:
             return ModelCandidate(known)
@@ -178,10 +178,10 @@ class Deploying:
         if path is None:
             raise self._unknown(name)
         try:
-            facts = read_header(path).facts
+            header = await self._ports.model_store.look(read_header, path)
         except GgufError as error:
             raise RequestError(400, "bad_model_file", str(error)) from error
-        size_bytes = path.stat().st_size
+        facts, size_bytes = header.facts, header.size_bytes
         for file in self._ports.model_store.held().values():
             model = self._cluster.state.models.get(file.digest)
             if model is not None and file.size_bytes == size_bytes and same_file(file.path, path):

@@ -16,15 +16,17 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aivailable.errors import GgufError, LinkError
+from aivailable.gguf.opening import open_model_file
 from aivailable.peer.model_store.transfer import (
     Blocking,
     Partial,
-    hash_file,
+    hash_open,
     receive_file,
     send_file,
 )
@@ -32,7 +34,13 @@ from aivailable.peer.ports import FileStatus, Home, MessageStream
 
 INDEX_NAME: Final = "models.json"
 GGUF_MAGIC: Final = b"GGUF"
+LOOKERS_MAX: Final = 2
+"""Headers that are read at the same time; others wait for their turn."""
+LOOK_DEADLINE_S: Final = 20.0
+"""For one header, the wait for its turn included. A slow disk needs a second."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ class FileModelStore:
         self._blocking = blocking
         self._sleep = sleep
         self._pace_bytes_per_s = pace_bytes_per_s
+        self._lookers = ThreadPoolExecutor(LOOKERS_MAX, thread_name_prefix="headers")
         self._fetching: dict[str, None] = {}
         self._saving = asyncio.Lock()
         models_dir.mkdir(parents=True, exist_ok=True)
@@ -75,6 +84,18 @@ class FileModelStore:
             for digest, entry in sorted(self._index.items())
             if _unchanged(entry)
         }
+
+    async def look(self, read: Callable[[Path], T], path: Path) -> T:
+        # A pool of its own: a network drive that hangs takes these threads and no others.
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(LOOK_DEADLINE_S):
+                return await loop.run_in_executor(self._lookers, read, path)
+        except TimeoutError:
+            raise GgufError(
+                f"{path}: its header was not read within {LOOK_DEADLINE_S:.0f} s; "
+                "is the drive that it is on reachable?"
+            ) from None
 
     async def register(self, path: Path) -> FileStatus:
         known = self._known(path)
@@ -174,13 +195,12 @@ def _unchanged(entry: _Entry) -> bool:
 def _digest_of_gguf(path: Path) -> tuple[str, Path]:
     """Digest and real path. Blocks. Raises GgufError, OSError."""
     path = path.resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file")
-    before = path.stat()
-    with path.open("rb") as file:
+    with open_model_file(path) as file:
+        before = os.fstat(file.fileno())
         if file.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
             raise GgufError(f"{path} is not a GGUF model file")
-    digest = hash_file(path).hexdigest()
+        file.seek(0)
+        digest = hash_open(file).hexdigest()
     after = path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise GgufError(f"{path} changed while it was read: wait until it is complete")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, TypeVar
 
 from aivailable.errors import LinkError, WorkerError
+from aivailable.gguf.opening import open_model_file
 from aivailable.peer.home import sync_directory
 from aivailable.peer.ports import FileStatus, MessageStream
 from aivailable.wire.limits import MIB, WEIGHTS_CHUNK_BYTES
@@ -48,12 +49,11 @@ class Partial:
     size_bytes: int
 
 
-def hash_file(path: Path) -> Sha256:
-    """SHA-256 so far, read in HASH_PIECE_BYTES. Blocks. Raises OSError."""
+def hash_open(file: BinaryIO) -> Sha256:
+    """SHA-256 of the rest of it, read in HASH_PIECE_BYTES. Blocks. Raises OSError."""
     hashed = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(HASH_PIECE_BYTES):
-            hashed.update(piece)
+    while piece := file.read(HASH_PIECE_BYTES):
+        hashed.update(piece)
     return hashed
 
 
@@ -205,6 +205,6 @@ class _Writer:
 
 
 def _open_at(path: Path, offset: int) -> BinaryIO:
-    file = path.open("rb")
+    file = open_model_file(path)
     file.seek(offset)
     return file

@@ -37,6 +37,8 @@ WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {
     "OMP_WAIT_POLICY": "passive",
     # Device indexes are in NVML's order; CUDA's own default is fastest first.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # Where gdb is installed, an abort would start it, and its noise would hide the reason.
+    "GGML_NO_BACKTRACE": "1",
 }
 
 

@@ -6,9 +6,10 @@ import asyncio
 import errno
 import hashlib
 import os
+import threading
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from fixtures.mesh import introduce, linked, start_nodes, stop_nodes
@@ -79,20 +80,20 @@ async def test_a_known_file_is_not_hashed_again_until_it_changes(
     path.write_bytes(BODY)
     store = make_store(tmp_path)
     await store.register(path)
-    hashed: list[Path] = []
-    original = transfer.hash_file
+    hashed: list[int] = []
+    original = transfer.hash_open
 
-    def spy(path: Path) -> Any:
-        hashed.append(path)
-        return original(path)
+    def spy(file: BinaryIO) -> Any:
+        hashed.append(file.tell())
+        return original(file)
 
-    monkeypatch.setattr("aivailable.peer.model_store.store.hash_file", spy)
+    monkeypatch.setattr("aivailable.peer.model_store.store.hash_open", spy)
     await store.register(path)
     assert hashed == []
     path.write_bytes(BODY + b"more")
     assert store.held() == {}
     assert (await store.register(path)).digest != DIGEST
-    assert hashed == [path]
+    assert hashed == [0]
 
 
 async def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
@@ -101,10 +102,28 @@ async def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"hello")
     with pytest.raises(GgufError, match=r"notes\.txt is not a GGUF"):
         await store.register(path)
-    with pytest.raises(OSError, match="is not a file"):
+    with pytest.raises(FileNotFoundError):
         await store.register(tmp_path / "absent.gguf")
-    with pytest.raises(OSError, match="is not a file"):
+    with pytest.raises(GgufError, match="no regular file"):
         await store.register(tmp_path)
+
+
+async def test_a_drive_that_hangs_costs_one_question_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aivailable.peer.model_store.store.LOOK_DEADLINE_S", 0.05)
+    store, path, answers = make_store(tmp_path), tmp_path / "model.gguf", threading.Event()
+
+    def hang(_path: Path) -> None:
+        answers.wait()
+
+    try:
+        with pytest.raises(GgufError, match=r"model\.gguf: its header was not read within"):
+            await store.look(hang, path)
+        assert await store.look(lambda path: path.name, path) == "model.gguf"
+        assert await asyncio.to_thread(lambda: "free") == "free"
+    finally:
+        answers.set()
 
 
 async def test_a_vanished_file_is_not_held(tmp_path: Path) -> None:
