@@ -22,7 +22,7 @@ from aiohttp import web
 from aivailable.core.state.records import Scope
 from aivailable.errors import AivailableError, ConfigError, RequestError
 from aivailable.peer.api.accounting import RequestOutcome, RequestRecord, attach, end, outcome_of
-from aivailable.peer.api.auth import authenticate
+from aivailable.peer.api.auth import AuthRules, authenticate
 from aivailable.peer.api.cluster.deployments import DeploymentsApi
 from aivailable.peer.api.cluster.endpoints import ClusterApi
 from aivailable.peer.api.cluster.nodes import NodesApi
@@ -55,6 +55,7 @@ STOP_GRACE_S = 3.0
 """What is under way at stop may take this long to end by itself."""
 BACKLOG = 256
 EVERY_ADDRESS = ("0.0.0.0", "::")
+ANYBODY_WITH_A_KEY = AuthRules()
 _BIND_ATTEMPTS = 8
 """An ephemeral port that is free for IPv4 can be taken for IPv6: then another is tried."""
 
@@ -77,7 +78,7 @@ class ApiServer:
         *,
         hosts: tuple[str, ...] = EVERY_ADDRESS,
         port: int = 8420,
-        require_auth: bool = True,
+        rules: AuthRules = ANYBODY_WITH_A_KEY,
         tls: Any | None = None,
         request_id: Callable[[], str] = new_request_id,
         keep_alive_s: float = KEEP_ALIVE_S,
@@ -89,7 +90,7 @@ class ApiServer:
         self._node = service.observation.node
         self._hosts = hosts
         self._port = port
-        self._require_auth = require_auth
+        self._rules = rules
         self._tls = tls
         self._request_id = request_id
         observation, members, changes = service.observation, service.members, service.changes
@@ -186,7 +187,7 @@ class ApiServer:
                 request,
                 self._api_keys,
                 self._node,
-                require_auth=self._require_auth,
+                rules=self._rules,
                 open_paths=self._open_paths,
             )
             with self._place(request, record):
