@@ -29,6 +29,7 @@ from aivailable.client.answers import (
     SettingInfo,
     decoded,
     delta_of,
+    event_of,
     json_of,
     listed,
     named,
@@ -152,7 +153,7 @@ class Client:
                 response = await self._open("GET", path, headers=headers, again=True)
                 async with response:
                     async for data in sse_data(response):
-                        event = decoded(EventStatus, parsed(data))
+                        event = event_of(parsed(data))
                         if place.is_new(event):
                             yield event
             except ClientError as error:

@@ -12,7 +12,7 @@ import base64
 from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import replace
 
-from aivailable.core.ids import AccountId, ClusterId, NodeId, key_hash, key_id
+from aivailable.core.ids import AccountId, ClusterId, KeyId, NodeId, key_hash, key_id
 from aivailable.core.planning.planner import explanations
 from aivailable.core.serving.status import (
     ClusterStatus,
@@ -210,17 +210,24 @@ class LocalApiKeys:
         self, ports: Ports, admin_key: str, current: CurrentSession, changes: LocalChanges
     ) -> None:
         self._ports = ports
-        self._admin_hash = key_hash(admin_key)
+        own = key_hash(admin_key)
+        self._own = ApiKey(key_id(own), own, Scope.ADMIN, "this node")
+        """Before we know the cluster's keys, this is the only one."""
         self._current = current
         self._changes = changes
 
     def find_key(self, api_key: str) -> ApiKey | None:
         hashed, state = key_hash(api_key), self._current.state
         if state.cluster is None:
-            # Before we know the cluster's keys, this node's own is the only one.
-            own = self._admin_hash
-            return ApiKey(own[:8], own, Scope.ADMIN, "this node") if hashed == own else None
+            return self._own if hashed == self._own.hashed else None
         return state.find_key(hashed)
+
+    def with_id(self, key_id: KeyId) -> ApiKey | None:
+        state = self._current.state
+        if state.cluster is None:
+            return self._own if key_id == self._own.key_id else None
+        key = state.keys.get(key_id)
+        return None if key is None else state.find_key(key.hashed)
 
     def keys(self) -> tuple[ApiKey, ...]:
         state = self._current.state

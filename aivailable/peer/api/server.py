@@ -23,6 +23,7 @@ from aivailable.core.state.records import Scope
 from aivailable.errors import AivailableError, ConfigError, RequestError
 from aivailable.peer.api.accounting import RequestOutcome, RequestRecord, attach, end, outcome_of
 from aivailable.peer.api.auth import AuthRules, authenticate
+from aivailable.peer.api.auth.live_requests import LiveRequests
 from aivailable.peer.api.cluster.deployments import DeploymentsApi
 from aivailable.peer.api.cluster.endpoints import ClusterApi
 from aivailable.peer.api.cluster.nodes import NodesApi
@@ -42,6 +43,7 @@ from aivailable.peer.api.monitoring.stalls import LoopWatch
 from aivailable.peer.api.openai.answers import HEADERS_WAIT_S, KEEP_ALIVE_S
 from aivailable.peer.api.openai.endpoints import OpenAi
 from aivailable.peer.api.shares import Shares
+from aivailable.peer.api.sse import stream_of
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
 from aivailable.peer.tasks import Tasks
@@ -109,6 +111,7 @@ class ApiServer:
         )
         self._tasks = Tasks("api")
         self._watch = LoopWatch(clock)
+        self._live = LiveRequests(service.api_keys, observation)
         page = Page(observation, self.metrics, self._watch)
         health = Health(observation, page, lambda: document(self.routes))
         self.routes = (
@@ -145,6 +148,7 @@ class ApiServer:
         )
         await self._runner.setup()
         self._tasks.spawn(self._watch.run(), "loop watch")
+        self._tasks.spawn(self._live.run(), "revoked keys")
         for one in sockets:
             await web.SockSite(self._runner, one, ssl_context=self._tls, backlog=BACKLOG).start()
 
@@ -190,7 +194,7 @@ class ApiServer:
                 rules=self._rules,
                 open_paths=self._open_paths,
             )
-            with self._place(request, record):
+            with self._place(request, record), self._live.hold(record.key):
                 response = await handler(request)
         except ClientGone as error:
             # What the server itself does when it notices first (handler_cancellation).
@@ -199,7 +203,7 @@ class ApiServer:
             refused = from_http_exception(error, request.method, request.path)
             response = error_response(refused, record.request_id)
         except (AivailableError, OSError) as error:
-            response = error_response(as_request_error(error), record.request_id)
+            return await self._failed(request, record, as_request_error(error))
         except Exception:
             log.exception("request %s broke", record.request_id)
             broken = RequestError(500, "internal_error", "the node failed; its log says how")
@@ -207,6 +211,21 @@ class ApiServer:
         if not response.prepared:
             response.headers.update(record.headers())
         return response
+
+    async def _failed(
+        self, request: web.Request, record: RequestRecord, error: RequestError
+    ) -> web.StreamResponse:
+        """The error as an answer, or as the last event of the stream that has begun."""
+        stream = stream_of(request)
+        if stream is None:
+            response = error_response(error, record.request_id)
+            response.headers.update(record.headers())
+            return response
+        record.outcome = RequestOutcome.REFUSED
+        try:
+            return await stream.fail(error, record.request_id)
+        except ClientGone as gone:
+            raise asyncio.CancelledError("the client is gone") from gone
 
     def _place(self, request: web.Request, record: RequestRecord) -> AbstractContextManager[None]:
         """Its place among what is under way. Entering it raises RequestError 503 or 429."""

@@ -4,6 +4,7 @@
 * `rules`: what the operator has set, and the table that decides.
 * `source`: whose address a request comes from, and whether it is this machine.
 * `web_pages`: what Host and Origin say of the page behind a request.
+* `live_requests`: requests under way by their key, ended when it is revoked.
 """
 
 from aivailable.peer.api.auth.asking import authenticate, require_admin
