@@ -5,6 +5,7 @@ current one dies; it must not print and must not know the peer's insides. What o
 at every known address; what changes something is sent again only when it surely was not received.
 
 * `answers`: the API's answers as values.
+* `proof`: that a node is one of the key's cluster, before it is sent the key.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from aivailable.client.answers import (
     refused,
     sse_data,
 )
+from aivailable.client.proof import prove
 from aivailable.core.serving.status import (
     HERE,
     ClusterStatus,
@@ -75,14 +77,21 @@ _JSON_BODY = {"Content-Type": "application/json"}
 
 class Client:
     """`urls`: members to begin with, best first ("http://127.0.0.1:8420"). Use as an async
-    context manager, or call `close`."""
+    context manager, or call `close`. A key is sent only to nodes that show that they know it.
+    `mapped`: a person named the URLs, and a port map or a proxy may stand before the nodes."""
 
-    def __init__(self, urls: Sequence[str], api_key: str | None = None) -> None:
+    def __init__(
+        self, urls: Sequence[str], api_key: str | None = None, *, mapped: bool = False
+    ) -> None:
         if not urls:
             raise ValueError("a client needs at least one URL")
         self._urls = [url.rstrip("/") for url in urls]
         self._given = len(self._urls)
         self._current = self._urls[0]
+        self._api_key = api_key
+        self._mapped = mapped
+        self._proved: set[str] = set()
+        """Addresses whose nodes have shown that they know the key."""
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -315,9 +324,16 @@ class Client:
             sock_connect=CONNECT_TIMEOUT_S,
             sock_read=STREAM_SILENCE_MAX_S if timeout_s is None else None,
         )
-        problems: list[str] = []
+        problems: list[ClientError] = []
         for url in addresses:
             try:
+                await self._prove(url)
+            except ClientError as error:
+                problems.append(error)
+                continue
+            try:
+                # Known again once it has answered: another program may listen there after a break.
+                self._proved.discard(url)
                 response = await self._opened_session().request(
                     method,
                     url + path,
@@ -327,7 +343,7 @@ class Client:
                     timeout=timeout,
                 )
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                problems.append(f"{url}: {error}")
+                problems.append(ClientError(f"{url}: {error}"))
                 continue
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if not again:
@@ -336,14 +352,30 @@ class Client:
                         "unknown, check status",
                         code="connection_lost",
                     ) from error
-                problems.append(f"{url}: {named(error)}")
+                problems.append(ClientError(f"{url}: {named(error)}"))
                 continue
+            if self._api_key is not None:
+                self._proved.add(url)
             if not here_only:
                 self._current = url
             if response.status >= 400:
                 raise await refused(response)
             return response
-        raise ClientError(f"no member answers ({'; '.join(problems)})")
+        code = "not_ours" if any(one.code == "not_ours" for one in problems) else "unreachable"
+        raise ClientError(f"no member answers ({'; '.join(map(str, problems))})", code=code)
+
+    async def _prove(self, url: str) -> None:
+        """Raises ClientError for a node that must not be sent the key."""
+        if self._api_key is None or url in self._proved:
+            return
+        await prove(
+            self._opened_session(),
+            url,
+            self._api_key,
+            mapped=self._mapped and url in self._urls[: self._given],
+            connect_s=CONNECT_TIMEOUT_S,
+        )
+        self._proved.add(url)
 
     def _opened_session(self) -> aiohttp.ClientSession:
         if self._session is None:

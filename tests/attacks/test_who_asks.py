@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -175,3 +173,47 @@ async def test_a_rebound_name_is_no_admin_without_auth(peers: Peers, alone: Peer
         assert await status_of(peers, alone, path, Origin=origin) == 403, origin
     mine = f"http://127.0.0.1:{port}"
     assert await status_of(peers, alone, path, Origin=mine) == 200
+
+
+def command(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What a user types, with a home of their own."""
+    environment = {**loopback_peer(home, "any").environment, "AIVAILABLE_HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-m", "aivailable", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def test_two_homes_on_one_port_tell_each_other_no_key(
+    peers: Peers, alone: PeerProcess, tmp_path: Path
+) -> None:
+    """B's `up` fails on A's port, and B goes on typing commands."""
+    await up(alone)
+    port = int(alone.url.rpartition(":")[2])
+    own = await asyncio.to_thread(command, alone.home, "status")
+    assert own.returncode == 0, own.stderr
+    second = loopback_peer(tmp_path / "second", cluster_name(), port=port)
+    peers.peers.append(second)
+    second.start()
+    assert second.process is not None
+    assert await asyncio.to_thread(second.process.wait, 30) != 0
+    assert f"port {port} is in use" in second.output()
+    assert second.key != alone.key
+    before = (alone.home / "logs" / "aivailable.log").read_text()
+    # As after a crash: what the home says of the port is old.
+    (second.home / "api.json").write_text(json.dumps({"url": alone.url, "pid": 1}))
+    for words in (("status",), ("lock",), ("key", "list")):
+        told = await asyncio.to_thread(command, second.home, *words)
+        said = " ".join((told.stdout + told.stderr).split())
+        assert told.returncode == 1, said
+        assert "does not know your API key, so the key was not sent" in said
+        assert f"port {port} belongs to another program of yours" in said
+        assert "aivailable up --port N" in said
+    after = (alone.home / "logs" / "aivailable.log").read_text().removeprefix(before)
+    asked = [line for line in after.splitlines() if "aivailable.requests" in line]
+    assert asked
+    assert all("route=GET /cluster/v1/proof" in line for line in asked), asked

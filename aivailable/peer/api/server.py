@@ -27,6 +27,7 @@ from aivailable.peer.api.auth.live_requests import LiveRequests
 from aivailable.peer.api.cluster.deployments import DeploymentsApi
 from aivailable.peer.api.cluster.endpoints import ClusterApi
 from aivailable.peer.api.cluster.nodes import NodesApi
+from aivailable.peer.api.cluster.proof import ProofApi
 from aivailable.peer.api.cluster.settings import SettingsApi
 from aivailable.peer.api.description.openapi import document
 from aivailable.peer.api.description.routes import open_paths, registered
@@ -119,6 +120,7 @@ class ApiServer:
             *cluster.routes(),
             *NodesApi(observation, members).routes(),
             *DeploymentsApi(service.deployments, changes).routes(),
+            *ProofApi(service.api_keys).routes(),
             *SettingsApi(observation, changes).routes(),
             *health.routes(),
         )
