@@ -38,7 +38,7 @@ from aivailable.client.answers import (
     refused,
     sse_data,
 )
-from aivailable.client.proof import prove
+from aivailable.client.proof import NotProved, ProvingConnector, prove
 from aivailable.core.serving.status import (
     HERE,
     ClusterStatus,
@@ -72,6 +72,8 @@ STREAM_SILENCE_MAX_S = 30.0
 WATCH_INTERVAL_S = 1.0
 ADDRESSES_MAX = 64
 LINE_MAX_BYTES = 4 * 1024 * 1024
+PROOF_TRIES = 4
+"""A connection that was proved may be taken by another request of ours, or end."""
 _JSON_BODY = {"Content-Type": "application/json"}
 
 
@@ -90,8 +92,6 @@ class Client:
         self._current = self._urls[0]
         self._api_key = api_key
         self._mapped = mapped
-        self._proved: set[str] = set()
-        """Addresses whose nodes have shown that they know the key."""
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -327,21 +327,17 @@ class Client:
         problems: list[ClientError] = []
         for url in addresses:
             try:
-                await self._prove(url)
-            except ClientError as error:
-                problems.append(error)
-                continue
-            try:
-                # Known again once it has answered: another program may listen there after a break.
-                self._proved.discard(url)
-                response = await self._opened_session().request(
+                response = await self._sent(
+                    url,
                     method,
-                    url + path,
-                    # A file-like body: aiohttp warns of long bytes, and chats can be long.
-                    data=None if body is None else io.BytesIO(json.dumps(body).encode()),
+                    path,
+                    body=body,
                     headers={**_JSON_BODY, **self._headers, **(headers or {})},
                     timeout=timeout,
                 )
+            except ClientError as error:
+                problems.append(error)
+                continue
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 problems.append(ClientError(f"{url}: {error}"))
                 continue
@@ -354,8 +350,6 @@ class Client:
                     ) from error
                 problems.append(ClientError(f"{url}: {named(error)}"))
                 continue
-            if self._api_key is not None:
-                self._proved.add(url)
             if not here_only:
                 self._current = url
             if response.status >= 400:
@@ -364,22 +358,36 @@ class Client:
         code = "not_ours" if any(one.code == "not_ours" for one in problems) else "unreachable"
         raise ClientError(f"no member answers ({'; '.join(map(str, problems))})", code=code)
 
-    async def _prove(self, url: str) -> None:
-        """Raises ClientError for a node that must not be sent the key."""
-        if self._api_key is None or url in self._proved:
-            return
-        await prove(
-            self._opened_session(),
-            url,
-            self._api_key,
-            mapped=self._mapped and url in self._urls[: self._given],
-            connect_s=CONNECT_TIMEOUT_S,
-        )
-        self._proved.add(url)
+    async def _sent(
+        self, url: str, method: str, path: str, *, body: Mapping[str, Any] | None, **sent: Any
+    ) -> aiohttp.ClientResponse:
+        """The answer to one request. With a key it goes only over a connection whose other end
+        has shown that it knows the key. Raises ClientError when there is none such, and then
+        nothing was sent; aiohttp's errors."""
+        for _ in range(PROOF_TRIES):
+            try:
+                return await self._opened_session().request(
+                    method,
+                    url + path,
+                    # A file-like body: aiohttp warns of long bytes, and chats can be long.
+                    data=None if body is None else io.BytesIO(json.dumps(body).encode()),
+                    **sent,
+                )
+            except NotProved:
+                await prove(
+                    self._opened_session(),
+                    url,
+                    self._api_key or "",
+                    mapped=self._mapped and url in self._urls[: self._given],
+                    connect_s=CONNECT_TIMEOUT_S,
+                )
+        raise ClientError(f"{url} keeps no connection open, so that it can be trusted with no key")
 
     def _opened_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(read_bufsize=LINE_MAX_BYTES)
+            self._session = aiohttp.ClientSession(
+                connector=ProvingConnector(), read_bufsize=LINE_MAX_BYTES
+            )
         return self._session
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -77,12 +78,13 @@ async def test_a_challenge_that_is_passed_on_proves_nothing(server: ApiServer) -
             return await response.read()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        heard.append(head)
-        body = await ask(head.split()[1])
-        passed_on.update(json.loads(body))
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        await writer.drain()
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while head := (await reader.readuntil(b"\r\n\r\n")).decode():
+                heard.append(head)
+                body = await ask(head.split()[1])
+                passed_on.update(json.loads(body))
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                await writer.drain()
         writer.close()
 
     relay = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -134,3 +136,23 @@ async def test_a_key_that_the_cluster_does_not_know_stays_here(server: ApiServer
         with pytest.raises(ClientError) as caught:
             await client.state()
     assert caught.value.code == "not_ours"
+
+
+async def test_a_key_takes_no_connection_that_is_not_proved(serve: Any) -> None:
+    """Our node ends, and another program takes its port while a client goes on asking."""
+    server = await serve()
+    heard: list[str] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.close()
+
+    async with Client([f"http://127.0.0.1:{server.port}"], ADMIN) as client:
+        await client.state()
+        await server.stop()
+        async with await asyncio.start_server(take, "127.0.0.1", server.port):
+            for _ in range(3):
+                with pytest.raises(ClientError):
+                    await client.state()
+    assert heard
+    assert all("authorization" not in head.lower() for head in heard)
