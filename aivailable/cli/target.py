@@ -133,9 +133,9 @@ def _whose(target: ApiTarget) -> str:
         )
     port = urlsplit(target.url).port or 0
     return (
-        f"{said}: port {port} belongs to {port_owner(port)}, or the key was revoked. Start a node "
-        "of your own with `aivailable up --port N`, or name a node with --url and its key with "
-        "--api-key"
+        f"{said}: port {port} belongs to {port_owner(port)}, or the key was revoked, or a node of "
+        "an older version must be restarted. Start a node of your own with `aivailable up --port "
+        "N`, or name a node with --url and its key with --api-key"
     )
 
 

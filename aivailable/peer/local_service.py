@@ -49,6 +49,9 @@ KEY_PREFIX = "aiv_"
 KEY_BYTES = 20
 """160 random bits: no key can be guessed, so a plain hash of it may be replicated."""
 LABEL_MAX_CHARS = 100
+ADMIN_KEYS_CUT_OFF_MAX_S = 24 * 3600
+"""A node that has known no leader for so long takes no other node's or person's key for an admin's.
+As a user's it counts on: serving needs no majority."""
 
 
 def make_key(random_bytes: bytes) -> str:
@@ -228,6 +231,14 @@ class LocalApiKeys:
             return self._own if key_id == self._own.key_id else None
         key = state.keys.get(key_id)
         return None if key is None else state.find_key(key.hashed)
+
+    def believed(self, key: ApiKey) -> bool:
+        """A majority may have revoked it while this node was cut off. Its own key stays: whoever
+        has that has this machine's home, and must be able to `recover`."""
+        session = self._current.session
+        if session is None or key.hashed == self._own.hashed:
+            return True
+        return session.leaderless_ms() < ADMIN_KEYS_CUT_OFF_MAX_S * 1000
 
     def keys(self) -> tuple[ApiKey, ...]:
         state = self._current.state

@@ -154,6 +154,11 @@ class ApiKeys(Protocol):
         """The unrevoked key with this id, or None."""
         ...
 
+    def believed(self, key: ApiKey) -> bool:
+        """Whether an admin key still counts as one here: a node that is cut off for long cannot
+        know which are revoked."""
+        ...
+
     def keys(self) -> tuple[ApiKey, ...]: ...
 
     async def mint_key(self, scope: str, label: str, *, actor: str) -> tuple[str, ApiKey]:

@@ -184,6 +184,21 @@ async def test_changes_need_an_admin_key(
     assert did == SimpleNamespace(proposed=[], deployed=[], left=False)
 
 
+async def test_an_admin_key_that_may_be_revoked_is_a_user_and_is_told_why(
+    http: aiohttp.ClientSession, service: FakeService
+) -> None:
+    service.api_keys.doubted = list(service.api_keys.known)
+    headers = {"Authorization": f"Bearer {ADMIN}"}
+    async with http.get("/v1/models", headers=headers) as response:
+        assert response.status == 200
+    async with http.post("/cluster/v1/leave", headers=headers) as response:
+        told = (await response.json())["error"]
+    assert (response.status, told["code"]) == (403, "admin_required")
+    assert "cut off" in told["message"]
+    assert "the node's own key" in told["message"]
+    assert not service.members.left
+
+
 async def test_a_refused_key_is_told_in_openais_shape(http: aiohttp.ClientSession) -> None:
     headers = {"Authorization": f"Bearer {REVOKED}"}
     async with http.get("/v1/models", headers=headers) as response:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp
+import pytest
 from fixtures.api_service import ADMIN, MODEL, USER, FakeService, answer, event
 
+from aivailable.client import Client, ClientError
 from aivailable.peer.api.auth.live_requests import GRACE_S, LOOK_EVERY_S
 from aivailable.peer.api.server import ApiServer
 
@@ -81,6 +83,20 @@ async def test_a_follower_of_events_is_ended(
         revoke(service, USER)
         told = await last_word(response)
     assert told["error"]["code"] == "key_revoked"
+
+
+async def test_our_own_client_is_told_why_its_events_end(
+    server: ApiServer, service: FakeService
+) -> None:
+    service.observation.add_event(event(6))
+    async with Client([f"http://127.0.0.1:{server.port}"], USER) as client:
+        events = client.events(5)
+        assert (await anext(events)).version == 6
+        revoke(service, USER)
+        with pytest.raises(ClientError) as caught:
+            async with asyncio.timeout(LIMIT_S):
+                [one async for one in events]
+    assert caught.value.code == "key_revoked"
 
 
 async def test_other_keys_and_this_machine_go_on(

@@ -63,7 +63,8 @@ def authenticate(
     record.admin = not rules.require_auth
     if record.key is not None:
         record.account = f"key:{record.key.key_id}"
-        record.admin = record.key.scope is Scope.ADMIN or not rules.require_auth
+        admin = record.key.scope is Scope.ADMIN and api_keys.believed(record.key)
+        record.admin = admin or not rules.require_auth
 
 
 def _has_body(request: web.Request) -> bool:
@@ -76,7 +77,15 @@ def require_admin(request: web.Request) -> RequestRecord:
     record = record_of(request)
     if record.admin:
         return record
-    who = f"key {record.key.key_id} has scope user" if record.key is not None else "no key was sent"
+    if record.key is None:
+        who = "no key was sent"
+    elif record.key.scope is Scope.ADMIN:
+        who = (
+            f"this node has been cut off from the cluster for long, and key {record.key.key_id} "
+            "may be revoked: use the node's own key, as commands on its machine do"
+        )
+    else:
+        who = f"key {record.key.key_id} has scope user"
     raise RequestError(
         403, "admin_required", f"this changes the cluster and needs an admin key, but {who}"
     )
