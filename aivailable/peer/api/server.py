@@ -196,7 +196,9 @@ class ApiServer:
                 rules=self._rules,
                 open_paths=self._open_paths,
             )
-            with self._place(request, record), self._live.hold(record.key):
+            # Without auth a key is only a label: what it labels may go on.
+            watched = record.key if self._rules.require_auth else None
+            with self._place(request, record), self._live.hold(watched):
                 response = await handler(request)
         except ClientGone as error:
             # What the server itself does when it notices first (handler_cancellation).

@@ -12,6 +12,7 @@ import pytest
 from fixtures.api_service import ADMIN, MODEL, USER, FakeService, answer, event
 
 from aivailable.client import Client, ClientError
+from aivailable.peer.api.auth import AuthRules
 from aivailable.peer.api.auth.live_requests import GRACE_S, LOOK_EVERY_S
 from aivailable.peer.api.server import ApiServer
 
@@ -117,6 +118,29 @@ async def test_other_keys_and_this_machine_go_on(
         assert await asking[2] == 401
     opened.set()
     assert [await one for one in asking[:2]] == [200, 200]
+
+
+async def test_without_auth_a_key_is_a_label_and_ends_nothing(
+    serve: Any, service: FakeService
+) -> None:
+    server = await serve(rules=AuthRules(require_auth=False))
+    opened = asyncio.Event()
+    service.inference.script = [*answer("Hel")[:2], opened, *answer("lo")[1:]]
+
+    async def ask() -> int:
+        url = f"http://127.0.0.1:{server.port}/v1/completions"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=ASK, headers=bearer(USER)) as response,
+        ):
+            return response.status
+
+    asking = asyncio.ensure_future(ask())
+    await service.inference.blocked.wait()
+    revoke(service, USER)
+    await asyncio.wait([asking], timeout=GRACE_S + 2 * LOOK_EVERY_S)
+    opened.set()
+    assert await asking == 200
 
 
 async def test_a_node_that_knows_no_keys_at_the_moment_ends_nothing(
