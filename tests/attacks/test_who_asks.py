@@ -11,7 +11,16 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from fixtures.peers import PeerProcess, Peers, State, busy_slots, cluster_name, loopback_peer
+from fixtures.netns import Lan
+from fixtures.peers import (
+    PeerProcess,
+    Peers,
+    State,
+    busy_slots,
+    cluster_name,
+    loopback_peer,
+    voting,
+)
 
 MODEL = "slow"
 STEP_MS = 30
@@ -217,3 +226,59 @@ async def test_two_homes_on_one_port_tell_each_other_no_key(
     asked = [line for line in after.splitlines() if "aivailable.requests" in line]
     assert asked
     assert all("route=GET /cluster/v1/proof" in line for line in asked), asked
+
+
+FOLLOW = """
+import sys, urllib.request
+request = urllib.request.Request(
+    "http://127.0.0.1:8420/cluster/v1/events",
+    headers={"Accept": "text/event-stream", "Authorization": "Bearer " + sys.argv[1]},
+)
+for line in urllib.request.urlopen(request, timeout=60):
+    print(line.decode().strip(), flush=True)
+"""
+"""A follower on the cut host itself: nobody else reaches it."""
+REJOIN_S = 20.0
+"""A cut host is linked again after some seconds."""
+
+
+@pytest.mark.slow
+async def test_a_cut_off_peer_ends_a_revoked_key_once_it_hears_of_it(
+    hosts: Lan, tmp_path: Path
+) -> None:
+    async with Peers([on_lan(hosts, number, tmp_path) for number in (1, 2, 3)]) as peers:
+        for peer in peers.peers:
+            peer.start()
+        for peer in peers.peers:
+            await peer.listening()
+        await peers.until("one cluster, three voters", voting(3), limit_s=60.0)
+        key, key_id = await user_key(peers)
+        follower = await asyncio.create_subprocess_exec(
+            *hosts.prefix(3), sys.executable, "-c", FOLLOW, key, stdout=subprocess.PIPE
+        )
+        assert follower.stdout is not None
+        assert await follower.stdout.readline() == b": connected\n"
+        hosts.cut(3)
+        staying = peers.peers[:2]
+
+        def led(states: list[State]) -> bool:
+            return all(state["quorum"] for state in states)
+
+        await peers.until("the others have a leader", led, staying)
+        gone = await peers.ask(staying[0], "DELETE", f"/cluster/v1/keys/{key_id}")
+        assert gone.status == 200
+        assert follower.returncode is None, "it could not know"
+        hosts.mend(3)
+        began_s = time.monotonic()
+        rest = (await asyncio.wait_for(follower.stdout.read(), REJOIN_S)).decode().strip()
+        print(f"{time.monotonic() - began_s:.2f} s after the cable was back")
+        assert "key_revoked" in rest.splitlines()[-1]
+        await follower.wait()
+
+
+def on_lan(hosts: Lan, number: int, folder: Path) -> PeerProcess:
+    """A peer on a host of the LAN, as `aivailable up` there without more."""
+    flags = ("--name", f"host{number}", "--devices", "cpu:64MiB")
+    return PeerProcess(
+        folder / f"host{number}", flags, prefix=hosts.prefix(number), host=hosts.url_host(number)
+    )
