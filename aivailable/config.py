@@ -25,6 +25,8 @@ JOIN_WINDOW_DEFAULT_S = 900
 DURATION_MAX_S = 30 * 24 * 3600
 DEVICES_MAX = 64
 LIST_ITEMS_MAX = 64
+IPV4_MAPPED_BITS = 96
+"""Of an IPv6 address that spells an IPv4 one: what stands before it."""
 CONFIG_FILE_MAX_BYTES = 64 * 1024
 KEY_BITS_MIN = 100
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -33,10 +35,14 @@ ENV_PREFIX = "AIVAILABLE_"
 ENV_OF_OTHERS = frozenset({"AIVAILABLE_HOME", "AIVAILABLE_URL", "AIVAILABLE_API_KEY"})
 """Read elsewhere (here for the home, in `cli` for the rest), so not unknown settings."""
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]+)")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}")
+_HOST = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9._-]{0,251}[a-z0-9_])?")
+_ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://[^\s/?#*@,]*")
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}")
 
 
@@ -73,6 +79,12 @@ class Config:
     interfaces: tuple[str, ...] | None = None
     """IP literals or interface names for mDNS; None = all."""
     require_auth: bool = True
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose forwarding headers are believed."""
+    hosts: frozenset[str] = frozenset()
+    """Further names of this node, in lower case; `*.lab` is every name below `lab`."""
+    origins: frozenset[str] = frozenset()
+    """Web pages that may ask without a key, in lower case: SCHEME://HOST[:PORT], or `null`."""
     log_level: str = "info"
     tls_certificate: Path | None = None
     """PEM files for the API; both or neither."""
@@ -228,6 +240,37 @@ def _bind(value: Any) -> tuple[str, ...]:
     return tuple(str(ipaddress.ip_address(address)) for address in addresses)
 
 
+def _networks(value: Any) -> tuple[Network, ...]:
+    networks = [ipaddress.ip_network(text, strict=False) for text in _texts(value)]
+    return tuple(_plain(network) for network in networks)
+
+
+def _plain(network: Network) -> Network:
+    """IPv4 that is spelt as IPv6, as IPv4: addresses are compared so."""
+    mapped = network.network_address
+    if isinstance(mapped, ipaddress.IPv4Address) or mapped.ipv4_mapped is None:
+        return network
+    return ipaddress.ip_network((mapped.ipv4_mapped, network.prefixlen - IPV4_MAPPED_BITS))
+
+
+def _hosts(value: Any) -> frozenset[str]:
+    names = [text.lower().removesuffix(".") for text in _texts(value)]
+    for name in names:
+        if _HOST.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is not a host name; write it without scheme and port")
+    return frozenset(names)
+
+
+def _origins(value: Any) -> frozenset[str]:
+    origins = [
+        text if text.endswith("://") else text.rstrip("/") for text in map(str.lower, _texts(value))
+    ]
+    for origin in origins:
+        if _ORIGIN.fullmatch(origin) is None:
+            raise ValueError(f"{origin!r} is not an origin; write it like https://app.example")
+    return frozenset(origins)
+
+
 def _key(value: Any) -> str | None:
     text = _text(value)
     if not text:
@@ -271,6 +314,9 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "bind": ("bind", _bind),
     "interfaces": ("interfaces", lambda value: tuple(_texts(value)) or None),
     "auth": ("require_auth", _boolean),
+    "trusted_proxies": ("trusted_proxies", _networks),
+    "hosts": ("hosts", _hosts),
+    "origins": ("origins", _origins),
     "log_level": ("log_level", _log_level),
     "name": ("name", _name),
     "models": ("models_dir", _path),
@@ -331,7 +377,9 @@ def load(
 
 def _flag(key: str) -> str:
     """How `up` spells the flag of a setting."""
-    return {"seeds": "seed", "auth": "no-auth"}.get(key, key.replace("_", "-"))
+    return {"seeds": "seed", "auth": "no-auth", "trusted_proxies": "trusted-proxy"}.get(
+        key, key.replace("_", "-")
+    )
 
 
 def _closest(key: str) -> str:

@@ -6,7 +6,7 @@ the command that needs it, so that `--help` stays fast (a test watches this). Th
 script and `python -m aivailable` begin here.
 
 More than fifteen files, because each command or group of commands has its own: whoever looks for
-a command finds the file by its name. The last four are shared by them.
+a command finds the file by its name. The last five are shared by them.
 
 * `up`: `up`.
 * `demo`: `demo`.
@@ -24,6 +24,7 @@ a command finds the file by its name. The last four are shared by them.
 * `merge`: `merge`.
 * `recover`: `recover`.
 * `target`: which node a command talks to.
+* `port_owner`: whose program has a port.
 * `render`: tables, lines, complaints.
 * `render_plan`: plans and fits.
 * `progress`: bars while a model comes up.

@@ -57,7 +57,7 @@ def top(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption = 
 
     from aivailable_tui.app import run
 
-    run([where.url], where.api_key)
+    run([where.url], where.api_key, mapped=where.chosen)
 
 
 def members(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption = None) -> None:

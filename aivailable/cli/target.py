@@ -13,11 +13,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import typer
 
 from aivailable import config
 from aivailable.cli import render
+from aivailable.cli.port_owner import port_owner
 from aivailable.errors import AivailableError
 
 if TYPE_CHECKING:
@@ -78,11 +80,11 @@ def find(url: str | None, api_key: str | None, home: Path | None) -> ApiTarget:
     return ApiTarget(address, api_key, url is not None)
 
 
-def open_client(urls: list[str], api_key: str | None) -> Client:
+def open_client(urls: list[str], api_key: str | None, *, mapped: bool = False) -> Client:
     """The one place where commands make a client (tests put a fake here)."""
     from aivailable.client import Client
 
-    return Client(urls, api_key)
+    return Client(urls, api_key, mapped=mapped)
 
 
 def run(target: ApiTarget, work: Callable[[Client], Awaitable[T]], doing: str = "") -> T:
@@ -92,7 +94,8 @@ def run(target: ApiTarget, work: Callable[[Client], Awaitable[T]], doing: str = 
     """
 
     async def session() -> T:
-        async with open_client([target.url], target.api_key) as client:
+        client = open_client([target.url], target.api_key, mapped=target.chosen)
+        async with client:
             return await work(client)
 
     try:
@@ -111,11 +114,29 @@ def explain(error: AivailableError, target: ApiTarget) -> AivailableError:
         return NobodyListens(
             f"no AIvailable runs here ({target.url}): start it with `aivailable up`"
         )
+    if code == "not_ours":
+        return AivailableError(_whose(target))
     if getattr(error, "status", 0) in (401, 403) and target.api_key is None:
         return AivailableError(
             f"{error}; give a key with --api-key, or --home of a node on this machine"
         )
     return error
+
+
+def _whose(target: ApiTarget) -> str:
+    """Why no key was sent, and what to do."""
+    said = f"the node at {target.url} does not know your API key, so the key was not sent to it"
+    if target.chosen:
+        return (
+            f"{said}: it was revoked, or the node is of another cluster or an older version; give "
+            "a valid key with --api-key"
+        )
+    port = urlsplit(target.url).port or 0
+    return (
+        f"{said}: port {port} belongs to {port_owner(port)}, or the key was revoked, or a node of "
+        "an older version must be restarted. Start a node of your own with `aivailable up --port "
+        "N`, or name a node with --url and its key with --api-key"
+    )
 
 
 def _read_small(path: Path) -> str | None:

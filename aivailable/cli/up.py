@@ -60,8 +60,18 @@ NoAuth = Annotated[
     bool,
     typer.Option(
         "--no-auth",
-        help="Let anyone who reaches the port use models without a key.",
+        help="Make everyone who reaches the port an admin of the cluster, without a key: they may "
+        "use, deploy and remove models, make and revoke keys, let nodes in and take them out. Only "
+        "web pages of others, and names not listed under `hosts`, are refused.",
         rich_help_panel="Serving",
+    ),
+]
+Proxies = Annotated[
+    list[str] | None,
+    _serving(
+        "A reverse proxy in front of the API: its word on where a request comes from counts, and "
+        "whoever comes through it needs a key. Repeatable.",
+        "IP[/BITS]",
     ),
 ]
 Name = Annotated[str | None, typer.Option(help="This node's name. Default: the host's.")]
@@ -80,6 +90,7 @@ def up(
     models: Models = None,
     bind: Bind = None,
     no_auth: NoAuth = False,
+    trusted_proxy: Proxies = None,
     name: Name = None,
     log_level: LogLevel = None,
     tls_certificate: Certificate = None,
@@ -97,6 +108,7 @@ def up(
         "bind": bind,
         "interfaces": interfaces,
         "auth": False if no_auth else None,
+        "trusted_proxies": trusted_proxy,
         "name": name,
         "log_level": log_level,
         "tls_certificate": tls_certificate,

@@ -5,6 +5,7 @@ current one dies; it must not print and must not know the peer's insides. What o
 at every known address; what changes something is sent again only when it surely was not received.
 
 * `answers`: the API's answers as values.
+* `proof`: that a node is one of the key's cluster, before it is sent the key.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from aivailable.client.answers import (
     SettingInfo,
     decoded,
     delta_of,
+    event_of,
     json_of,
     listed,
     named,
@@ -36,6 +38,7 @@ from aivailable.client.answers import (
     refused,
     sse_data,
 )
+from aivailable.client.proof import NotProved, ProvingConnector, prove
 from aivailable.core.serving.status import (
     HERE,
     ClusterStatus,
@@ -69,19 +72,26 @@ STREAM_SILENCE_MAX_S = 30.0
 WATCH_INTERVAL_S = 1.0
 ADDRESSES_MAX = 64
 LINE_MAX_BYTES = 4 * 1024 * 1024
+PROOF_TRIES = 4
+"""A connection that was proved may be taken by another request of ours, or end."""
 _JSON_BODY = {"Content-Type": "application/json"}
 
 
 class Client:
     """`urls`: members to begin with, best first ("http://127.0.0.1:8420"). Use as an async
-    context manager, or call `close`."""
+    context manager, or call `close`. A key is sent only to nodes that show that they know it.
+    `mapped`: a person named the URLs, and a port map or a proxy may stand before the nodes."""
 
-    def __init__(self, urls: Sequence[str], api_key: str | None = None) -> None:
+    def __init__(
+        self, urls: Sequence[str], api_key: str | None = None, *, mapped: bool = False
+    ) -> None:
         if not urls:
             raise ValueError("a client needs at least one URL")
         self._urls = [url.rstrip("/") for url in urls]
         self._given = len(self._urls)
         self._current = self._urls[0]
+        self._api_key = api_key
+        self._mapped = mapped
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -152,7 +162,7 @@ class Client:
                 response = await self._open("GET", path, headers=headers, again=True)
                 async with response:
                     async for data in sse_data(response):
-                        event = decoded(EventStatus, parsed(data))
+                        event = event_of(parsed(data))
                         if place.is_new(event):
                             yield event
             except ClientError as error:
@@ -314,19 +324,22 @@ class Client:
             sock_connect=CONNECT_TIMEOUT_S,
             sock_read=STREAM_SILENCE_MAX_S if timeout_s is None else None,
         )
-        problems: list[str] = []
+        problems: list[ClientError] = []
         for url in addresses:
             try:
-                response = await self._opened_session().request(
+                response = await self._sent(
+                    url,
                     method,
-                    url + path,
-                    # A file-like body: aiohttp warns of long bytes, and chats can be long.
-                    data=None if body is None else io.BytesIO(json.dumps(body).encode()),
+                    path,
+                    body=body,
                     headers={**_JSON_BODY, **self._headers, **(headers or {})},
                     timeout=timeout,
                 )
+            except ClientError as error:
+                problems.append(error)
+                continue
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                problems.append(f"{url}: {error}")
+                problems.append(ClientError(f"{url}: {error}"))
                 continue
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if not again:
@@ -335,18 +348,46 @@ class Client:
                         "unknown, check status",
                         code="connection_lost",
                     ) from error
-                problems.append(f"{url}: {named(error)}")
+                problems.append(ClientError(f"{url}: {named(error)}"))
                 continue
             if not here_only:
                 self._current = url
             if response.status >= 400:
                 raise await refused(response)
             return response
-        raise ClientError(f"no member answers ({'; '.join(problems)})")
+        code = "not_ours" if any(one.code == "not_ours" for one in problems) else "unreachable"
+        raise ClientError(f"no member answers ({'; '.join(map(str, problems))})", code=code)
+
+    async def _sent(
+        self, url: str, method: str, path: str, *, body: Mapping[str, Any] | None, **sent: Any
+    ) -> aiohttp.ClientResponse:
+        """The answer to one request. With a key it goes only over a connection whose other end
+        has shown that it knows the key. Raises ClientError when there is none such, and then
+        nothing was sent; aiohttp's errors."""
+        for _ in range(PROOF_TRIES):
+            try:
+                return await self._opened_session().request(
+                    method,
+                    url + path,
+                    # A file-like body: aiohttp warns of long bytes, and chats can be long.
+                    data=None if body is None else io.BytesIO(json.dumps(body).encode()),
+                    **sent,
+                )
+            except NotProved:
+                await prove(
+                    self._opened_session(),
+                    url,
+                    self._api_key or "",
+                    mapped=self._mapped and url in self._urls[: self._given],
+                    connect_s=CONNECT_TIMEOUT_S,
+                )
+        raise ClientError(f"{url} keeps no connection open, so that it can be trusted with no key")
 
     def _opened_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(read_bufsize=LINE_MAX_BYTES)
+            self._session = aiohttp.ClientSession(
+                connector=ProvingConnector(), read_bufsize=LINE_MAX_BYTES
+            )
         return self._session
 
 

@@ -129,6 +129,13 @@ def delta_of(chunk: Any) -> ChatDelta:
     return ChatDelta(usage=used)
 
 
+def event_of(plain: Any) -> EventStatus:
+    """One of the followed events. Raises ClientError when the stream says why it ends."""
+    if isinstance(plain, dict) and "error" in plain:
+        raise _api_error(plain, 200)
+    return decoded(EventStatus, plain)
+
+
 async def sse_data(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
     """The data of each server-sent event; comments and names are passed over."""
     lines: list[str] = []

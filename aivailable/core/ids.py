@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import re
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ AccountId = str
 """Whom fairness counts: an API key by its KeyId, or an address. "" = from an older version."""
 
 SHORT_CHARS = 8
+PROOF_NONCE_CHARS = 64
+"""Hex digits of 256 random bits: no answer to a challenge is ever of use again."""
 NODE_ID_CHARS = 52
 DEPLOYMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
 """One grammar for what a request's `model` may be: deployment names and aliases."""
@@ -60,6 +63,13 @@ def key_hash(api_key: str) -> str:
     A plain hash suffices because keys are random with 160 bits, never chosen by people.
     """
     return hashlib.sha256(api_key.encode()).hexdigest()
+
+
+def key_proof(hashed: str, nonce: str, port: int) -> str:
+    """What only a node that knows a key's hash can say of a nonce: HMAC-SHA256, hex. `port` is
+    where it was asked."""
+    text = f"aivailable key proof 1 {nonce} {port}".encode()
+    return hmac.new(bytes.fromhex(hashed), text, hashlib.sha256).hexdigest()
 
 
 def key_id(hashed: str) -> KeyId:

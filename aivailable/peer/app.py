@@ -22,6 +22,7 @@ from aivailable import __version__
 from aivailable.config import Config
 from aivailable.core.ids import ClusterId
 from aivailable.errors import ConfigError
+from aivailable.peer.api.auth import AuthRules
 from aivailable.peer.api.server import ApiServer
 from aivailable.peer.deploying.memory_predictor import MemoryPredictor
 from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
@@ -48,6 +49,11 @@ LOG_FILE_MAX_BYTES = 4 * 1024 * 1024
 LOG_FILES_KEPT = 3
 API_FILE = "api.json"
 STOP_DEADLINE_S = 10.0
+NO_AUTH_WARNING = (
+    "--no-auth: everyone who reaches this port is an admin of the whole cluster, without a key. "
+    "They may use, deploy and remove models, register model files of this machine, make and revoke "
+    "keys, let nodes in and take them out"
+)
 
 
 class SystemClock:
@@ -95,7 +101,9 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
             ports.clock,
             hosts=config.bind,
             port=config.port,
-            require_auth=config.require_auth,
+            rules=AuthRules(
+                config.require_auth, config.trusted_proxies, config.hosts, config.origins
+            ),
             tls=api_context(config.tls_certificate, config.tls_key),
         )
         try:
@@ -270,7 +278,8 @@ def _remove_api_file(config: Config) -> None:
 def _greeting(config: Config, port: int) -> str:
     everywhere = any(one in ("0.0.0.0", "::") for one in config.bind)
     others = " (and on this machine's other addresses)" if everywhere else ""
-    return f"API on {_api_url(config, port)}/v1{others}\nkey in {config.home / ADMIN_KEY_FILE}"
+    text = f"API on {_api_url(config, port)}/v1{others}\nkey in {config.home / ADMIN_KEY_FILE}"
+    return text if config.require_auth else f"{text}\n{NO_AUTH_WARNING}"
 
 
 async def _first(*events: asyncio.Event) -> None:

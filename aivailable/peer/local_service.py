@@ -12,7 +12,7 @@ import base64
 from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import replace
 
-from aivailable.core.ids import AccountId, ClusterId, NodeId, key_hash, key_id
+from aivailable.core.ids import AccountId, ClusterId, KeyId, NodeId, key_hash, key_id
 from aivailable.core.planning.planner import explanations
 from aivailable.core.serving.status import (
     ClusterStatus,
@@ -49,6 +49,9 @@ KEY_PREFIX = "aiv_"
 KEY_BYTES = 20
 """160 random bits: no key can be guessed, so a plain hash of it may be replicated."""
 LABEL_MAX_CHARS = 100
+ADMIN_KEYS_CUT_OFF_MAX_S = 24 * 3600
+"""A node that has known no leader for so long takes no other node's or person's key for an admin's.
+As a user's it counts on: serving needs no majority."""
 
 
 def make_key(random_bytes: bytes) -> str:
@@ -210,17 +213,32 @@ class LocalApiKeys:
         self, ports: Ports, admin_key: str, current: CurrentSession, changes: LocalChanges
     ) -> None:
         self._ports = ports
-        self._admin_hash = key_hash(admin_key)
+        own = key_hash(admin_key)
+        self._own = ApiKey(key_id(own), own, Scope.ADMIN, "this node")
+        """Before we know the cluster's keys, this is the only one."""
         self._current = current
         self._changes = changes
 
     def find_key(self, api_key: str) -> ApiKey | None:
         hashed, state = key_hash(api_key), self._current.state
         if state.cluster is None:
-            # Before we know the cluster's keys, this node's own is the only one.
-            own = self._admin_hash
-            return ApiKey(own[:8], own, Scope.ADMIN, "this node") if hashed == own else None
+            return self._own if hashed == self._own.hashed else None
         return state.find_key(hashed)
+
+    def with_id(self, key_id: KeyId) -> ApiKey | None:
+        state = self._current.state
+        if state.cluster is None:
+            return self._own if key_id == self._own.key_id else None
+        key = state.keys.get(key_id)
+        return None if key is None else state.find_key(key.hashed)
+
+    def believed(self, key: ApiKey) -> bool:
+        """A majority may have revoked it while this node was cut off. Its own key stays: whoever
+        has that has this machine's home, and must be able to `recover`."""
+        session = self._current.session
+        if session is None or key.hashed == self._own.hashed:
+            return True
+        return session.leaderless_ms() < ADMIN_KEYS_CUT_OFF_MAX_S * 1000
 
     def keys(self) -> tuple[ApiKey, ...]:
         state = self._current.state

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aivailable.core.ids import AccountId, ClusterId, NodeId, ReplicaId
+from aivailable.core.ids import AccountId, ClusterId, KeyId, NodeId, ReplicaId
 from aivailable.core.serving.histogram import Histogram
 from aivailable.core.serving.status import (
     ClusterStatus,
@@ -148,6 +148,15 @@ class ApiKeys(Protocol):
 
     def find_key(self, api_key: str) -> ApiKey | None:
         """The unrevoked key, or None."""
+        ...
+
+    def with_id(self, key_id: KeyId) -> ApiKey | None:
+        """The unrevoked key with this id, or None."""
+        ...
+
+    def believed(self, key: ApiKey) -> bool:
+        """Whether an admin key still counts as one here: a node that is cut off for long cannot
+        know which are revoked."""
         ...
 
     def keys(self) -> tuple[ApiKey, ...]: ...

@@ -155,7 +155,7 @@ def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClient:
     """Every command talks to this one, from a home that is empty."""
     fake = FakeClient()
 
-    def open_client(urls: list[str], api_key: str | None) -> FakeClient:
+    def open_client(urls: list[str], api_key: str | None, *, mapped: bool = False) -> FakeClient:
         fake.opened.append((urls, api_key))
         return fake
 

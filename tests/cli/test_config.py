@@ -179,3 +179,33 @@ def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
 def test_home_comes_from_the_environment() -> None:
     assert config.default_home({"AIVAILABLE_HOME": "/srv/ai"}) == Path("/srv/ai")
     assert "aivailable" in str(config.default_home({}))
+
+
+def test_who_may_ask_is_set_by_addresses_names_and_origins(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(
+        'trusted_proxies = ["127.0.0.1", "10.0.0.7/8", "::ffff:10.9.0.0/112"]\n'
+        'hosts = ["AI.lab.", "*.rigs"]\norigins = ["https://Chat.lab/", "null", "file://"]\n'
+    )
+    made = load(tmp_path)
+    assert [str(one) for one in made.trusted_proxies] == [
+        *("127.0.0.1/32", "10.0.0.0/8", "10.9.0.0/16"),
+    ]
+    assert made.hosts == {"ai.lab", "*.rigs"}
+    assert made.origins == {"https://chat.lab", "null", "file://"}
+    environment = {"AIVAILABLE_TRUSTED_PROXIES": "10.0.0.1, ::1"}
+    assert len(load(tmp_path, environment).trusted_proxies) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trusted_proxies", "proxy.lab"),
+        ("hosts", "https://ai.lab"),
+        ("hosts", "ai.lab:8420"),
+        ("origins", "chat.lab"),
+        ("origins", "https://chat.lab/page"),
+    ],
+)
+def test_what_cannot_say_who_may_ask_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name.replace("trusted_proxies", "trusted-proxy")):
+        load(tmp_path, **{name: value})

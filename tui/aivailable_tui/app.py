@@ -78,8 +78,8 @@ class Monitor(App[None]):
         self.theme = LIGHT.name if self.theme == DARK.name else DARK.name
 
 
-def run(urls: Sequence[str], api_key: str | None) -> None:
-    """Show the cluster until the user quits. Blocks; needs a terminal."""
+def run(urls: Sequence[str], api_key: str | None, *, mapped: bool = False) -> None:
+    """Show the cluster until the user quits. Blocks; needs a terminal. Arguments as Client's."""
     from aivailable.client import Client
 
-    Monitor(lambda: Client(urls, api_key)).run()
+    Monitor(lambda: Client(urls, api_key, mapped=mapped)).run()

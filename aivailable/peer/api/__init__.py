@@ -1,7 +1,7 @@
 """The HTTP API of a node: dialects in, `peer.service.Service` behind, nothing decided here.
 
 * `server`: sockets, and what every request passes.
-* `auth`: who asks, and what they may do.
+* `auth`: who asks, from where, and what they may do.
 * `shares`: how many requests one account may have under way.
 * `accounting`: one record for each request.
 * `errors`: one shape for what goes wrong.

@@ -22,10 +22,12 @@ from aiohttp import web
 from aivailable.core.state.records import Scope
 from aivailable.errors import AivailableError, ConfigError, RequestError
 from aivailable.peer.api.accounting import RequestOutcome, RequestRecord, attach, end, outcome_of
-from aivailable.peer.api.auth import authenticate
+from aivailable.peer.api.auth import AuthRules, authenticate
+from aivailable.peer.api.auth.live_requests import LiveRequests
 from aivailable.peer.api.cluster.deployments import DeploymentsApi
 from aivailable.peer.api.cluster.endpoints import ClusterApi
 from aivailable.peer.api.cluster.nodes import NodesApi
+from aivailable.peer.api.cluster.proof import ProofApi
 from aivailable.peer.api.cluster.settings import SettingsApi
 from aivailable.peer.api.description.openapi import document
 from aivailable.peer.api.description.routes import open_paths, registered
@@ -42,6 +44,7 @@ from aivailable.peer.api.monitoring.stalls import LoopWatch
 from aivailable.peer.api.openai.answers import HEADERS_WAIT_S, KEEP_ALIVE_S
 from aivailable.peer.api.openai.endpoints import OpenAi
 from aivailable.peer.api.shares import Shares
+from aivailable.peer.api.sse import stream_of
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
 from aivailable.peer.tasks import Tasks
@@ -55,6 +58,7 @@ STOP_GRACE_S = 3.0
 """What is under way at stop may take this long to end by itself."""
 BACKLOG = 256
 EVERY_ADDRESS = ("0.0.0.0", "::")
+ANYBODY_WITH_A_KEY = AuthRules()
 _BIND_ATTEMPTS = 8
 """An ephemeral port that is free for IPv4 can be taken for IPv6: then another is tried."""
 
@@ -77,7 +81,7 @@ class ApiServer:
         *,
         hosts: tuple[str, ...] = EVERY_ADDRESS,
         port: int = 8420,
-        require_auth: bool = True,
+        rules: AuthRules = ANYBODY_WITH_A_KEY,
         tls: Any | None = None,
         request_id: Callable[[], str] = new_request_id,
         keep_alive_s: float = KEEP_ALIVE_S,
@@ -89,7 +93,7 @@ class ApiServer:
         self._node = service.observation.node
         self._hosts = hosts
         self._port = port
-        self._require_auth = require_auth
+        self._rules = rules
         self._tls = tls
         self._request_id = request_id
         observation, members, changes = service.observation, service.members, service.changes
@@ -108,6 +112,7 @@ class ApiServer:
         )
         self._tasks = Tasks("api")
         self._watch = LoopWatch(clock)
+        self._live = LiveRequests(service.api_keys, observation)
         page = Page(observation, self.metrics, self._watch)
         health = Health(observation, page, lambda: document(self.routes))
         self.routes = (
@@ -115,6 +120,7 @@ class ApiServer:
             *cluster.routes(),
             *NodesApi(observation, members).routes(),
             *DeploymentsApi(service.deployments, changes).routes(),
+            *ProofApi(service.api_keys).routes(),
             *SettingsApi(observation, changes).routes(),
             *health.routes(),
         )
@@ -144,6 +150,7 @@ class ApiServer:
         )
         await self._runner.setup()
         self._tasks.spawn(self._watch.run(), "loop watch")
+        self._tasks.spawn(self._live.run(), "revoked keys")
         for one in sockets:
             await web.SockSite(self._runner, one, ssl_context=self._tls, backlog=BACKLOG).start()
 
@@ -186,10 +193,12 @@ class ApiServer:
                 request,
                 self._api_keys,
                 self._node,
-                require_auth=self._require_auth,
+                rules=self._rules,
                 open_paths=self._open_paths,
             )
-            with self._place(request, record):
+            # Without auth a key is only a label: what it labels may go on.
+            watched = record.key if self._rules.require_auth else None
+            with self._place(request, record), self._live.hold(watched):
                 response = await handler(request)
         except ClientGone as error:
             # What the server itself does when it notices first (handler_cancellation).
@@ -198,7 +207,7 @@ class ApiServer:
             refused = from_http_exception(error, request.method, request.path)
             response = error_response(refused, record.request_id)
         except (AivailableError, OSError) as error:
-            response = error_response(as_request_error(error), record.request_id)
+            return await self._failed(request, record, as_request_error(error))
         except Exception:
             log.exception("request %s broke", record.request_id)
             broken = RequestError(500, "internal_error", "the node failed; its log says how")
@@ -206,6 +215,21 @@ class ApiServer:
         if not response.prepared:
             response.headers.update(record.headers())
         return response
+
+    async def _failed(
+        self, request: web.Request, record: RequestRecord, error: RequestError
+    ) -> web.StreamResponse:
+        """The error as an answer, or as the last event of the stream that has begun."""
+        stream = stream_of(request)
+        if stream is None:
+            response = error_response(error, record.request_id)
+            response.headers.update(record.headers())
+            return response
+        record.outcome = RequestOutcome.REFUSED
+        try:
+            return await stream.fail(error, record.request_id)
+        except ClientGone as gone:
+            raise asyncio.CancelledError("the client is gone") from gone
 
     def _place(self, request: web.Request, record: RequestRecord) -> AbstractContextManager[None]:
         """Its place among what is under way. Entering it raises RequestError 503 or 429."""

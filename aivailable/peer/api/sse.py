@@ -14,11 +14,15 @@ from typing import Any
 
 from aiohttp import web
 
-from aivailable.peer.api.errors import ClientGone
+from aivailable.errors import RequestError
+from aivailable.peer.api.errors import ClientGone, error_body
 from aivailable.wire.schema import to_json
 
 UNREAD_MAX_S = 60.0
 """How long a client may take nothing while the buffers on its way are full."""
+
+LAST_WORD_MAX_S = 0.5
+"""How long the last event of a stream that we end may wait for its client."""
 
 log = logging.getLogger("aivailable.api")
 
@@ -40,6 +44,7 @@ class SseWriter:
 
     async def open(self) -> None:
         """Send the status line and headers."""
+        self._request[_STREAM] = self
         try:
             await self._response.prepare(self._request)
         except ConnectionError as error:
@@ -69,15 +74,37 @@ class SseWriter:
             raise ClientGone from error
         return self._response
 
+    async def fail(self, error: RequestError, request_id: str) -> web.StreamResponse:
+        """Ends a stream from outside of its handler: after the first byte there is no status left
+        to set, so an event says it. Who reads nothing is cut off soon."""
+        try:
+            async with asyncio.timeout(LAST_WORD_MAX_S):
+                await self.data(error_body(error, request_id))
+                return await self.end()
+        except TimeoutError as late:
+            self._cut_off()
+            raise ClientGone from late
+
     async def _write(self, data: bytes) -> None:
         try:
             async with asyncio.timeout(UNREAD_MAX_S):
                 await self._response.write(data)
         except TimeoutError as error:
             log.info("a client has read nothing for %.0f s: its answer is ended", UNREAD_MAX_S)
-            # What waits to be sent would keep the connection open for ever.
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            self._cut_off()
             raise ClientGone from error
         except ConnectionError as error:
             raise ClientGone from error
+
+    def _cut_off(self) -> None:
+        """What waits to be sent would keep the connection open for ever."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+
+_STREAM = web.RequestKey("stream", SseWriter)
+
+
+def stream_of(request: web.Request) -> SseWriter | None:
+    """The event stream that has begun to answer a request."""
+    return request.get(_STREAM)

@@ -16,7 +16,7 @@ from aivailable.core.state.records import Scope
 from aivailable.errors import RequestError
 from aivailable.peer.api import server as server_module
 from aivailable.peer.api import sse
-from aivailable.peer.api.auth import account_of_address
+from aivailable.peer.api.auth.source import account_of, address_of
 from aivailable.peer.api.server import ApiServer
 from aivailable.peer.api.shares import Shares
 from aivailable.wire.generation import Embedded, Finished, Started
@@ -82,7 +82,7 @@ async def test_no_endpoint_that_generates_is_missing_here(server: ApiServer) -> 
     ],
 )
 def test_without_a_key_the_address_is_the_account(remote: str, account: str) -> None:
-    assert account_of_address(remote, "node12345678") == account
+    assert account_of(address_of(remote), "node12345678") == account
 
 
 def test_a_share_is_what_is_left_for_all_others_and_is_given_back() -> None:

@@ -14,7 +14,7 @@ from fixtures.peer_ports import HandClock
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import RequestRecord, attach, record_of
-from aivailable.peer.api.auth import authenticate, require_admin
+from aivailable.peer.api.auth import AuthRules, authenticate, require_admin
 from aivailable.peer.api.description.routes import open_paths
 from aivailable.peer.api.server import ApiServer
 
@@ -47,10 +47,13 @@ def request_from(
     return request
 
 
-def verdict(request: web.Request, *, require_auth: bool = True) -> str:
+def verdict(
+    request: web.Request, *, require_auth: bool = True, rules: AuthRules | None = None
+) -> str:
     """user | admin | the refusal's status and code."""
+    rules = rules or AuthRules(require_auth)
     try:
-        authenticate(request, FakeApiKeys(), NODE, require_auth=require_auth, open_paths=OPEN)
+        authenticate(request, FakeApiKeys(), NODE, rules=rules, open_paths=OPEN)
     except RequestError as error:
         return f"{error.status} {error.code}"
     if record_of(request).admin:
@@ -85,7 +88,13 @@ def test_without_a_key_only_loopback_is_user(peer: str, expected: str) -> None:
     assert verdict(request_from(peer)) == expected
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
+FORWARDING = [
+    *("X-Forwarded-For", "X-Forwarded-Proto", "x-forwarded-host", "Forwarded", "Via", "X-Real-IP"),
+    *("CF-Connecting-IP", "True-Client-IP", "X-Client-IP", "Fastly-Client-IP"),
+]
+
+
+@pytest.mark.parametrize("header", FORWARDING)
 def test_what_a_proxy_forwards_is_not_local(header: str) -> None:
     request = request_from(LOCAL, **{header: "127.0.0.1"})
     assert verdict(request) == "401 missing_api_key"
@@ -107,15 +116,30 @@ def test_open_paths_answer_strangers_but_not_wrong_keys(path: str) -> None:
     assert verdict(request_from(REMOTE, "av-guess", path)) == "401 invalid_api_key"
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8420", "[::1]:8420", "10.0.0.7:1"])
-def test_literal_hosts_are_allowed_without_a_key(host: str) -> None:
+OWN_HOSTS = ["localhost", "127.0.0.1:8420", "[::1]:8420", "a.localhost:1", "host.docker.internal"]
+
+
+@pytest.mark.parametrize("host", OWN_HOSTS)
+def test_names_of_this_machine_are_allowed_without_a_key(host: str) -> None:
     assert verdict(request_from(LOCAL, Host=host)) == "user"
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7:1", "pc1", "pc1.local:8420", "ai.example"])
+def test_a_proxy_that_adds_no_header_shows_by_the_host_it_was_asked_for(host: str) -> None:
+    assert verdict(request_from(LOCAL, Host=host)) == "401 missing_api_key"
+    listed = AuthRules(hosts=frozenset({"pc1", "pc1.local", "*.example"}))
+    name = host.partition(":")[0]
+    expected = "401 missing_api_key" if name == "10.0.0.7" else "user"
+    assert verdict(request_from(LOCAL, Host=host), rules=listed) == expected
 
 
 @pytest.mark.parametrize("host", ["evil.example:8420", "localhost.evil.example", "[evil]:1"])
 def test_a_rebound_name_is_refused_without_a_key(host: str) -> None:
-    assert verdict(request_from(LOCAL, Host=host)) == "403 host_not_allowed"
+    assert verdict(request_from(LOCAL, Host=host)) == "401 missing_api_key"
     assert verdict(request_from(LOCAL, USER, Host=host)) == "user"
+    for peer in (LOCAL, REMOTE):
+        request = request_from(peer, Host=host)
+        assert verdict(request, require_auth=False) == "403 host_not_allowed"
 
 
 @pytest.mark.parametrize("require_auth", [True, False])
@@ -158,6 +182,21 @@ async def test_changes_need_an_admin_key(
         left=service.members.left,
     )
     assert did == SimpleNamespace(proposed=[], deployed=[], left=False)
+
+
+async def test_an_admin_key_that_may_be_revoked_is_a_user_and_is_told_why(
+    http: aiohttp.ClientSession, service: FakeService
+) -> None:
+    service.api_keys.doubted = list(service.api_keys.known)
+    headers = {"Authorization": f"Bearer {ADMIN}"}
+    async with http.get("/v1/models", headers=headers) as response:
+        assert response.status == 200
+    async with http.post("/cluster/v1/leave", headers=headers) as response:
+        told = (await response.json())["error"]
+    assert (response.status, told["code"]) == (403, "admin_required")
+    assert "cut off" in told["message"]
+    assert "the node's own key" in told["message"]
+    assert not service.members.left
 
 
 async def test_a_refused_key_is_told_in_openais_shape(http: aiohttp.ClientSession) -> None:

@@ -171,7 +171,7 @@ async def test_a_change_whose_answer_is_lost_is_not_sent_again(
     careless = await asyncio.start_server(take_and_hang_up, "127.0.0.1", 0)
     other = await serve()
     first = f"http://127.0.0.1:{careless.sockets[0].getsockname()[1]}"
-    async with careless, Client([first, url(other)], ADMIN) as client:
+    async with careless, Client([first, url(other)]) as client:
         with pytest.raises(ClientError, match="unknown, check status") as caught:
             await client.window(60)
         assert caught.value.code == "connection_lost"

@@ -40,7 +40,13 @@ async def test_every_page_of_the_cluster_is_as_described(
     http: aiohttp.ClientSession, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.observation.add_event(event(7, "text"))
-    pages = [route for route in ROUTES if route.method == "GET" and "{" not in route.path]
+    pages = [
+        route
+        for route in ROUTES
+        if route.method == "GET"
+        and "{" not in route.path
+        and not any(field.required for field in route.query.values())
+    ]
     for seen in (service.observation.status(), lab()):
         monkeypatch.setattr(service.observation, "status", lambda seen=seen: seen)
         for route in pages:

@@ -3,5 +3,6 @@
 * `endpoints`: state, events, members, keys and the routes of the rest.
 * `deployments`: what shall run, and what would come of it.
 * `nodes`: drain, undrain, pause.
+* `proof`: that this node is one of the cluster of a key.
 * `settings`: what holds for the whole cluster.
 """

@@ -127,6 +127,13 @@ class KeyMade(KeyShown):
     key: str
 
 
+class KeyProof(TypedDict):
+    """That this node knows a key: an HMAC over the nonce and the port that was asked."""
+
+    proof: str
+    port: int
+
+
 class KeyRevoked(TypedDict):
     """The id of the key that counts no longer."""
 
