@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from aiohttp import web
 
 from aivailable.errors import RequestError
+from aivailable.peer.api.absurd import refuse_absurd
 from aivailable.peer.api.description.fields import (
     INT_MAX,
     AnyOf,
@@ -31,9 +33,17 @@ from aivailable.peer.api.description.fields import (
     String,
 )
 from aivailable.peer.api.errors import ClientGone, ParameterError
+from aivailable.wire.limits import KIB
 
 BODY_DEADLINE_S = 60.0
-"""A client that takes longer to send a body of at most HTTP_BODY_MAX_BYTES is cut off."""
+"""A client that takes longer to send a body is cut off."""
+CLUSTER_BODY_MAX_BYTES = 64 * KIB
+"""Of a request that changes the cluster: twice the largest command."""
+VALUES_MAX = 8192
+"""Values of every kind in one schema of a client, which are copied one by one on every link."""
+TEXT_VALUE = 1024
+"""So many characters or bytes cost as much to copy as one value."""
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 Kind = TypeVar("Kind", bound=Field)
 
@@ -184,12 +194,17 @@ def checked_text(value: Any, name: str, *, chars_max: int | None = None) -> str:
     return value
 
 
-def checked_json(value: Any, name: str, *, bytes_max: int, depth_max: int) -> str:
+def checked_json(
+    value: Any, name: str, *, bytes_max: int, depth_max: int, values_max: int = VALUES_MAX
+) -> str:
     """Any JSON as compact text in the client's own order. Raises ParameterError for what is too
     large or too deep, and for numbers that no other process would read."""
     layer: list[Any] = [value]
-    depth = 0
+    depth = values = 0
     while layer:
+        values += len(layer)
+        if values > values_max:
+            raise ParameterError(name, f"'{name}' has more than {values_max} values in it")
         depth += 1
         if depth > depth_max:
             raise ParameterError(name, f"'{name}' is nested deeper than {depth_max} levels")
@@ -206,6 +221,18 @@ def checked_json(value: Any, name: str, *, bytes_max: int, depth_max: int) -> st
     return text
 
 
+def values_of(value: Any) -> int:
+    """How many values of every kind there are in it, itself included. A long text counts as
+    several: that is what copying it costs."""
+    layer: list[Any] = [value]
+    values = 0
+    while layer:
+        values += len(layer)
+        values += sum(len(one) for one in layer if isinstance(one, (str, bytes))) // TEXT_VALUE
+        layer = [inner for one in layer for inner in _inside(one)]
+    return values
+
+
 def _portable(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
@@ -215,25 +242,49 @@ def _portable(value: Any) -> bool:
 def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
-    return value if isinstance(value, list) else ()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 async def read_body(request: web.Request) -> RequestParameters:
-    """The request's JSON object. Raises RequestError 400, 408, 415, and aiohttp's 413."""
+    """The JSON object of a request that describes a change to the cluster, which is small. Raises
+    as `read_bytes` and `parsed`."""
+    return parsed(await read_bytes(request, CLUSTER_BODY_MAX_BYTES))
+
+
+async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
+    """The request's body. Raises RequestError 400, 408, 413 and 415."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise RequestError(415, "unsupported_encoding", "send the body uncompressed")
+    if (request.content_length or 0) > bytes_max:
+        raise _too_large(bytes_max)
+    data = bytearray()
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
-            data = await request.read()
+            async for chunk in request.content.iter_any():
+                data += chunk
+                if len(data) > bytes_max:
+                    raise _too_large(bytes_max)
     except TimeoutError:
         raise RequestError(408, "request_timeout", "the body did not arrive in time") from None
     except ConnectionError as error:
         raise ClientGone from error
     except web.RequestPayloadError as error:
         raise RequestError(400, "invalid_request", f"the body is damaged: {error}") from error
+    return bytes(data)
+
+
+def _too_large(bytes_max: int) -> RequestError:
+    return RequestError(
+        413, "request_too_large", f"the body is larger than {bytes_max} bytes, which is the limit"
+    )
+
+
+def parsed(data: bytes) -> RequestParameters:
+    """The body as a JSON object. Raises RequestError 400."""
     try:
         # Not left to json: of bytes it takes UTF-16, too, and halves of surrogate pairs.
         text = data.decode("utf-8-sig")
+        refuse_absurd(data)
         value = json.loads(text, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise RequestError(
@@ -243,7 +294,7 @@ async def read_body(request: web.Request) -> RequestParameters:
         raise RequestError(400, "invalid_json", "the JSON is nested too deeply") from None
     except ValueError as error:
         raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
-    if "\\u" in text:
+    if _HALF_CHARACTER.search(text) is not None:
         _refuse_half_characters(value)
     if not isinstance(value, dict):
         raise RequestError(400, "invalid_json", "the body must be a JSON object")

@@ -21,6 +21,7 @@ from aiohttp import web
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import RequestRecord, record_of
+from aivailable.peer.api.bodies import Bodies
 from aivailable.peer.api.description.fields import (
     AnyOf,
     Fields,
@@ -44,7 +45,6 @@ from aivailable.peer.api.parameters import (
     RequestParameters,
     as_object,
     checked_text,
-    read_body,
     wrong_type,
 )
 from aivailable.peer.service import Inference, Observation
@@ -151,8 +151,15 @@ def rerank_request(body: RequestParameters, request_id: str) -> RerankAsked:
 class Inputs:
     """The handlers."""
 
-    def __init__(self, inference: Inference, observation: Observation, ignored: Ignored) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        observation: Observation,
+        ignored: Ignored,
+        bodies: Bodies,
+    ) -> None:
         self._inference = inference
+        self._bodies = bodies
         self._observation = observation
         self._ignored = ignored
 
@@ -180,7 +187,9 @@ class Inputs:
 
     async def embeddings(self, request: web.Request) -> web.Response:
         record = record_of(request)
-        asked = embeddings_request(await read_body(request), record.request_id)
+        asked = await self._bodies.read(
+            request, lambda body: embeddings_request(body, record.request_id)
+        )
         items: dict[int, str] = {}
         total = 0
         async with aclosing(self._run(record, asked.generate, asked.ignored)) as answers:
@@ -207,7 +216,9 @@ class Inputs:
 
     async def rerank(self, request: web.Request) -> web.Response:
         record = record_of(request)
-        asked = rerank_request(await read_body(request), record.request_id)
+        asked = await self._bodies.read(
+            request, lambda body: rerank_request(body, record.request_id)
+        )
         scores: dict[int, float] = {}
         async with aclosing(self._run(record, asked.generate, asked.ignored)) as answers:
             async for embedded in answers:
