@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +36,7 @@ from aivailable.client.answers import (
     parsed,
     refused,
     sse_data,
+    text_of,
 )
 from aivailable.core.serving.status import (
     HERE,
@@ -69,6 +71,7 @@ STREAM_SILENCE_MAX_S = 30.0
 WATCH_INTERVAL_S = 1.0
 ADDRESSES_MAX = 64
 LINE_MAX_BYTES = 4 * 1024 * 1024
+_STALL = re.compile(rb"^aivailable_loop_longest_stall_seconds ([0-9.e+-]{1,32})$", re.MULTILINE)
 _JSON_BODY = {"Content-Type": "application/json"}
 
 
@@ -120,6 +123,13 @@ class Client:
         status = decoded(ClusterStatus, await self._read(f"/cluster/v1/state{query}"))
         self._learn(status)
         return status
+
+    async def longest_stall_s(self) -> float | None:
+        """How long the member's event loop stood still at most in the last minutes, as its
+        /metrics say; None: they do not."""
+        response = await self._open("GET", "/metrics", again=True, timeout_s=READ_TIMEOUT_S)
+        found = _STALL.search(await text_of(response))
+        return float(found[1]) if found is not None else None
 
     async def watch(
         self, interval_s: float = WATCH_INTERVAL_S

@@ -1,7 +1,7 @@
 """Sends requests that cost more than they weigh, over several connections, until it is ended.
 
-A process of its own, so that the test that runs it sees the peers' time and not this one's. Prints a
-line when it begins, and at its end how many answers of each status there were.
+A process of its own, so that the test that runs it sees the peers' time and not this one's. Prints
+a line when it begins, and at its end how many answers of each status there were.
 """
 
 from __future__ import annotations
