@@ -14,6 +14,7 @@ import functools
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TypeVar
 
 from aiohttp import web
@@ -26,7 +27,7 @@ from aivailable.wire.limits import HTTP_BODY_MAX_BYTES, KIB, MIB
 
 SMALL_BODY_MAX_BYTES = 16 * KIB
 """Parsed on the loop at once: at worst a few milliseconds, less than handing it over and back."""
-BODIES_MAX_BYTES = 64 * MIB
+BODIES_MAX_BYTES = 32 * MIB
 """Large bodies that arrive, wait or are parsed at one node. One account may have as much of it as
 is left for all others (`Shares`), so the work that it can line up is bounded, too."""
 REST_SHARE = 1.0
@@ -59,13 +60,17 @@ class Bodies:
     ) -> T:
         """What `build` makes of the request's JSON object; it must be pure. Raises what `build`,
         `read_bytes` and `parsed` raise, and RequestError 429 or 503 when too much is under way."""
-        length = request.content_length
-        if length is not None and length <= SMALL_BODY_MAX_BYTES:
-            return build(parsed(await read_bytes(request, bytes_max)))
         account = record_of(request).account
-        # Who does not say how much it sends counts as sending the most.
-        with self._shares.hold(account, min(length or bytes_max, bytes_max)):
-            data = await read_bytes(request, bytes_max)
+        with ExitStack() as held:
+
+            def large() -> None:
+                # Who does not say how much it sends counts as sending the most.
+                count = request.content_length or bytes_max
+                held.enter_context(self._shares.hold(account, count))
+
+            data = await read_bytes(request, bytes_max, SMALL_BODY_MAX_BYTES, large)
+            if len(data) <= SMALL_BODY_MAX_BYTES:
+                return build(parsed(data))
             await self._turn(account)
             return await self._beside(lambda: build(parsed(data)), len(data))
 

@@ -13,7 +13,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -251,12 +251,21 @@ async def read_body(request: web.Request) -> RequestParameters:
     return parsed(await read_bytes(request, CLUSTER_BODY_MAX_BYTES))
 
 
-async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
-    """The request's body. Raises RequestError 400, 408, 413 and 415."""
+async def read_bytes(
+    request: web.Request,
+    bytes_max: int,
+    large_bytes: int = 0,
+    on_large: Callable[[], None] | None = None,
+) -> bytes:
+    """The request's body. `on_large` is called once, as early as it is known that there are more
+    than `large_bytes`. Raises RequestError 400, 408, 413 and 415, and what `on_large` raises."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise RequestError(415, "unsupported_encoding", "send the body uncompressed")
     if (request.content_length or 0) > bytes_max:
         raise _too_large(bytes_max)
+    if on_large is not None and (request.content_length or 0) > large_bytes:
+        on_large()
+        on_large = None
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
@@ -264,6 +273,9 @@ async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
                 data += chunk
                 if len(data) > bytes_max:
                     raise _too_large(bytes_max)
+                if on_large is not None and len(data) > large_bytes:
+                    on_large()
+                    on_large = None
     except TimeoutError:
         raise RequestError(408, "request_timeout", "the body did not arrive in time") from None
     except ConnectionError as error:

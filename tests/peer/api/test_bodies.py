@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -33,7 +34,7 @@ from aivailable.peer.api.parameters import (
     checked_json,
     parsed,
 )
-from aivailable.wire.limits import HTTP_BODY_MAX_BYTES
+from aivailable.wire.limits import HTTP_BODY_MAX_BYTES, MIB
 
 BOUND_S = 0.5
 """What no refusal takes, on a machine that does much else: the work of 30 ms at most."""
@@ -179,6 +180,29 @@ async def test_accounts_take_turns() -> None:
     await asyncio.gather(*asking)
     assert sorted(place.order) == ["g0", "g1", "g2", "g3", "g4", "g5", "m"]
     assert place.order.index("m") <= 2
+
+
+async def test_a_short_body_of_unknown_length_needs_no_share(
+    http: aiohttp.ClientSession,
+) -> None:
+    """Some clients send everything in chunks."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"model":'
+        began.set()
+        await go.wait()
+        yield b"1}"
+
+    async def send() -> int:
+        async with http.post("/v1/completions", data=pieces()) as response:
+            await response.read()
+            return response.status
+
+    began, go = asyncio.Event(), asyncio.Event()
+    sending = [asyncio.ensure_future(send()) for _ in range(BODIES_MAX_BYTES // MIB)]
+    await began.wait()
+    go.set()
+    assert set(await asyncio.gather(*sending)) == {400}
 
 
 async def test_who_goes_away_leaves_the_place_to_others() -> None:
