@@ -146,7 +146,7 @@ async def test_logprobs_of_a_chat_whole_and_streamed(
 async def test_log_probabilities_have_a_limit_where_they_are_not_streamed(
     sdk: openai.AsyncOpenAI, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "LOGPROBS_MAX_BYTES", 100)
+    monkeypatch.setattr(answers, "LOGPROBS_MAX_BYTES", 10)
     service.inference.script = with_logprobs()
     asked: Any = {"model": MODEL, "messages": HELLO, "logprobs": True, "top_logprobs": 2}
     with pytest.raises(openai.BadRequestError, match="'stream': true"):
