@@ -14,8 +14,8 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
 
 from aivailable.errors import RequestError
-from aivailable.peer.api import absurd
-from aivailable.peer.api.absurd import (
+from aivailable.peer.api.accounting import RequestRecord, attach
+from aivailable.peer.api.bodies.absurd import (
     CONTAINERS_MAX,
     DIGITS_MAX,
     ELEMENTS_MAX,
@@ -24,16 +24,12 @@ from aivailable.peer.api.absurd import (
     STRINGS_COUNTED_MAX,
     refuse_absurd,
 )
-from aivailable.peer.api.accounting import RequestRecord, attach
-from aivailable.peer.api.bodies import BODIES_MAX_BYTES, SMALL_BODY_MAX_BYTES, Bodies
+from aivailable.peer.api.bodies.place import BODIES_MAX_BYTES, SMALL_BODY_MAX_BYTES, Bodies
+from aivailable.peer.api.bodies.reading import parsed
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.openai.messages import MESSAGES_MAX
 from aivailable.peer.api.openai.requests import chat_request, completion_request
-from aivailable.peer.api.parameters import (
-    RequestParameters,
-    checked_json,
-    parsed,
-)
+from aivailable.peer.api.parameters import RequestParameters, checked_json
 from aivailable.wire.limits import HTTP_BODY_MAX_BYTES, MIB
 
 BOUND_S = 0.5
@@ -99,7 +95,7 @@ def test_the_second_look_ends_at_its_limit() -> None:
 
 def test_brackets_that_do_not_match_are_no_json() -> None:
     with pytest.raises(RequestError) as refused:
-        refuse_absurd(b"[" * (absurd.CONTAINERS_MAX + 1))
+        refuse_absurd(b"[" * (CONTAINERS_MAX + 1))
     assert refused.value.code == "invalid_json"
 
 

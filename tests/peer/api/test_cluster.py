@@ -15,7 +15,7 @@ from aivailable.core.serving.status import ClusterStatus
 from aivailable.core.state.commands import PutSettings, RemoveDeployment, RevokeKey, SetWindow
 from aivailable.core.state.records import ClusterSettings
 from aivailable.errors import GgufError, ProposalRejected, ProposalUnknown, RequestError
-from aivailable.peer.api.parameters import CLUSTER_BODY_MAX_BYTES
+from aivailable.peer.api.bodies.reading import CLUSTER_BODY_MAX_BYTES
 from aivailable.peer.api.server import ApiServer
 from aivailable.wire.schema import from_plain
 

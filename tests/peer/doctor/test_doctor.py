@@ -33,7 +33,6 @@ from aivailable.peer.doctor.machine import Remembered
 from aivailable.peer.doctor.verdicts import interface_checks, machine_checks, multicast_checks
 from aivailable.peer.doctor.verdicts_nodes import (
     LEGS,
-    STALL_WARNED_S,
     may_change,
     membership_checks,
     node_checks,
@@ -496,13 +495,3 @@ def test_a_question_is_well_formed_dns() -> None:
     name = f"doctor-{random.Random(1).randbytes(12).hex()}.local."
     (question,) = DNSIncoming(network.dns_question(name, 16)).questions
     assert (question.name, question.type, question.class_) == (name, 16, 1)
-
-
-def test_an_event_loop_that_stood_still_is_told_and_explained() -> None:
-    for stall_s, verdict in ((0.0, CheckVerdict.OK), (STALL_WARNED_S, CheckVerdict.WARNING)):
-        own = dataclasses.replace(RUNNING, longest_stall_s=stall_s)
-        check = the_one(membership_checks(own), "event loop")
-        assert check.verdict is verdict
-        assert f"{stall_s:.1f} s" in check.found
-        assert bool(check.advice) is (verdict is CheckVerdict.WARNING)
-    assert not [one for one in membership_checks(RUNNING) if one.name == "event loop"]

@@ -16,6 +16,7 @@ from aivailable.core.state.commands import RemoveDeployment
 from aivailable.core.state.records import Deployment
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import record_of
+from aivailable.peer.api.bodies.reading import read_body
 from aivailable.peer.api.cluster.nodes import asked
 from aivailable.peer.api.description.answer_types import Removed
 from aivailable.peer.api.description.fields import (
@@ -31,7 +32,7 @@ from aivailable.peer.api.description.fields import (
 from aivailable.peer.api.description.routes import Access, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.parameters import RequestParameters, read_body
+from aivailable.peer.api.parameters import RequestParameters
 from aivailable.peer.service import Changes, Deployments, DeployRequest
 from aivailable.wire.schema import from_plain
 
@@ -206,7 +207,8 @@ def _deploy_request(given: RequestParameters, fields: Fields) -> DeployRequest:
         if one is not None and not (isinstance(one, str) and valid_deployment_name(one)):
             raise ParameterError(
                 param,
-                f"{repr(one)[:SHOWN_CHARS]} cannot be a name: letters, digits and . _ : / @ - are, 128 at most",
+                f"{repr(one)[:SHOWN_CHARS]} cannot be a name: letters, digits and . _ : / @ - are, "
+                "128 at most",
             )
     options = body.object("options")
     if options is not None and len(options.plain()) > OPTIONS_MAX:

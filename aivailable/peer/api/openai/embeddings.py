@@ -21,7 +21,7 @@ from aiohttp import web
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import RequestRecord, record_of
-from aivailable.peer.api.bodies import Bodies
+from aivailable.peer.api.bodies.place import Bodies
 from aivailable.peer.api.description.fields import (
     AnyOf,
     Fields,

@@ -13,7 +13,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from aivailable.peer.api.accounting import RequestRecord, record_of
-from aivailable.peer.api.bodies import Bodies
+from aivailable.peer.api.bodies.place import Bodies
 from aivailable.peer.api.description.fields import Object
 from aivailable.peer.api.description.routes import GENERATION_ERRORS, SSE, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer

@@ -21,7 +21,8 @@ from aiohttp import web
 
 from aivailable.core.ids import AccountId
 from aivailable.peer.api.accounting import record_of
-from aivailable.peer.api.parameters import RequestParameters, parsed, read_bytes
+from aivailable.peer.api.bodies.reading import parsed, read_bytes
+from aivailable.peer.api.parameters import RequestParameters
 from aivailable.peer.api.shares import Shares
 from aivailable.wire.limits import HTTP_BODY_MAX_BYTES, KIB, MIB
 
