@@ -5,10 +5,10 @@ first in everything, and only where that is too many again without what stands i
 must not know JSON better than that: what is no JSON is for the parser to refuse.
 
 The bound, measured in processor time of one core: with these limits no step of reading a body of
-4 MiB holds the loop for more than 26 ms (a string of nothing but escapes; 21 ms for 262,144 numbers,
-12 ms for 32,768 members). Without them it is 480 ms and more (950,000 lists of one number). The
-same request as a message takes at most 39 ms to pack and 25 ms to read (4,096 tool calls, 262,144
-token ids): these are single steps of the loop at the two ends of a link.
+4 MiB holds the loop for more than 26 ms (a string of nothing but escapes; 262,144 numbers: 21 ms;
+32,768 members: 12 ms). Without them it is 480 ms and more (950,000 lists of one number). The same
+request as a message takes at most 39 ms to pack and 25 ms to read (4,096 tool calls; 262,144 token
+ids). These are single steps of the loop at the two ends of a link.
 """
 
 from __future__ import annotations
