@@ -109,8 +109,15 @@ def _examined(settings: config.Config, peers: tuple[tuple[str, int], ...]) -> Do
         async with target.open_client([own.url], own.api_key) as client:
             return await client.state()
 
+    async def ask_stall() -> float | None:
+        own, _ = _own_node(settings.home)
+        if own is None:
+            return None
+        async with target.open_client([own.url], own.api_key) as client:
+            return await client.longest_stall_s()
+
     with render.waiting("listening and asking"):
-        return asyncio.run(examine(case, ask))
+        return asyncio.run(examine(case, ask, ask_stall))
 
 
 def _own_node(home: Path) -> tuple[ApiTarget | None, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -37,6 +38,7 @@ from aivailable.client.answers import (
     parsed,
     refused,
     sse_data,
+    text_of,
 )
 from aivailable.client.proof import NotProved, ProvingConnector, prove
 from aivailable.core.serving.status import (
@@ -74,6 +76,7 @@ ADDRESSES_MAX = 64
 LINE_MAX_BYTES = 4 * 1024 * 1024
 PROOF_TRIES = 4
 """A connection that was proved may be taken by another request of ours, or end."""
+_STALL = re.compile(rb"^aivailable_loop_longest_stall_seconds ([0-9.e+-]{1,32})$", re.MULTILINE)
 _JSON_BODY = {"Content-Type": "application/json"}
 
 
@@ -130,6 +133,13 @@ class Client:
         status = decoded(ClusterStatus, await self._read(f"/cluster/v1/state{query}"))
         self._learn(status)
         return status
+
+    async def longest_stall_s(self) -> float | None:
+        """How long the member's event loop stood still at most in the last minutes, as its
+        /metrics say; None: they do not."""
+        response = await self._open("GET", "/metrics", again=True, timeout_s=READ_TIMEOUT_S)
+        found = _STALL.search(await text_of(response))
+        return float(found[1]) if found is not None else None
 
     async def watch(
         self, interval_s: float = WATCH_INTERVAL_S

@@ -155,14 +155,20 @@ async def sse_data(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
 
 async def json_of(response: aiohttp.ClientResponse) -> Any:
     try:
+        return json.loads(await text_of(response))
+    except ValueError as error:
+        raise ClientError(f"the answer is not JSON: {error}", code="bad_answer") from error
+
+
+async def text_of(response: aiohttp.ClientResponse) -> bytes:
+    """The whole answer. Raises ClientError."""
+    try:
         async with response:
-            return json.loads(await response.read())
+            return await response.read()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise ClientError(
             f"the answer broke off: {named(error)}", code="connection_lost"
         ) from error
-    except ValueError as error:
-        raise ClientError(f"the answer is not JSON: {error}", code="bad_answer") from error
 
 
 async def refused(response: aiohttp.ClientResponse) -> ClientError:

@@ -60,6 +60,8 @@ afterwards; messages that come with every token cannot wait for that."""
 
 _SINCE = "since"
 _SCALARS: Final = (bool, int, float, str, bytes)
+_PLAIN: Final = frozenset({*_SCALARS, type(None)})
+"""Types of values that are plain as they are; not those that inherit from them."""
 _SIMPLE: Final = frozenset({str, bytes, bool, float, type(None)})
 """Types of values in which nothing is left to check."""
 
@@ -234,6 +236,8 @@ def _to_plain(value: Any, levels: int | None) -> Plain:
         keys = sorted(value) if levels is None else value
         return {key: _to_plain(value[key], levels) for key in keys}
     if isinstance(value, (tuple, list)):
+        if _PLAIN.issuperset(map(type, value)):
+            return list(value)
         return [_to_plain(item, levels) for item in value]
     raise TypeError(f"cannot encode {type(value).__name__}")
 
@@ -331,6 +335,10 @@ def _wrong(value: Any) -> str:
     if kind is int:
         return "" if -INT_MAX <= value <= INT_MAX else ": integer out of range"
     if kind is tuple:
+        # A long prompt as token ids: only which one is wrong is looked for one by one.
+        ids = len(value) > 1 and set(map(type, value)) == {int}
+        if ids and min(value) >= -INT_MAX and max(value) <= INT_MAX:
+            return ""
         for index, item in enumerate(value):
             if type(item) not in _SIMPLE and (wrong := _wrong(item)):
                 return f"[{index}]{wrong}"

@@ -38,7 +38,9 @@ class Examined:
     case: Case | None = None
     seen: Any = None
 
-    async def __call__(self, case: Case, ask_own: Any = None) -> DoctorReport:
+    async def __call__(
+        self, case: Case, ask_own: Any = None, ask_stall: Any = None
+    ) -> DoctorReport:
         self.case = case
         self.seen = None if ask_own is None else await ask_own()
         return self.report

@@ -6,6 +6,7 @@
 * `accounting`: one record for each request.
 * `errors`: one shape for what goes wrong.
 * `parameters`: a client's JSON, read strictly.
+* `bodies`: what a body may cost, and where large ones are parsed.
 * `generation`: running a generation for any dialect.
 * `sse`: server-sent events.
 * `documents`: a JSON document as an answer.

@@ -1,7 +1,7 @@
 """Reading a client's JSON strictly: every value has a type and a range, every refusal a name.
 
-Owns body decoding and typed access to a JSON object by its declared fields (`fields`); it must not
-know any endpoint.
+Owns typed access to a JSON object by its declared fields (`fields`); it must not know any endpoint.
+`bodies.reading` makes it of a request's body.
 
 Not to be confused with `worker.sampling.parameters` (ranges) and `worker.llama.parameters` (sizes
 for llama.cpp).
@@ -9,15 +9,11 @@ for llama.cpp).
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from aiohttp import web
-
-from aivailable.errors import RequestError
 from aivailable.peer.api.description.fields import (
     INT_MAX,
     AnyOf,
@@ -30,10 +26,12 @@ from aivailable.peer.api.description.fields import (
     Object,
     String,
 )
-from aivailable.peer.api.errors import ClientGone, ParameterError
+from aivailable.peer.api.errors import ParameterError
 
-BODY_DEADLINE_S = 60.0
-"""A client that takes longer to send a body of at most HTTP_BODY_MAX_BYTES is cut off."""
+VALUES_MAX = 8192
+"""Values of every kind in one schema of a client, which are copied one by one on every link."""
+TEXT_VALUE = 1024
+"""So many characters or bytes cost as much to copy as one value."""
 
 Kind = TypeVar("Kind", bound=Field)
 
@@ -184,12 +182,17 @@ def checked_text(value: Any, name: str, *, chars_max: int | None = None) -> str:
     return value
 
 
-def checked_json(value: Any, name: str, *, bytes_max: int, depth_max: int) -> str:
+def checked_json(
+    value: Any, name: str, *, bytes_max: int, depth_max: int, values_max: int = VALUES_MAX
+) -> str:
     """Any JSON as compact text in the client's own order. Raises ParameterError for what is too
     large or too deep, and for numbers that no other process would read."""
     layer: list[Any] = [value]
-    depth = 0
+    depth = values = 0
     while layer:
+        values += len(layer)
+        if values > values_max:
+            raise ParameterError(name, f"'{name}' has more than {values_max} values in it")
         depth += 1
         if depth > depth_max:
             raise ParameterError(name, f"'{name}' is nested deeper than {depth_max} levels")
@@ -206,6 +209,18 @@ def checked_json(value: Any, name: str, *, bytes_max: int, depth_max: int) -> st
     return text
 
 
+def values_of(value: Any) -> int:
+    """How many values of every kind there are in it, itself included. A long text counts as
+    several: that is what copying it costs."""
+    layer: list[Any] = [value]
+    values = 0
+    while layer:
+        values += len(layer)
+        values += sum(len(one) for one in layer if isinstance(one, (str, bytes))) // TEXT_VALUE
+        layer = [inner for one in layer for inner in _inside(one)]
+    return values
+
+
 def _portable(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
@@ -215,50 +230,4 @@ def _portable(value: Any) -> bool:
 def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
-    return value if isinstance(value, list) else ()
-
-
-async def read_body(request: web.Request) -> RequestParameters:
-    """The request's JSON object. Raises RequestError 400, 408, 415, and aiohttp's 413."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise RequestError(415, "unsupported_encoding", "send the body uncompressed")
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            data = await request.read()
-    except TimeoutError:
-        raise RequestError(408, "request_timeout", "the body did not arrive in time") from None
-    except ConnectionError as error:
-        raise ClientGone from error
-    except web.RequestPayloadError as error:
-        raise RequestError(400, "invalid_request", f"the body is damaged: {error}") from error
-    try:
-        # Not left to json: of bytes it takes UTF-16, too, and halves of surrogate pairs.
-        text = data.decode("utf-8-sig")
-        value = json.loads(text, parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            400, "invalid_json", f"the body is not UTF-8 (at byte {error.start})"
-        ) from None
-    except RecursionError:
-        raise RequestError(400, "invalid_json", "the JSON is nested too deeply") from None
-    except ValueError as error:
-        raise RequestError(400, "invalid_json", f"the body is not JSON: {error}") from None
-    if "\\u" in text:
-        _refuse_half_characters(value)
-    if not isinstance(value, dict):
-        raise RequestError(400, "invalid_json", "the body must be a JSON object")
-    return RequestParameters(value)
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not allowed")
-
-
-def _refuse_half_characters(value: Any) -> None:
-    """JSON can spell one half of a surrogate pair; no encoding of text to bytes can."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise RequestError(
-            400, "invalid_json", "the body contains an unpaired surrogate (\\ud800 … \\udfff)"
-        ) from None
+    return value if isinstance(value, (list, tuple)) else ()

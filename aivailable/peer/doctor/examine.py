@@ -34,8 +34,10 @@ from aivailable.peer.doctor.machine import (
 from aivailable.peer.doctor.network import listening, look_at_interfaces, try_groups
 from aivailable.peer.doctor.patience import (
     AskOwn,
+    AskStall,
     OwnAnswer,
     ask_own_node,
+    ask_own_stall,
     ask_until_it_tells_all,
     reach_patiently,
 )
@@ -86,7 +88,9 @@ class DoctorReport:
         return {"healthy": self.healthy, **asdict(self)}
 
 
-async def examine(case: Case, ask_own: AskOwn | None = None) -> DoctorReport:
+async def examine(
+    case: Case, ask_own: AskOwn | None = None, ask_stall: AskStall | None = None
+) -> DoctorReport:
     """Takes at most 15 s: 3 s for our own node's first answer, 4 s of listening beside the engine's
     9 s and further answers, then 8 s for the nodes.
 
@@ -99,6 +103,8 @@ async def examine(case: Case, ask_own: AskOwn | None = None) -> DoctorReport:
     interfaces = look_at_interfaces(case.interfaces)
     # Alone: beside the rest its time limit would be spent on our own work on a busy machine.
     answer = await ask_own_node(ask_own)
+    # Before the rest, too: what doctor itself costs is no finding.
+    stall_s = await ask_own_stall(ask_stall) if answer[0] is not None else None
 
     async def asked() -> OwnAnswer:
         if home.locked_by:
@@ -111,6 +117,7 @@ async def examine(case: Case, ask_own: AskOwn | None = None) -> DoctorReport:
         _look_around(case, known, interfaces, asked),
     )
     nodes = tuple(node for node in nodes if not _is_self(node, own))
+    own = replace(own, longest_stall_s=stall_s)
     checks = (
         *machine_checks(machine, own),
         *interface_checks(interfaces),

@@ -187,6 +187,8 @@ class Own:
     running_version: str = ""
     status: ClusterStatus | None = None
     """What our running node sees; None when none runs or it does not answer."""
+    longest_stall_s: float | None = None
+    """How long the running node's event loop stood still at most, lately; None: not told."""
     silence: str = ""
     """Why a node that should run here does not answer, in words."""
     states: Mapping[str, str] = field(default_factory=dict)

@@ -28,6 +28,9 @@ AskOwn = Callable[[], Awaitable[ClusterStatus | None]]
 """Asks the node that runs from our home; None while home names none. Raises AivailableError."""
 
 
+AskStall = Callable[[], Awaitable[float | None]]
+"""Asks it how long its event loop stood still at most, lately. Raises AivailableError."""
+
 OwnAnswer = tuple[ClusterStatus | None, str]
 """Our node's status; without one, why there is none, in words, if anybody was asked."""
 
@@ -43,6 +46,16 @@ async def ask_own_node(ask: AskOwn | None) -> OwnAnswer:
         return None, f"its API gave no answer in {ASK_OWN_LIMIT_S:g} s"
     except AivailableError as error:
         return None, str(error)
+
+
+async def ask_own_stall(ask: AskStall | None) -> float | None:
+    """Once, within ASK_OWN_LIMIT_S; None when it is not told."""
+    if ask is None:
+        return None
+    with contextlib.suppress(TimeoutError, AivailableError):  # Then other checks tell more.
+        async with asyncio.timeout(ASK_OWN_LIMIT_S):
+            return await ask()
+    return None
 
 
 async def ask_until_it_tells_all(ask: AskOwn | None, answer: OwnAnswer, wait_s: float) -> OwnAnswer:

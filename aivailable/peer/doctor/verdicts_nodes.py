@@ -23,6 +23,9 @@ from aivailable.peer.doctor.findings import (
 from aivailable.wire.join import JoinOffer
 from aivailable.wire.limits import PROTO_MAX, PROTO_MIN
 
+STALL_WARNED_S: Final = 1.0
+"""An event loop that stands still for this long can cost a heartbeat; after some seconds others
+take the node for down."""
 LEGS: Final = ("connection", "TLS", "answer", "cluster", "protocol", "window")
 
 
@@ -251,6 +254,8 @@ def membership_checks(own: Own) -> Iterator[Check]:
         yield _membership("phase", CheckVerdict.SKIPPED, text, "start it: `aivailable up`")
         return
     yield _phase(status, own)
+    if own.longest_stall_s is not None:
+        yield _loop(own.longest_stall_s)
     if status.phase != "member" or not status.nodes:
         return
     yield _quorum(status)
@@ -288,6 +293,19 @@ def _phase(status: ClusterStatus, own: Own) -> Check:
             return _membership("phase", verdict, "looks for a cluster", advice)
     advice = status.advice or "start it again with `aivailable up` to join anew"
     return _membership("phase", CheckVerdict.FAILED, f"{status.phase}: out of its cluster", advice)
+
+
+def _loop(longest_stall_s: float) -> Check:
+    text = f"stood still for at most {longest_stall_s:.1f} s in the last five minutes"
+    if longest_stall_s < STALL_WARNED_S:
+        return _membership("event loop", CheckVerdict.OK, text)
+    return _membership(
+        "event loop",
+        CheckVerdict.WARNING,
+        f"{text}: others may take this node for down",
+        "its log names each such moment; give it processor and memory: end other programs or give "
+        "them a lower priority, and see that the machine does not swap",
+    )
 
 
 def _quorum(status: ClusterStatus) -> Check:

@@ -46,6 +46,10 @@ async def test_everything_that_can_be_read(client: Client, service: FakeService)
     ]
 
 
+async def test_the_longest_stall_is_read_from_the_metrics(client: Client) -> None:
+    assert await client.longest_stall_s() == 0.0
+
+
 async def test_everything_that_can_be_changed(client: Client, service: FakeService) -> None:
     deployment = await client.deploy("/m/a.gguf", name="mine", context=512, slots=None)
     assert deployment.name == "mine"

@@ -15,6 +15,7 @@ from aivailable.core.serving.status import ClusterStatus
 from aivailable.core.state.commands import PutSettings, RemoveDeployment, RevokeKey, SetWindow
 from aivailable.core.state.records import ClusterSettings
 from aivailable.errors import GgufError, ProposalRejected, ProposalUnknown, RequestError
+from aivailable.peer.api.bodies.reading import CLUSTER_BODY_MAX_BYTES
 from aivailable.peer.api.server import ApiServer
 from aivailable.wire.schema import from_plain
 
@@ -142,6 +143,20 @@ async def test_what_the_node_refuses_keeps_its_meaning(
     assert body["error"]["code"] == (code or "generation_conflict")
     assert ("Retry-After" in response.headers) == (status == 503)
     assert "a bug" not in body["error"]["message"]
+
+
+async def test_a_change_is_small(admin: aiohttp.ClientSession) -> None:
+    body = b" " * (CLUSTER_BODY_MAX_BYTES + 1)
+    for data in (body, _in_pieces(body)):
+        async with admin.post("/cluster/v1/keys", data=data) as response:
+            answered = await response.json()
+        assert (response.status, answered["error"]["code"]) == (413, "request_too_large")
+        assert str(CLUSTER_BODY_MAX_BYTES) in answered["error"]["message"]
+
+
+async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), 4096):
+        yield body[at : at + 4096]
 
 
 async def test_changes_become_commands(admin: aiohttp.ClientSession, service: FakeService) -> None:

@@ -14,7 +14,7 @@ import pytest
 from fixtures.api_service import MODEL, USER, FakeService, Step, answer
 
 from aivailable.errors import RequestError
-from aivailable.peer.api.openai import endpoints
+from aivailable.peer.api.openai import answers, endpoints
 from aivailable.peer.api.server import ApiServer
 from aivailable.wire.generation import (
     Alternative,
@@ -141,6 +141,20 @@ async def test_logprobs_of_a_chat_whole_and_streamed(
         streamed.extend(logprobs.content or [] if logprobs else [])
     assert streamed == content
     assert service.inference.asked[0][0].logprobs == 2
+
+
+async def test_log_probabilities_have_a_limit_where_they_are_not_streamed(
+    sdk: openai.AsyncOpenAI, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "LOGPROBS_MAX_BYTES", 10)
+    service.inference.script = with_logprobs()
+    asked: Any = {"model": MODEL, "messages": HELLO, "logprobs": True, "top_logprobs": 2}
+    with pytest.raises(openai.BadRequestError, match="'stream': true"):
+        await sdk.chat.completions.create(**asked)
+    with pytest.raises(openai.BadRequestError, match="'stream': true"):
+        await sdk.completions.create(model=MODEL, prompt="x", logprobs=2)
+    del asked["logprobs"], asked["top_logprobs"]
+    await sdk.chat.completions.create(**asked)
 
 
 async def test_logprobs_of_a_completion_whole_and_streamed(

@@ -16,6 +16,7 @@ from aivailable.core.state.commands import RemoveDeployment
 from aivailable.core.state.records import Deployment
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import record_of
+from aivailable.peer.api.bodies.reading import read_body
 from aivailable.peer.api.cluster.nodes import asked
 from aivailable.peer.api.description.answer_types import Removed
 from aivailable.peer.api.description.fields import (
@@ -31,7 +32,7 @@ from aivailable.peer.api.description.fields import (
 from aivailable.peer.api.description.routes import Access, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.parameters import RequestParameters, read_body
+from aivailable.peer.api.parameters import RequestParameters
 from aivailable.peer.service import Changes, Deployments, DeployRequest
 from aivailable.wire.schema import from_plain
 
@@ -42,6 +43,8 @@ PRIORITY_MAX = 1000
 ALIASES_MAX = 16
 OPTIONS_MAX = 32
 MODEL_MAX_CHARS = 4096
+SHOWN_CHARS = 160
+"""Of what a client sent, in the words that refuse it."""
 _TEXTS = Items(String(), null=False)
 _NAME = String(pattern="^" + DEPLOYMENT_NAME.pattern.replace(r"\Z", "$"))
 WHERE: Fields = {
@@ -172,8 +175,9 @@ def _deploy_request(given: RequestParameters, fields: Fields) -> DeployRequest:
     body, plain = given.declared(DEPLOY), given.plain()
     for key in sorted(plain):
         if key not in fields:
+            shown = key[:SHOWN_CHARS]
             raise ParameterError(
-                key, f"'{key}' is unknown to this version", code="unknown_parameter"
+                shown, f"'{shown}' is unknown to this version", code="unknown_parameter"
             )
     body.required_text("model")
     if plain.get("context") == "auto":
@@ -203,7 +207,8 @@ def _deploy_request(given: RequestParameters, fields: Fields) -> DeployRequest:
         if one is not None and not (isinstance(one, str) and valid_deployment_name(one)):
             raise ParameterError(
                 param,
-                f"{one!r} cannot be a name: letters, digits and . _ : / @ - are, 128 at most",
+                f"{repr(one)[:SHOWN_CHARS]} cannot be a name: letters, digits and . _ : / @ - are, "
+                "128 at most",
             )
     options = body.object("options")
     if options is not None and len(options.plain()) > OPTIONS_MAX:
@@ -211,9 +216,10 @@ def _deploy_request(given: RequestParameters, fields: Fields) -> DeployRequest:
     where = body.object("where")
     for key in sorted(where.plain()) if where is not None else ():
         if key not in WHERE:
+            shown = key[:SHOWN_CHARS]
             raise ParameterError(
-                f"where.{key}",
-                f"'where.{key}' is unknown; there are: {', '.join(sorted(WHERE))}",
+                f"where.{shown}",
+                f"'where.{shown}' is unknown; there are: {', '.join(sorted(WHERE))}",
                 code="unknown_parameter",
             )
     return from_plain(DeployRequest, plain, "body")

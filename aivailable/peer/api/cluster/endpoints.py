@@ -18,6 +18,7 @@ from aivailable.core.state.commands import RevokeKey, SetWindow
 from aivailable.core.state.records import ApiKey, Event, Scope
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import RequestOutcome, record_of
+from aivailable.peer.api.bodies.reading import read_body
 from aivailable.peer.api.cluster.nodes import asked
 from aivailable.peer.api.description.answer_types import (
     DeploymentsPage,
@@ -39,7 +40,7 @@ from aivailable.peer.api.description.fields import Fields, Integer, Object, Stri
 from aivailable.peer.api.description.routes import SSE, Access, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ClientGone, ParameterError
-from aivailable.peer.api.parameters import RequestParameters, read_body
+from aivailable.peer.api.parameters import RequestParameters
 from aivailable.peer.api.sse import SseWriter
 from aivailable.peer.service import ApiKeys, Changes, Members, Observation
 from aivailable.wire.schema import to_plain

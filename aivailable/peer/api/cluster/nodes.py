@@ -12,11 +12,11 @@ from aivailable.core.ids import NodeId, short
 from aivailable.core.serving.status import HERE, ClusterStatus, DrainStatus, PauseStatus
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import record_of
+from aivailable.peer.api.bodies.reading import read_body
 from aivailable.peer.api.description.fields import Fields, Integer, Object, String
 from aivailable.peer.api.description.routes import Access, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
-from aivailable.peer.api.parameters import read_body
 from aivailable.peer.control.pausing import PAUSE_MAX_S
 from aivailable.peer.service import Members, Observation
 

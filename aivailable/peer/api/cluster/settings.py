@@ -15,11 +15,11 @@ from aivailable.core.state.records import ClusterSettings
 from aivailable.core.state.settings import SETTINGS, changed
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import record_of
+from aivailable.peer.api.bodies.reading import read_body
 from aivailable.peer.api.description.answer_types import SettingsPage
 from aivailable.peer.api.description.fields import Flag, Integer, Object
 from aivailable.peer.api.description.routes import Access, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
-from aivailable.peer.api.parameters import read_body
 from aivailable.peer.service import Changes, Observation
 
 CHANGES = Object(

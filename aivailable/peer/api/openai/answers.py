@@ -24,10 +24,13 @@ from aivailable.peer.api.openai.replies import Reply
 from aivailable.peer.api.openai.requests import Asked
 from aivailable.peer.api.sse import SseWriter
 from aivailable.wire.generation import Finished, GenerationEvent, Tokens
+from aivailable.wire.limits import MIB
 
 HEADERS_WAIT_S = 10.0
 """How long a stream's headers wait for the host's name; then they go out without it."""
 KEEP_ALIVE_S = 5.0
+LOGPROBS_MAX_BYTES = 16 * MIB
+"""Of one answer that is not streamed: 10,000 tokens with all their alternatives."""
 
 log = logging.getLogger("aivailable.api")
 
@@ -46,13 +49,21 @@ async def collect(
 ) -> web.Response:
     """The whole answer, once every choice has ended."""
     reasons: dict[int, str] = {}
+    kept_bytes = 0
     while len(reasons) < len(choices):
         found = await generation.next()
         if found is None:
             continue
         index, event = found
         if isinstance(event, Tokens | Finished):
-            choices[index].add(event)
+            kept_bytes += choices[index].add(event)
+        if kept_bytes > LOGPROBS_MAX_BYTES:
+            raise RequestError(
+                400,
+                "answer_too_large",
+                f"the log probabilities of this answer fill more than {LOGPROBS_MAX_BYTES} bytes: "
+                "ask for fewer, or with 'stream': true",
+            )
         if isinstance(event, Finished):
             reasons[index] = event.reason
     parts = [(choice.whole(), reasons[index]) for index, choice in enumerate(choices)]

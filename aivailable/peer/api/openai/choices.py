@@ -2,6 +2,8 @@
 
 Owns what becomes of text, reasoning, tool calls and log probabilities in OpenAI's two shapes; pure.
 Two methods, used one or the other way: `delta` forgets what it gave out, `add` and `whole` keep it.
+Log probabilities are kept as JSON text, made when they arrive: twenty alternatives of each of many
+tokens would hold the event loop at the end, and take ten times the memory.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import codecs
 import math
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+
+import msgspec
 
 from aivailable.peer.api.openai.answer_types import (
     CalledFunctionDelta,
@@ -26,6 +30,7 @@ from aivailable.peer.api.openai.answer_types import (
     ToolCallDelta,
 )
 from aivailable.wire.generation import Alternative, CallDelta, Finished, TokenLogprob, Tokens
+from aivailable.wire.schema import to_json
 
 LOGPROB_MIN = -9999.0
 """What OpenAI shows for a token that cannot come: JSON has no minus infinity."""
@@ -46,7 +51,8 @@ class Choice(Protocol):
     def closing(self) -> Part:
         """What a stream says beside the reason of the end."""
 
-    def add(self, event: Tokens | Finished) -> None: ...
+    def add(self, event: Tokens | Finished) -> int:
+        """How many bytes of log probabilities were kept."""
 
     def whole(self) -> Part: ...
 
@@ -60,7 +66,7 @@ class ChatChoice:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, MessageToolCall] = {}
-        self._logprobs: list[ChatTokenLogprob] = []
+        self._logprobs: list[msgspec.Raw] = []
 
     def opening(self) -> ChatPart:
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
@@ -81,12 +87,14 @@ class ChatChoice:
     def closing(self) -> ChatPart:
         return {"delta": {}, "logprobs": None}
 
-    def add(self, event: Tokens | Finished) -> None:
+    def add(self, event: Tokens | Finished) -> int:
         self._text.append(event.text)
         self._reasoning.append(event.reasoning)
         for call in event.calls:
             self._add_call(call)
-        self._logprobs.extend(self._content(event))
+        fresh = [to_json(entry) for entry in self._content(event)]
+        self._logprobs.extend(map(msgspec.Raw, fresh))
+        return sum(map(len, fresh))
 
     def whole(self) -> ChatWhole:
         text, reasoning = "".join(self._text), "".join(self._reasoning)
@@ -99,7 +107,8 @@ class ChatChoice:
             message["reasoning_content"] = reasoning
         if self._calls:
             message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
-        logprobs = _of_content(self._logprobs) if self._show_logprobs else None
+        kept = cast(list[ChatTokenLogprob], self._logprobs)
+        logprobs = _of_content(kept) if self._show_logprobs else None
         return {"message": message, "logprobs": logprobs}
 
     def _content(self, event: Tokens | Finished) -> list[ChatTokenLogprob]:
@@ -142,9 +151,14 @@ class TextChoice:
     def closing(self) -> TextPart:
         return {"text": "", "logprobs": None}
 
-    def add(self, event: Tokens | Finished) -> None:
+    def add(self, event: Tokens | Finished) -> int:
         self._text.append(_plain(event))
-        self._entries.extend(self._new_entries(event))
+        kept_bytes = 0
+        for entry in self._new_entries(event):
+            top = to_json(entry["top_logprobs"])
+            kept_bytes += len(top)
+            self._entries.append({**entry, "top_logprobs": msgspec.Raw(top)})
+        return kept_bytes
 
     def whole(self) -> TextPart:
         logprobs = _columns(self._entries) if self._offsets is not None else None

@@ -1,18 +1,18 @@
 """POST /v1/embeddings (OpenAI's shape) and POST /v1/rerank (Jina's and Cohere's).
 
 Owns parsing, bounds and the rendering of vectors; whether a model can do it is the worker's word.
-A vector becomes JSON text when it arrives, so that no large answer holds the event loop for long.
+A vector becomes JSON text when it arrives, and each is sent by itself, so that no large answer
+holds the event loop for long.
 Routes are added by `endpoints`.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import math
 import sys
 from array import array
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +21,7 @@ from aiohttp import web
 
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import RequestRecord, record_of
+from aivailable.peer.api.bodies.place import Bodies
 from aivailable.peer.api.description.fields import (
     AnyOf,
     Fields,
@@ -33,7 +34,7 @@ from aivailable.peer.api.description.fields import (
 )
 from aivailable.peer.api.description.routes import GENERATION_ERRORS, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
-from aivailable.peer.api.errors import ParameterError
+from aivailable.peer.api.errors import ClientGone, ParameterError
 from aivailable.peer.api.generation import Generation
 from aivailable.peer.api.openai.answer_types import EmbeddingList, Ranked, Ranking
 from aivailable.peer.api.openai.models import find_deployment
@@ -44,7 +45,6 @@ from aivailable.peer.api.parameters import (
     RequestParameters,
     as_object,
     checked_text,
-    read_body,
     wrong_type,
 )
 from aivailable.peer.service import Inference, Observation
@@ -151,8 +151,15 @@ def rerank_request(body: RequestParameters, request_id: str) -> RerankAsked:
 class Inputs:
     """The handlers."""
 
-    def __init__(self, inference: Inference, observation: Observation, ignored: Ignored) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        observation: Observation,
+        ignored: Ignored,
+        bodies: Bodies,
+    ) -> None:
         self._inference = inference
+        self._bodies = bodies
         self._observation = observation
         self._ignored = ignored
 
@@ -178,10 +185,12 @@ class Inputs:
             ),
         ]
 
-    async def embeddings(self, request: web.Request) -> web.Response:
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
         record = record_of(request)
-        asked = embeddings_request(await read_body(request), record.request_id)
-        items: dict[int, str] = {}
+        asked = await self._bodies.read(
+            request, lambda body: embeddings_request(body, record.request_id)
+        )
+        items: dict[int, bytes] = {}
         total = 0
         async with aclosing(self._run(record, asked.generate, asked.ignored)) as answers:
             async for embedded in answers:
@@ -195,19 +204,24 @@ class Inputs:
                         "input",
                         f"the answer would be larger than {REPLY_MAX_BYTES} bytes; send less",
                     )
-                items[embedded.index] = (
-                    f'{{"object":"embedding","index":{embedded.index},"embedding":{shown}}}'
-                )
+                comma = "," if embedded.index else ""
+                head = f'{comma}{{"object":"embedding","index":{embedded.index},"embedding":'
+                items[embedded.index] = f"{head}{shown}}}".encode()
         _check_complete(items, asked.generate)
-        data = ",".join(items[index] for index in range(len(items)))
-        model = json.dumps(asked.generate.deployment)
-        usage = to_json(input_usage_of(record)).decode()
-        text = f'{{"object":"list","data":[{data}],"model":{model},"usage":{usage}}}'
-        return web.Response(text=text, content_type="application/json", headers=record.headers())
+        model = to_json(asked.generate.deployment)
+        usage = to_json(input_usage_of(record))
+        pieces = [
+            b'{"object":"list","data":[',
+            *(items[index] for index in range(len(items))),
+            b'],"model":%b,"usage":%b}' % (model, usage),
+        ]
+        return await _sent(request, pieces, record.headers())
 
     async def rerank(self, request: web.Request) -> web.Response:
         record = record_of(request)
-        asked = rerank_request(await read_body(request), record.request_id)
+        asked = await self._bodies.read(
+            request, lambda body: rerank_request(body, record.request_id)
+        )
         scores: dict[int, float] = {}
         async with aclosing(self._run(record, asked.generate, asked.ignored)) as answers:
             async for embedded in answers:
@@ -248,6 +262,23 @@ class Inputs:
                     return
         finally:
             await generation.close()
+
+
+async def _sent(
+    request: web.Request, pieces: Sequence[bytes], headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """A JSON document in its pieces: joined, a large one would hold the event loop."""
+    response = web.StreamResponse(headers=headers)
+    response.content_type, response.charset = "application/json", "utf-8"
+    response.content_length = sum(map(len, pieces))
+    try:
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
+        await response.write_eof()
+    except ConnectionError as error:
+        raise ClientGone from error
+    return response
 
 
 def _inputs(body: RequestParameters) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:

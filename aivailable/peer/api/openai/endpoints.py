@@ -13,6 +13,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from aivailable.peer.api.accounting import RequestRecord, record_of
+from aivailable.peer.api.bodies.place import Bodies
 from aivailable.peer.api.description.fields import Object
 from aivailable.peer.api.description.routes import GENERATION_ERRORS, SSE, Answer, Body, Route
 from aivailable.peer.api.documents import json_answer
@@ -42,7 +43,6 @@ from aivailable.peer.api.openai.requests import (
     completion_request,
 )
 from aivailable.peer.api.openai.unsupported import Ignored
-from aivailable.peer.api.parameters import read_body
 from aivailable.peer.api.shares import Shares
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Inference, Observation
@@ -72,7 +72,8 @@ class OpenAi:
         self._headers_wait_s = headers_wait_s
         self._ignored = Ignored(log)
         self._shares = Shares(GENERATIONS_MAX, "answers")
-        self._inputs = Inputs(inference, observation, self._ignored)
+        self._bodies = Bodies()
+        self._inputs = Inputs(inference, observation, self._ignored, self._bodies)
 
     def routes(self) -> list[Route]:
         return [
@@ -119,13 +120,13 @@ class OpenAi:
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        body = await read_body(request)
-        asked = chat_request(body, record_of(request).request_id)
+        request_id = record_of(request).request_id
+        asked = await self._bodies.read(request, lambda body: chat_request(body, request_id))
         return await self._answer(request, asked, chat=True)
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
-        body = await read_body(request)
-        asked = completion_request(body, record_of(request).request_id)
+        request_id = record_of(request).request_id
+        asked = await self._bodies.read(request, lambda body: completion_request(body, request_id))
         return await self._answer(request, asked, chat=False)
 
     async def models(self, _request: web.Request) -> web.Response:

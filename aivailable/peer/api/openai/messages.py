@@ -20,6 +20,7 @@ from aivailable.peer.api.parameters import RequestParameters, as_object, checked
 from aivailable.wire.limits import IMAGE_MAX_BYTES, IMAGES_MAX
 
 MESSAGES_MAX = 4096
+"""Of one request; the further parts of their contents and the calls in them are counted, too."""
 _IMAGE_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 """PNG and JPEG, the formats that every build of the engine can read."""
 _ROLES: Mapping[str, str] = {
@@ -63,8 +64,10 @@ def messages(body: RequestParameters) -> tuple[Mapping[str, Any], ...]:
         raise ParameterError(
             "messages", "'messages' needs at least one message", code="missing_parameter"
         )
-    if len(given) > MESSAGES_MAX:
-        raise ParameterError("messages", f"more than {MESSAGES_MAX} messages")
+    if sum(map(_items, given)) > MESSAGES_MAX:
+        raise ParameterError(
+            "messages", f"more than {MESSAGES_MAX} messages, parts of contents and tool calls"
+        )
     read = tuple(
         _message(as_object(item, f"messages[{index}]", _MESSAGE))
         for index, item in enumerate(given)
@@ -78,6 +81,12 @@ def messages(body: RequestParameters) -> tuple[Mapping[str, Any], ...]:
     if images > IMAGES_MAX:
         raise ParameterError("messages", f"more than {IMAGES_MAX} images")
     return read
+
+
+def _items(message: Any) -> int:
+    """A message by itself, and what it has in lists beyond one of each."""
+    lists = (message.get("content"), message.get("tool_calls")) if type(message) is dict else ()
+    return 1 + sum(max(len(one) - 1, 0) for one in lists if isinstance(one, list))
 
 
 def _message(message: RequestParameters) -> Mapping[str, Any]:

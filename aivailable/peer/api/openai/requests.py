@@ -42,6 +42,7 @@ from aivailable.peer.api.parameters import (
     as_object,
     checked_json,
     checked_text,
+    values_of,
     wrong_type,
 )
 from aivailable.wire.generation import Generate
@@ -52,6 +53,10 @@ MODEL_NAME_MAX_CHARS = 128
 N_MAX = 16
 CHOICES_MAX = 64
 """Prompts times `n` of one request: each is a generation of its own."""
+COPIED_VALUES_MAX = 16_384
+"""Values of one request, times `n`."""
+BESIDE_VALUE = 64
+"""So many characters or token ids of a prompt cost as much to copy as one value."""
 LOGPROBS_MAX = 20
 TEMPLATE_ARGUMENTS_MAX_BYTES = 16 * 1024
 TEMPLATE_ARGUMENTS_DEPTH_MAX = 16
@@ -165,6 +170,7 @@ def chat_request(body: RequestParameters, request_id: str) -> Asked:
         logprobs=_chat_logprobs(body),
     )
     n = _n(body)
+    _check_copies(n, values_of(given) + values_of(called.definitions))
     reasoning = body.flag("include_reasoning")
     stream, usage = _streaming(body)
     return Asked(
@@ -202,6 +208,7 @@ def completion_request(body: RequestParameters, request_id: str) -> Asked:
         max_tokens=limit if limit is not None or unlimited else COMPLETION_TOKENS_DEFAULT,
         logprobs=_completion_logprobs(body),
     )
+    _check_copies(n, sum(len(prompt) for prompt in prompts) // BESIDE_VALUE)
     echo = _echo(body, prompts, n, logprobs=common.logprobs is not None)
     generates = tuple(
         replace(common, prompt=prompt)
@@ -251,6 +258,12 @@ def _shifted(seed: int | None, by: int) -> int | None:
     if seed is None or seed + by <= INT_MAX:
         return None if seed is None else seed + by
     return seed + by - 2 * INT_MAX - 1
+
+
+def _check_copies(n: int, values: int) -> None:
+    """Each of `n` choices is routed, copied and sent by itself."""
+    if n > 1 and n * values > COPIED_VALUES_MAX:
+        raise ParameterError("n", f"'n' of {n} is too many for a request as large as this one")
 
 
 def _n(body: RequestParameters) -> int:
@@ -370,6 +383,9 @@ def _prompt(value: Any, name: str) -> Prompt:
 def token_ids(given: list[Any], name: str) -> tuple[int, ...]:
     if not given:
         raise ParameterError(name, f"'{name}' must not be an empty list")
+    # At the speed of C for what is right; one by one only to name what is wrong.
+    if set(map(type, given)) == {int} and min(given) >= 0 and max(given) <= TOKEN_ID_MAX:
+        return tuple(given)
     for index, item in enumerate(given):
         if type(item) is not int:
             raise wrong_type(f"{name}[{index}]", "a token id", item)

@@ -13,9 +13,17 @@ from typing import Any
 from aivailable.peer.api.description.fields import AnyOf, Fields, Flag, Items, Object, Only, String
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.api.openai.constraints import SCHEMA_DEPTH_MAX_LEVELS, SCHEMA_MAX_BYTES
-from aivailable.peer.api.parameters import RequestParameters, as_object, checked_json, wrong_type
+from aivailable.peer.api.parameters import (
+    RequestParameters,
+    as_object,
+    checked_json,
+    values_of,
+    wrong_type,
+)
 
 TOOLS_MAX = 128
+TOOL_VALUES_MAX = 16_384
+"""Values in the schemas of all tools together: a hundred tools of ten parameters have 5,000."""
 DESCRIPTION_MAX_CHARS = 64 * 1024
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KIND = String(words=("function",), required=True)
@@ -63,6 +71,8 @@ def tools(body: RequestParameters) -> OfferedTools:
     definitions = tuple(
         _definition(as_object(item, f"tools[{index}]", _TOOL)) for index, item in enumerate(given)
     )
+    if values_of(definitions) > TOOL_VALUES_MAX:
+        raise ParameterError("tools", f"'tools' have more than {TOOL_VALUES_MAX} values in them")
     names = [one["function"]["name"] for one in definitions]
     for index, name in enumerate(names):
         if name in names[:index]:
