@@ -406,6 +406,11 @@ def _raft(status: ClusterStatus, figures: NodeFigures) -> Iterator[Metric]:
         ("raft_malformed_messages", "Messages that could not be read.", tally.malformed),
         ("raft_unsent_messages", "Messages that the link did not take.", tally.unsent),
         (
+            "raft_messages_not_of_voters",
+            "Messages that only a voter may send, of others, or of a term out of reach.",
+            tally.not_of_voters,
+        ),
+        (
             "raft_unauthorized_commands",
             "Forwarded commands that were not their sender's own.",
             tally.unauthorized,
