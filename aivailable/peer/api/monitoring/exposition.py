@@ -412,8 +412,13 @@ def _raft(status: ClusterStatus, figures: NodeFigures) -> Iterator[Metric]:
         ),
         (
             "raft_unauthorized_commands",
-            "Forwarded commands that were not their sender's own.",
+            "Forwarded commands that their sender may not propose.",
             tally.unauthorized,
+        ),
+        (
+            "raft_commands_over_allowance",
+            "Forwarded commands beyond their sender's share.",
+            tally.over_allowance,
         ),
     ):
         yield _counter(name, text, [((), value)])
