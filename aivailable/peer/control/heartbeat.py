@@ -18,7 +18,6 @@ from aivailable.peer.ports import Clock, Links
 from aivailable.peer.tasks import Pulse
 from aivailable.wire.peer import Heartbeat
 
-
 T = TypeVar("T")
 
 COUNT_MAX = 2**53
