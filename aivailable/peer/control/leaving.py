@@ -166,7 +166,8 @@ class Leaving:
         if node != caller:
             self._settle_taken_out()
             self._may_take_out(caller, node)
-            self._taken_out = (node, caller, self._clock.monotonic() + TAKEN_OUT_S)
+            if self._taken_out is None:  # Asking again gives no more time.
+                self._taken_out = (node, caller, self._clock.monotonic() + TAKEN_OUT_S)
             log.info("%s takes %s out, for an operator", short(caller), short(node))
         try:
             await self._take_vote(node)
