@@ -15,13 +15,13 @@ from typing import Any
 from aivailable.core.cluster.liveness import Liveness
 from aivailable.core.ids import NodeId, short
 from aivailable.core.state.changes.members import with_news
-from aivailable.core.state.codec import decode_command
 from aivailable.core.state.commands import Found, SayAway, UpdateMember
 from aivailable.core.state.levels import LEVEL
 from aivailable.core.state.records import ApiKey, ClusterSettings, Member, Role
 from aivailable.core.state.state import State
 from aivailable.errors import AivailableError, ConfigError, ProposalError
 from aivailable.peer.control.controller import Controller
+from aivailable.peer.control.forwarding import may_forward
 from aivailable.peer.control.heartbeat import Heartbeats
 from aivailable.peer.control.leaving import Leaving
 from aivailable.peer.control.member_list import keep_asking, methods, seen, told
@@ -94,7 +94,9 @@ class ClusterSession:
             self._tasks,
             self._asked_for,
         )
-        self._leaving = Leaving(self, self.raft, self.proposer, ports.links, self._reopen)
+        self._leaving = Leaving(
+            self, ports.clock, self.raft, self.proposer, ports.links, self._reopen
+        )
         self.rpc = Rpc(
             ports.links,
             self._tasks,
@@ -338,14 +340,8 @@ class ClusterSession:
     # --- changes
 
     def _authorize(self, node: NodeId, payload: bytes) -> bool:
-        """The leader passes a forwarded command on only if the link's node proposed it, and once
-        the leader has applied that every member can read it."""
-        try:
-            command = decode_command(payload)
-        except AivailableError:
-            return False
-        ours = command.command_id.proposer == node
-        return ours and command.level <= self.state.feature_level
+        """Asked as the leader, by the state that is applied here."""
+        return may_forward(self.state, node, payload)
 
     def _changed(self, before: State, after: State) -> None:
         """A command was applied here."""

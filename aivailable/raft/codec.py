@@ -17,9 +17,13 @@ import msgpack
 
 from aivailable.errors import SchemaError
 from aivailable.raft.guards import Message
+from aivailable.raft.membership import NODE_ID_MAX_CHARS
 from aivailable.wire.limits import COMMAND_MAX_BYTES, CONTROL_MESSAGE_MAX_BYTES
 
 INDEX_MAX = 2**62
+TERM_MAX = 2**53
+"""Beyond what any cluster reaches; a member that says more is not believed."""
+VOTERS_MAX = 64
 ENTRIES_MAX = 65_536
 ENTRY_MAX_BYTES = COMMAND_MAX_BYTES + 1
 """A command and its type byte."""
@@ -29,6 +33,18 @@ _Check = Callable[[Any], bool]
 
 def _index(value: Any) -> bool:
     return type(value) is int and 0 <= value <= INDEX_MAX
+
+
+def _term(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= TERM_MAX
+
+
+def _nodes(value: Any) -> bool:
+    return (
+        type(value) is tuple
+        and len(value) <= VOTERS_MAX
+        and all(type(node) is str and len(node) <= NODE_ID_MAX_CHARS for node in value)
+    )
 
 
 def _flag(value: Any) -> bool:
@@ -47,7 +63,7 @@ def _entries(value: Any) -> bool:
     for entry in value:
         if type(entry) is not tuple or len(entry) != 3:
             return False
-        if not (_command(entry[0]) and _index(entry[1]) and _index(entry[2])):
+        if not (_command(entry[0]) and _index(entry[1]) and _term(entry[2])):
             return False
         if expected is not None and entry[1] != expected:
             return False
@@ -66,26 +82,28 @@ def _chunk(value: Any) -> bool:
     )
 
 
-_VOTE: dict[str, _Check] = {"term": _index, "last_log_term": _index, "last_log_index": _index}
-_APPEND: dict[str, _Check] = {"term": _index, "commit_index": _index}
+_VOTE: dict[str, _Check] = {"term": _term, "last_log_term": _term, "last_log_index": _index}
+_APPEND: dict[str, _Check] = {"term": _term, "commit_index": _index}
 KINDS: dict[str, dict[str, _Check]] = {
     "request_vote": _VOTE,
     "transfer_vote": _VOTE,
-    "response_vote": {"term": _index},
+    "response_vote": {"term": _term},
     "pre_vote": {**_VOTE, "round": _index},
     "pre_vote_granted": {"round": _index},
     "append_entries": {
         **_APPEND,
         "prevLogIdx": _index,
-        "prevLogTerm": _index,
+        "prevLogTerm": _term,
         "entries": _entries,
     },
     "snapshot": {**_APPEND, "serialized": _chunk},
     "next_node_idx": {"next_node_idx": _index, "reset": _flag, "success": _flag},
     "receiving": {},
     "newer_term": {},
-    "timeout_now": {"term": _index},
+    "timeout_now": {"term": _term},
     "submit": {"command": _command},
+    "who_votes": {},
+    "voters_are": {"voters": _nodes},
 }
 _RENAMED = {"snapshot": "append_entries", "transfer_vote": "request_vote"}
 """What the library calls these; `transfer` stays in the message as a mark of ours."""
@@ -127,7 +145,7 @@ def decode(data: bytes) -> tuple[int, Message, int]:
         raise SchemaError("not a raft envelope")
     term, incarnation, kind, values = value
     fields = KINDS.get(kind) if type(kind) is str else None
-    if fields is None or not _index(term) or not _index(incarnation):
+    if fields is None or not _term(term) or not _index(incarnation):
         raise SchemaError(f"unknown raft message {kind!r}")
     if type(values) is not tuple or len(values) != len(fields):
         raise SchemaError(f"{kind} with a wrong number of fields")

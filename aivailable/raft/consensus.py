@@ -76,6 +76,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
         self._compact_bytes = settings.compact_bytes
         self._applied_voters = journal.base_voters
         self._in_force = in_force(journal.base_voters, journal.log)
+        self._former: dict[NodeId, None] = dict.fromkeys(names(journal.base_voters))
         super().__init__(
             None if voter is None else StableNode(voter),
             [StableNode(other) for other in voters if other != voter],
@@ -181,6 +182,7 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
     def follow_members(self) -> None:
         """Let the library's set of other voters be the fold of the log, whatever it did itself."""
         self._journal.members_changed = False
+        self._former |= dict.fromkeys(self.voters())
         self._in_force = in_force(self._journal.base_voters, self._journal.log)
         own = self.voter_id()
         others = [StableNode(voter) for voter in self.voters() if voter != own]
@@ -204,6 +206,10 @@ class Consensus(library.SyncObj):  # type: ignore[misc]
     def is_voter(self, voter: Voter) -> bool:
         """Whether the configuration in force counts this node in this incarnation."""
         return voter in self._in_force
+
+    def was_voter(self, node: NodeId) -> bool:
+        """Whether it has voted at some time that this process knows of."""
+        return node in self._former
 
     def is_being_removed(self, node: NodeId) -> bool:
         """Whether the log takes this voter's vote away, but not for certain yet."""

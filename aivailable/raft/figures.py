@@ -19,5 +19,9 @@ class RaftTally:
     """Messages of members that could not be read, and were dropped."""
     unsent: int = 0
     """Messages that the link, or the queue in front of the disk, did not take."""
+    not_of_voters: int = 0
+    """Messages dropped because their sender does not vote, or their term is out of all reach."""
     unauthorized: int = 0
-    """Commands that a member forwarded and that were not its own, refused here as the leader."""
+    """Commands that a member forwarded and may not propose, refused here as the leader."""
+    over_allowance: int = 0
+    """Commands that a member forwarded beyond its share, dropped here as the leader."""

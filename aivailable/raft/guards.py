@@ -15,6 +15,10 @@ from aivailable.raft.membership import Entry
 
 Message = dict[str, Any]
 
+TERM_JUMP_MAX = 1_000_000
+"""Terms by which a message may be ahead of us: six days of lone elections twice a second, which
+pre-vote prevents."""
+
 
 @dataclass(frozen=True, slots=True)
 class Guards:
@@ -42,6 +46,10 @@ class Guards:
     """D10: what the machine raises is logged, not tried again for ever."""
     incarnations: bool = True
     """A voter that lost its log does not count until it is removed and added again."""
+    voters_only: bool = True
+    """Who is no voter moves no term, no election and no log, whatever it sends."""
+    term_jump: bool = True
+    """Nor does a message whose term is out of all reach."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from aivailable.core.ids import NodeId
 from aivailable.errors import ProposalRejected, ProposalUnknown
 from aivailable.raft import library
+from aivailable.raft.allowance import Allowance
 from aivailable.raft.consensus import Consensus
 from aivailable.raft.figures import RaftTally
 from aivailable.raft.transport import RaftTransport
@@ -57,6 +58,7 @@ class Proposals:
         self._awaited: dict[bytes, int] = {}
         self._seen: dict[bytes, None] = {}
         self._offered: dict[bytes, None] = {}
+        self._allowance = Allowance(clock)
         self._elections = 0
         self._closed = False
 
@@ -144,13 +146,18 @@ class Proposals:
         """Another member asks us, as the leader, to commit this; silence means: try again."""
         if self._consensus is None or not self._consensus.is_leading():
             return
+        if command in self._offered:
+            return  # A repeat of what is under way.
         kind, payload = command[:1], command[1:]
         allowed = (kind == library.NO_OP and len(payload) <= BARRIER_TOKEN_BYTES) or (
             kind == library.REGULAR and self._authorize(node, payload)
         )
         if not allowed:
             self._tally.unauthorized += 1
-            log.warning("a command forwarded by %s is not its own: refused", node)
+            log.debug("a command forwarded by %s is none that it may propose: refused", node)
+            return
+        if not self._allowance.take(node, len(command)):
+            self._tally.over_allowance += 1
             return
         self._accept(command)
 

@@ -22,6 +22,7 @@ from aivailable.raft.journal import Journal
 from aivailable.raft.library import StableNode
 from aivailable.raft.machine import Link
 from aivailable.raft.snapshot import SNAPSHOT_MAX_BYTES, Snapshots, unseal
+from aivailable.raft.speakers import Speakers
 from aivailable.raft.store import Durability, StoreDamaged
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,12 @@ _OF_LEADER = ("append_entries", "timeout_now")
 """These promise no more than the term they speak in; votes and acknowledgements the whole log."""
 _COUNTED = ("next_node_idx", "receiving", "response_vote", "pre_vote_granted", "newer_term")
 """What a voter says that may change a count; from another incarnation of it, it counts nothing."""
-_PROMISES_NOTHING = ("pre_vote", "pre_vote_granted", "receiving", "submit")
+_PROMISES_NOTHING = (
+    *("pre_vote", "pre_vote_granted", "receiving", "submit"),
+    *("who_votes", "voters_are"),
+)
+_OF_VOTERS = ("append_entries", "request_vote", "pre_vote", "timeout_now", "newer_term")
+"""What may move a term, an election or the log. The rest is checked where it is counted."""
 
 
 class RaftTransport(library.Transport):  # type: ignore[misc]
@@ -73,12 +79,20 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         self._incarnations: dict[NodeId, int] = {}
         self._consensus: Consensus | None = None
         self._election: Election | None = None
+        self._speakers: Speakers | None = None
         self.forgetful: NodeId | None = None
         """A voter that came back without its log: the leader takes its vote away."""
 
     def attach(self, consensus: Consensus, election: Election) -> None:
         """The library is built with its transport, so the transport learns of it afterwards."""
         self._consensus, self._election = consensus, election
+        self._speakers = Speakers(
+            consensus,
+            linked=lambda: self._linked,
+            clock=self._clock,
+            guards=self._guards,
+            send=self.post,
+        )
 
     @property
     def consensus(self) -> Consensus:
@@ -91,6 +105,12 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         if self._election is None:
             raise RuntimeError("the transport is not attached yet")
         return self._election
+
+    @property
+    def speakers(self) -> Speakers:
+        if self._speakers is None:
+            raise RuntimeError("the transport is not attached yet")
+        return self._speakers
 
     # Links, told by node.
 
@@ -106,6 +126,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
         del self._linked[node]
         self._incoming.pop(node, None)
         self._snapshots.cancelTransmisstion(StableNode(node))
+        self.speakers.link_lost(node)
         self.classify(node)
         self.election.link_lost(node)
         self._wake()
@@ -250,7 +271,20 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
             and not consensus.is_voter((node, incarnation))
         )
 
+    def _may_move(self, node: NodeId, term: int, message: Message) -> bool:
+        """Whether this member may say this."""
+        if message["type"] not in _OF_VOTERS:
+            return True
+        if self.speakers.may_speak(node, max(term, message.get("term", 0))):
+            return True
+        if message["type"] == "newer_term" and self.speakers.may_tell_term(node, term):
+            return True
+        self._tally.not_of_voters += 1
+        return False
+
     def _dispatch(self, node: NodeId, term: int, message: Message) -> None:
+        if not self._may_move(node, term, message):
+            return
         match message["type"]:
             case "append_entries":
                 self._append_entries(node, message)
@@ -267,7 +301,7 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
             case "timeout_now":
                 if node == self.consensus.leader_id():
                     self.election.asked_to_lead()
-                self._deliver(node, message)
+                    self._deliver(node, message)
             case "pre_vote":
                 self.election.pre_vote(node, message)
             case "pre_vote_granted":
@@ -275,11 +309,14 @@ class RaftTransport(library.Transport):  # type: ignore[misc]
             case "receiving":
                 self.consensus.note_alive(node)
             case "newer_term":
-                known = self.consensus.is_other_voter(node)
-                if known and term > self.consensus.current_term():
+                if term > self.consensus.current_term():
                     self.consensus.step_down(term)
             case "submit":
                 self._on_submit(node, message["command"])
+            case "who_votes":
+                self.post(node, {"type": "voters_are", "voters": self.consensus.voters()})
+            case "voters_are":
+                self.speakers.told(node, frozenset(message["voters"]))
 
     def _deliver(self, node: NodeId, message: Message) -> None:
         self._onMessageReceived(StableNode(node), message)

@@ -13,9 +13,10 @@ from sim.ports import SimIdentity
 
 from aivailable.core.ids import CommandId, short
 from aivailable.core.state.codec import encode_command
-from aivailable.core.state.commands import Command, Remove, SetWindow
+from aivailable.core.state.commands import Command, Remove, SetWindow, TakeControl
 from aivailable.core.state.records import Deployment
 from aivailable.errors import ProposalRejected, ProposalUnknown, RequestError, StreamReset
+from aivailable.peer.control.leaving import TAKEN_OUT_S
 from aivailable.peer.joining.cluster_file import CLUSTER_FILE
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import PeerConfig, Sighting
@@ -194,6 +195,43 @@ async def test_no_one_speaks_for_another() -> None:
         ]
         assert (reply.call_id, reply.ok) == (7, False)
         assert stage.session.raft.is_leader
+
+
+@scenario
+async def test_a_controller_that_is_refused_does_not_fill_the_log() -> None:
+    """It was 350 refused commands a second: each refusal is a change, and wakes the controller."""
+    async with Stage() as stage:
+        far = TakeControl(stage.peer.node, 2**40)
+        await stage.session.proposer.propose(far, actor="planner", reason="a leader that lies")
+        before = stage.session.state.version
+        await elapse(60.0)
+        assert 5 <= stage.session.state.version - before <= 20
+        assert stage.session.raft.is_leader
+
+
+async def retire(stage: Stage, caller: str, node: str) -> str:
+    """What the leader answers when this member asks for that one's vote; "" = taken."""
+    stage.world.links.sent.clear()
+    stage.peer.message(caller, RpcCall(8, "retire", {"node": node}))
+    await elapse(1.0)
+    (reply,) = [m for _, m in stage.world.links.sent if isinstance(m, RpcReply)]
+    return reply.error
+
+
+@scenario
+async def test_a_vote_taken_for_nothing_comes_back_and_its_taker_is_doubted() -> None:
+    async with Stage() as stage:
+        liar, victim, other = [await stage.admit(name) for name in ("n2", "n3", "n4")]
+        stage.world.links.peers = [liar, victim, other]
+        assert await retire(stage, liar, victim) == ""
+        assert victim in stage.session._leaving.retiring()
+        assert "another node is being removed" in await retire(stage, liar, other)
+        assert await retire(stage, liar, victim) == "", "asking again changes nothing"
+        await elapse(TAKEN_OUT_S)
+        assert victim not in stage.session._leaving.retiring()
+        assert "removed nobody" in await retire(stage, liar, other)
+        assert await retire(stage, victim, victim) == "", "its own vote is its own"
+        assert await retire(stage, other, victim) == ""
 
 
 @scenario

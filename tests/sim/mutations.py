@@ -11,8 +11,12 @@ from typing import Any
 
 from aivailable.core.state.changes import replicas
 from aivailable.core.state.changes.change import Reject
+from aivailable.core.state.codec import decode_command
 from aivailable.core.state.commands import Place
 from aivailable.core.state.state import State
+from aivailable.errors import SchemaError
+from aivailable.peer import session
+from aivailable.peer.control.leaving import Leaving
 from aivailable.raft import journal
 from aivailable.raft.guards import Guards
 from aivailable.raft.node import RaftNode
@@ -85,3 +89,32 @@ MUTATIONS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
     "open_d1": without(Guards(snapshot_commit=False)),
     "open_d5": without(Guards(synced_promises=False, synced_commit=False)),
 }
+
+
+@contextmanager
+def replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
+    """One check of the product is another one for a while."""
+    original = getattr(owner, name)
+    setattr(owner, name, by)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _is_command(_state: State, _node: str, payload: bytes) -> bool:
+    """The leader passes on what can be read, whosever it is."""
+    try:
+        decode_command(payload)
+    except SchemaError:
+        return False
+    return True
+
+
+HOSTILE: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
+    "": nothing,
+    "anybody_speaks": without(Guards(voters_only=False)),
+    "anybody_plans": lambda: replaced(session, "may_forward", _is_command),
+    "anybody_takes_votes": lambda: replaced(Leaving, "_may_take_out", lambda *_: None),
+}
+"""What a hostile member (sim.adversary) must not get away with."""

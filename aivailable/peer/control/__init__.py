@@ -3,6 +3,7 @@
 `core` decides; these files carry it out over Raft and links.
 
 * `controller`: while this node leads, proposes what the planner says.
+* `forwarding`: which commands the leader takes from whom.
 * `proposals`: commands with an id, a deadline and an outcome.
 * `replicated`: the state as Raft drives it here.
 * `heartbeat`: once a second: who is there, what runs, what is free.

@@ -7,6 +7,7 @@ decides).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -16,7 +17,7 @@ from aivailable.core.planning.planner import plan
 from aivailable.core.state.commands import Body, SetRole, TakeControl
 from aivailable.core.state.records import Control, Role
 from aivailable.core.state.state import State
-from aivailable.errors import AivailableError, ProposalError
+from aivailable.errors import AivailableError, ProposalError, ProposalRejected
 from aivailable.peer.control.cluster_view import ClusterView
 from aivailable.peer.control.leaving import Leaving
 from aivailable.peer.control.proposals import Proposer
@@ -28,6 +29,9 @@ from aivailable.raft.node import RaftNode
 log = logging.getLogger("aivailable.controller")
 
 PERIOD_S = 0.5
+REFUSED_PAUSE_S = (0.25, 8.0)
+"""After a refused command the first pause and the longest: each refusal is an entry in the log, and
+a nudge, so that without it they would come in hundreds a second."""
 CONTROL_DEADLINE_S = 2.0
 
 
@@ -59,13 +63,21 @@ class Controller:
         self._pulse.nudge()
 
     async def run(self) -> None:
-        """Plan and propose for ever; a refused or unknown proposal is planned anew."""
+        """Plan and propose for ever; a refused or unknown proposal is planned anew, a refused one
+        after a pause."""
+        first_s, longest_s = REFUSED_PAUSE_S
+        pause_s = first_s
         while True:
             state = self._cluster.state
             lives = state.cluster is not None and state.dissolved is None
             if self._raft.is_leader and lives:
                 try:
                     await self._step()
+                    pause_s = first_s
+                except ProposalRejected as error:
+                    log.info("proposal refused, next one in %.2f s: %s", pause_s, error)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, longest_s)
                 except ProposalError as error:
                     log.info("proposal not taken: %s", error)
             await self._pulse.wait(PERIOD_S)

@@ -6,14 +6,57 @@ picture for the pure core (`core.cluster.liveness` judges).
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from aivailable.core.cluster.liveness import Heard, Liveness
 from aivailable.core.ids import NodeId
 from aivailable.peer.ports import Clock, Links
 from aivailable.peer.tasks import Pulse
 from aivailable.wire.peer import Heartbeat
+
+T = TypeVar("T")
+
+COUNT_MAX = 2**53
+"""The largest counter, size or time that is believed."""
+FIGURE_MAX = 1e12
+"""The largest measured figure, either side of zero."""
+ROWS_MAX = 1024
+"""Of each list: more replicas, devices or neighbours than a node ever has."""
+LEFT_MAX_S = 7 * 24 * 3600
+"""No join window and no pause lasts longer."""
+
+
+def tamed(heartbeat: Heartbeat) -> Heartbeat:
+    """A member's word with every number in its range: what is not counts as the nearest that is,
+    and what is no number as zero. So one odd figure of a driver costs nobody its heartbeat."""
+    found = _tamed(heartbeat)
+    return replace(
+        found,
+        window_left_s=min(found.window_left_s, LEFT_MAX_S),
+        paused_left_s=min(found.paused_left_s, LEFT_MAX_S),
+    )
+
+
+def _tamed(record: T) -> T:
+    fields = dataclasses.fields(record)  # type: ignore[arg-type]
+    values = {field.name: _in_range(getattr(record, field.name)) for field in fields}
+    return replace(record, **values)  # type: ignore[type-var]
+
+
+def _in_range(value: Any) -> Any:
+    kind = type(value)
+    if kind is int:
+        return min(max(value, 0), COUNT_MAX)
+    if kind is float:
+        return min(max(value, -FIGURE_MAX), FIGURE_MAX) if math.isfinite(value) else 0.0
+    if kind is tuple:
+        rows = value[:ROWS_MAX]
+        return tuple(_tamed(row) if dataclasses.is_dataclass(row) else row for row in rows)
+    return value
 
 
 class Heartbeats:
@@ -44,6 +87,7 @@ class Heartbeats:
         """Take a member's word about itself; about others it has none."""
         if heartbeat.node != node:
             return
+        heartbeat = tamed(heartbeat)
         self._heard[node] = Heard(node, heartbeat, self._clock.monotonic())
         self._on_heard(heartbeat)
 

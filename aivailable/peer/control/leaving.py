@@ -17,7 +17,7 @@ from aivailable.errors import AivailableError, ProposalError, ProposalRejected
 from aivailable.peer.control.cluster_view import ClusterView
 from aivailable.peer.control.proposals import Proposer
 from aivailable.peer.control.rpc import Method, Rpc
-from aivailable.peer.ports import Links
+from aivailable.peer.ports import Clock, Links
 from aivailable.raft.node import RaftNode
 
 log = logging.getLogger("aivailable.leaving")
@@ -26,6 +26,12 @@ LEAVE_DEADLINE_S = 10.0
 POLL_S = 0.05
 POLLS_MAX = 100
 """A new leader comes within five seconds, or the change is put off."""
+TAKEN_OUT_S = 15.0
+"""Who asks for another's vote removes that node within this time, or the vote comes back."""
+DOUBT_S = 600.0
+"""Who took a vote and did not remove the node is refused for this long."""
+HAND_OVER_PAUSE_S = 30.0
+"""A leader is taken out by an operator now and then, not again and again."""
 
 
 class Leaving:
@@ -34,6 +40,7 @@ class Leaving:
     def __init__(
         self,
         cluster: ClusterView,
+        clock: Clock,
         raft: RaftNode,
         proposer: Proposer,
         links: Links,
@@ -41,19 +48,26 @@ class Leaving:
     ) -> None:
         self._cluster = cluster
         self._node = cluster.node
+        self._clock = clock
         self._raft = raft
         self._proposer = proposer
         self._links = links
         self._reopen = reopen
         self._retiring: dict[NodeId, int] = {}
         """Node → when it had joined: one that comes back later is another member."""
+        self._taken_out: tuple[NodeId, NodeId, float] | None = None
+        """Whose vote was taken at whose word, and until when its removal is awaited."""
+        self._doubted: dict[NodeId, float] = {}
+        """Who took a vote for nothing, and until when it is refused."""
+        self._handed_over_s = float("-inf")
 
     def methods(self) -> Mapping[str, Method]:
         """What other members may call here."""
         return {"retire": self._retire, "hand_over": self._hand_over}
 
     def retiring(self) -> tuple[NodeId, ...]:
-        """Who is on the way out: never promoted again."""
+        """Who is on the way out: never promoted again, unless nobody removes it after all."""
+        self._settle_taken_out()
         return tuple(
             node for node in sorted(self._retiring) if self._joined(node) == self._retiring[node]
         )
@@ -145,18 +159,73 @@ class Leaving:
         await self._raft.remove_voter(node)
 
     async def _retire(self, caller: NodeId, arguments: Mapping[str, str]) -> Mapping[str, str]:
+        """A node gives up its own vote; or a member passes on that an operator removes another."""
         if not self._raft.is_leader:
             raise AivailableError("this node does not lead")
-        await self._take_vote(arguments.get("node", caller))
+        node = arguments.get("node", caller)
+        if node != caller:
+            self._settle_taken_out()
+            self._may_take_out(caller, node)
+            if self._taken_out is None:  # Asking again gives no more time.
+                self._taken_out = (node, caller, self._clock.monotonic() + TAKEN_OUT_S)
+            log.info("%s takes %s out, for an operator", short(caller), short(node))
+        try:
+            await self._take_vote(node)
+        except AivailableError:
+            if node != caller:
+                self._taken_out = None
+                self._retiring.pop(node, None)
+            raise
         return {}
 
-    async def _hand_over(self, _caller: NodeId, _arguments: Mapping[str, str]) -> Mapping[str, str]:
-        """Somebody takes this leader out: another leads first, made a voter where there is none."""
-        if self._raft.is_leader:
-            self._retire_for_good(self._node)
-            try:
-                await self._make_way()
-            finally:
-                # The new leader keeps count of who retires; if it comes to nothing, nobody does.
-                self._retiring.pop(self._node, None)
+    def _may_take_out(self, caller: NodeId, node: NodeId) -> None:
+        """Raises AivailableError. One at a time, so that no member can shrink the voters to one;
+        and what it did not mean is undone."""
+        if caller not in self._cluster.state.members or node not in self._cluster.state.members:
+            raise AivailableError("only members take members out")
+        if self._doubted.get(caller, float("-inf")) > self._clock.monotonic():
+            raise AivailableError(
+                f"{short(caller)} took a vote before and removed nobody: try at another node"
+            )
+        if self._taken_out is not None and self._taken_out[0] != node:
+            raise AivailableError(
+                f"another node is being removed; try again in {TAKEN_OUT_S:.0f} s"
+            )
+
+    def _settle_taken_out(self) -> None:
+        """The node is removed by now, or it may have its vote again."""
+        if self._taken_out is None:
+            return
+        node, caller, until_s = self._taken_out
+        if self._joined(node) is None:
+            self._taken_out = None
+        elif self._clock.monotonic() > until_s:
+            self._taken_out = None
+            self._retiring.pop(node, None)
+            self._doubted[caller] = self._clock.monotonic() + DOUBT_S
+            log.warning(
+                "%s asked for the vote of %s and did not remove it: it may vote again",
+                *(short(caller), short(node)),
+            )
+
+    async def _hand_over(self, caller: NodeId, _arguments: Mapping[str, str]) -> Mapping[str, str]:
+        """An operator takes this leader out: another leads first, made a voter where there is
+        none."""
+        if not self._raft.is_leader:
+            return {}
+        now_s = self._clock.monotonic()
+        if caller not in self._cluster.state.members:
+            raise AivailableError("only members take members out")
+        if now_s - self._handed_over_s < HAND_OVER_PAUSE_S:
+            raise AivailableError(
+                f"this node was asked to hand over a moment ago; try again in"
+                f" {HAND_OVER_PAUSE_S:.0f} s"
+            )
+        self._handed_over_s = now_s
+        self._retire_for_good(self._node)
+        try:
+            await self._make_way()
+        finally:
+            # The new leader keeps count of who retires; if it comes to nothing, nobody does.
+            self._retiring.pop(self._node, None)
         return {}

@@ -18,6 +18,8 @@ from aivailable.wire.peer import RpcCall, RpcReply
 log = logging.getLogger("aivailable.rpc")
 
 CALL_DEADLINE_S = 5.0
+SERVED_MAX_CALLS = 16
+"""Of one member that are being answered at once; more are refused, so that none can fill memory."""
 
 Method = Callable[[NodeId, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 
@@ -29,6 +31,7 @@ class Rpc:
         self._links = links
         self._tasks = tasks
         self._methods = methods
+        self._serving: dict[NodeId, int] = {}
         self._next_id = 0
         self._open: dict[int, tuple[NodeId, asyncio.Future[Mapping[str, str]]]] = {}
 
@@ -55,7 +58,13 @@ class Rpc:
             del self._open[call_id]
 
     def called(self, node: NodeId, call: RpcCall) -> None:
-        self._tasks.spawn(self._answer(node, call), f"call {call.method}")
+        serving = self._serving.get(node, 0)
+        if serving >= SERVED_MAX_CALLS:
+            why = f"{SERVED_MAX_CALLS} calls of this node are being answered already; try again"
+            self._links.send(node, RpcReply(call.call_id, False, error=why))
+            return
+        self._serving[node] = serving + 1
+        self._tasks.spawn(self._serve(node, call), f"call {call.method}")
 
     def replied(self, node: NodeId, reply: RpcReply) -> None:
         asked, answer = self._open.get(reply.call_id, ("", None))
@@ -65,6 +74,14 @@ class Rpc:
             answer.set_result(reply.values)
         else:
             answer.set_exception(AivailableError(reply.error))
+
+    async def _serve(self, node: NodeId, call: RpcCall) -> None:
+        try:
+            await self._answer(node, call)
+        finally:
+            self._serving[node] -= 1
+            if not self._serving[node]:
+                del self._serving[node]
 
     async def _answer(self, node: NodeId, call: RpcCall) -> None:
         method = self._methods.get(call.method)

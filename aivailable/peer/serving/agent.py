@@ -33,7 +33,7 @@ from aivailable.core.state.commands import AdoptReplica, ReportCopy, ReportInven
 from aivailable.core.state.records import Claim, Deployment, Replica, Status
 from aivailable.core.state.state import State
 from aivailable.errors import AivailableError, ProposalError, WorkerError
-from aivailable.gguf.companion_options import with_paths
+from aivailable.gguf.companion_options import files_named, with_paths
 from aivailable.peer.control.cluster_view import ClusterView
 from aivailable.peer.control.pausing import OwnerPause
 from aivailable.peer.control.proposals import Proposer
@@ -417,8 +417,15 @@ class Agent:
 
 
 def _local_options(deployment: Deployment, held: Mapping[str, FileStatus]) -> dict[str, str]:
-    """Its options, naming this node's own copies of the companions. Raises WorkerError."""
+    """Its options, naming this node's own copies of the companions: a path that another node wrote
+    is never opened here. Raises WorkerError."""
     paths = {}
+    known = {(entry.option, entry.path) for entry in deployment.companions}
+    for option, path in files_named(deployment.options):
+        if (option, path) not in known:
+            raise WorkerError(
+                f"{option} names a file that does not go with this deployment; deploy it again"
+            )
     for entry in deployment.companions:
         file = held.get(entry.digest)
         if file is None:

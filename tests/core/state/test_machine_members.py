@@ -224,6 +224,15 @@ REFUSALS: list[tuple[Body, str, str]] = [
     (ReportInventory(inventory("n2")), "n1", "not_yours"),
     (ReportInventory(inventory("n1", device(), device())), "n1", "invalid_inventory"),
     (ReportInventory(inventory("n1", device(total_bytes=-1))), "n1", "invalid_inventory"),
+    *(
+        (ReportInventory(inventory("n1", replace(device(), **{name: speed}))), "n1", code)
+        for name in ("speed", "prefill_speed")
+        for speed, code in (
+            (float("inf"), "invalid_inventory"),
+            (float("nan"), "invalid_inventory"),
+            (-1.0, "invalid_inventory"),
+        )
+    ),
     (ReportInventory(inventory("n1", device("d", BYTES_MAX + 1))), "n1", "invalid_inventory"),
     (PutKey(ApiKey("deadbeef", "a" * 64, Scope.USER, "")), "n1", "invalid_key"),
     (PutKey(ApiKey(api_key().key_id, api_key().key_id + "0" * 56, Scope.USER, "")), "n1",

@@ -266,7 +266,9 @@ def test_keys_are_named_by_id_and_label_never_by_their_text() -> None:
 
 
 def test_raft_and_loop_tell_their_troubles() -> None:
-    tally = RaftTally(faults=1, malformed=2, unsent=3, unauthorized=4)
+    tally = RaftTally(
+        faults=1, malformed=2, unsent=3, not_of_voters=5, unauthorized=4, over_allowance=6
+    )
     figures = NodeFigures(raft=RaftFigures(True, 90, 92, 17, tally))
     found = families(page(Node(lab(), figures)))
     for name, expected in {
@@ -278,7 +280,9 @@ def test_raft_and_loop_tell_their_troubles() -> None:
         "raft_faults_total": 1,
         "raft_malformed_messages_total": 2,
         "raft_unsent_messages_total": 3,
+        "raft_messages_not_of_voters_total": 5,
         "raft_unauthorized_commands_total": 4,
+        "raft_commands_over_allowance_total": 6,
         "loop_longest_stall_seconds": 1.5,
         "loop_stalls_total": 2,
         "loop_stalled_seconds_total": 1.75,

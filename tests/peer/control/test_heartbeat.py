@@ -9,8 +9,8 @@ from fixtures.peer_ports import FakeLinks, turns
 from fixtures.virtual_time import elapse, run
 from sim.ports import SimClock
 
-from aivailable.peer.control.heartbeat import Heartbeats
-from aivailable.wire.peer import Heartbeat, ReplicaLoad
+from aivailable.peer.control.heartbeat import COUNT_MAX, LEFT_MAX_S, ROWS_MAX, Heartbeats
+from aivailable.wire.peer import DeviceLoad, Heartbeat, ReplicaLoad
 
 PERIOD_S = 1.0
 
@@ -91,5 +91,31 @@ def test_who_is_no_member_is_forgotten_and_awaited_anew() -> None:
         await elapse(2.0)
         stage.beats.know(["n1", "n2"])
         assert stage.beats.liveness().known_s["n2"] == pytest.approx(first_s + 4)
+
+    run(scenario())
+
+
+def test_wild_numbers_are_in_their_range_before_anybody_reads_them() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        load = ReplicaLoad("m#1.1", "m", "ready", -5, tokens_per_s=float("inf"), idle_ms=2**62)
+        sane = ReplicaLoad("m#1.2", "m", "ready", 2, tokens_per_s=3.5, prefixes=(2**62,))
+        device = DeviceLoad("d", -1, utilization=float("nan"), temperature_c=-4.0)
+        beat = Heartbeat(
+            *("n2", "i", 2**62, -1),
+            replicas=(load, sane),
+            devices=(device,),
+            hears=("n3",) * (2 * ROWS_MAX),
+            term=2**62,
+            window_left_s=2**62,
+        )
+        stage.beats.receive("n2", beat)
+        (heard,) = stage.heard
+        assert (heard.seq, heard.applied, heard.term) == (COUNT_MAX, 0, COUNT_MAX)
+        assert (heard.window_left_s, len(heard.hears)) == (LEFT_MAX_S, ROWS_MAX)
+        wild, told = heard.replicas
+        assert (wild.slots, wild.tokens_per_s, wild.idle_ms) == (0, 0.0, COUNT_MAX)
+        assert told == sane, "what is in range is as it was told"
+        assert heard.devices == (DeviceLoad("d", 0, temperature_c=-4.0),)
 
     run(scenario())

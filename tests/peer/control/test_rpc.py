@@ -10,7 +10,7 @@ from fixtures.peer_ports import FakeLinks, turns
 from fixtures.virtual_time import run
 
 from aivailable.errors import AivailableError, LinkLost
-from aivailable.peer.control.rpc import CALL_DEADLINE_S, Rpc
+from aivailable.peer.control.rpc import CALL_DEADLINE_S, SERVED_MAX_CALLS, Rpc
 from aivailable.peer.tasks import Tasks
 from aivailable.wire.peer import RpcCall, RpcReply
 
@@ -90,5 +90,30 @@ def test_what_is_asked_of_us_is_answered() -> None:
         assert (replies[2].ok, replies[2].error) == (False, "not to you")
         assert not replies[3].ok
         assert "'dance'" in replies[3].error
+
+    run(scenario())
+
+
+def test_one_member_has_only_so_many_calls_answered_at_once() -> None:
+    async def scenario() -> None:
+        gate = asyncio.Event()
+
+        async def slow(_node: str, _arguments: Mapping[str, str]) -> Mapping[str, str]:
+            await gate.wait()
+            return {}
+
+        links = FakeLinks(peers=["n2", "n3"])
+        rpc = Rpc(links, Tasks("test"), {"slow": slow, "greet": greet})
+        for number in range(SERVED_MAX_CALLS + 3):
+            rpc.called("n2", RpcCall(number, "slow"))
+        assert [reply.ok for _, reply in links.sent] == [False] * 3
+        rpc.called("n3", RpcCall(1, "greet"))
+        await turns()
+        assert links.sent[-1][1].ok, "another member's calls are its own"
+        gate.set()
+        await turns()
+        rpc.called("n2", RpcCall(99, "greet"))
+        await turns()
+        assert links.sent[-1][1].ok
 
     run(scenario())

@@ -93,6 +93,23 @@ def test_a_companion_is_fetched_and_named_by_its_place_here() -> None:
     run(scenario())
 
 
+def test_a_path_that_another_node_wrote_is_never_opened() -> None:
+    """Only files of the store are, by their digest."""
+
+    async def scenario() -> None:
+        stage = Stage()
+        options = {"lora": "/etc/passwd"}
+        stage.cluster.must(PutDeployment(deployment("styled", options=options)))
+        stage.cluster.place("styled", node="n2")
+        stage.agent.nudge()
+        await turns(50)
+        assert not stage.workers
+        assert "does not go with this deployment" in stage.agent.loads()[0].reason
+        await stage.stop()
+
+    run(scenario())
+
+
 def test_a_companion_that_cannot_be_fetched_is_a_failure_and_tried_again() -> None:
     async def scenario() -> None:
         stage = Stage()

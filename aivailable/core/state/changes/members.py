@@ -40,6 +40,8 @@ NAME_MAX_CHARS = 64
 CERTIFICATE_MAX_BYTES = 2048
 DEVICES_PER_NODE_MAX = 64
 ADDRESSES_MAX = 16
+SPEED_MAX = 1e9
+"""Tokens a second of one device: more than any, and such that sums and shares stay numbers."""
 
 
 def found(state: State, command: Command, body: Found) -> Change | Reject:
@@ -225,6 +227,9 @@ def report_inventory(state: State, command: Command, body: ReportInventory) -> C
         return Reject("invalid_inventory", "too many devices, or two with one id")
     if any(not 0 <= device.total_bytes <= BYTES_MAX for device in body.inventory.devices):
         return Reject("invalid_inventory", f"a device has 0 to {BYTES_MAX} bytes")
+    speeds = [s for d in body.inventory.devices for s in (d.speed, d.prefill_speed)]
+    if not all(0.0 <= speed <= SPEED_MAX for speed in speeds):  # Nor is it "not a number".
+        return Reject("invalid_inventory", f"a device computes 0 to {SPEED_MAX:g} tokens a second")
     if state.inventories.get(node) == body.inventory:
         return Change(state)
     after = replace(state, inventories={**state.inventories, node: body.inventory})

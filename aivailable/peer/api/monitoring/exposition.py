@@ -406,9 +406,19 @@ def _raft(status: ClusterStatus, figures: NodeFigures) -> Iterator[Metric]:
         ("raft_malformed_messages", "Messages that could not be read.", tally.malformed),
         ("raft_unsent_messages", "Messages that the link did not take.", tally.unsent),
         (
+            "raft_messages_not_of_voters",
+            "Messages that only a voter may send, of others, or of a term out of reach.",
+            tally.not_of_voters,
+        ),
+        (
             "raft_unauthorized_commands",
-            "Forwarded commands that were not their sender's own.",
+            "Forwarded commands that their sender may not propose.",
             tally.unauthorized,
+        ),
+        (
+            "raft_commands_over_allowance",
+            "Forwarded commands beyond their sender's share.",
+            tally.over_allowance,
         ),
     ):
         yield _counter(name, text, [((), value)])
