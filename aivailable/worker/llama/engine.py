@@ -17,6 +17,7 @@ import dataclasses
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,7 @@ from aivailable.gguf.header import Header, read_header
 from aivailable.wire.generation import Generate
 from aivailable.wire.worker import Load
 from aivailable.worker.answer import Prepared
-from aivailable.worker.chat import Conversations, no_template
+from aivailable.worker.chat import Controls, Conversations, Piece, no_template
 from aivailable.worker.engine import (
     CellsExhausted,
     DecodeFailed,
@@ -294,11 +295,11 @@ class LlamaEngine:
         messages, images = with_marks(request.messages or (), vision.mark)
         pictures = tuple(vision.picture(data) for data in images)
 
-        def tokenize(text: str) -> tuple[int, ...]:
+        def tokenize(pieces: tuple[Piece, ...]) -> tuple[int, ...]:
             if not pictures:
-                return self._prompt_ids(text)
-            special = not (self._bos and text.startswith(self._bos))
-            return vision.tokenize(text, pictures, special=special)
+                return self._prompt_ids(pieces)
+            special = not self._begun(pieces)
+            return vision.tokenize(pieces, pictures, self._following_ids, special=special)
 
         prepared = self._conversations().prepare(
             dataclasses.replace(request, messages=messages),
@@ -330,13 +331,54 @@ class LlamaEngine:
             if source is None:
                 raise no_template()
             eos = self._special(self._library.llama_vocab_eos(self._vocab))
-            self._chats = Conversations(source, self._bos, eos, tool_source=with_tools)
+            controls = Controls(self._controls.values())
+            self._chats = Conversations(
+                source, self._bos, eos, tool_source=with_tools, controls=controls
+            )
         return self._chats
 
-    def _prompt_ids(self, text: str) -> tuple[int, ...]:
-        # A template that writes the begin token itself must not get a second one.
-        special = not (self._bos and text.startswith(self._bos))
-        return self._tokenize(text, add_special=special)
+    def _begun(self, pieces: tuple[Piece, ...]) -> bool:
+        """A template that writes the begin token itself must not get a second one."""
+        first = pieces[0]
+        return bool(self._bos) and not first.plain and first.text.startswith(self._bos)
+
+    def _prompt_ids(self, pieces: tuple[Piece, ...]) -> tuple[int, ...]:
+        add_special = not self._begun(pieces)
+        if len(pieces) == 1 and not pieces[0].plain:
+            return self._tokenize(pieces[0].text, add_special=add_special)
+        ids: list[int] = []
+        if add_special and self._library.llama_vocab_get_add_bos(self._vocab):
+            ids.append(self._library.llama_vocab_bos(self._vocab))
+        for piece in pieces:
+            ids += self._following_ids(piece, ids[-1] if ids else None)
+        return tuple(ids)
+
+    def _following_ids(self, piece: Piece, before: int | None) -> tuple[int, ...]:
+        """A piece behind others, the last of whose ids is `before`."""
+        special = not piece.plain
+        ids = self._tokenize(piece.text, add_special=False, special=special)
+        if before is None or before in self._controls or not self._spaced:
+            return ids
+        # This kind of vocabulary puts a space before every text; there is none inside of one.
+        line = self._tokenize("\n", add_special=False)
+        behind = self._tokenize(f"\n{piece.text}", add_special=False, special=special)
+        return behind[len(line) :] if behind[: len(line)] == line else ids
+
+    @cached_property
+    def _spaced(self) -> bool:
+        library = self._library
+        return bool(library.llama_vocab_type(self._vocab) == library.LLAMA_VOCAB_TYPE_SPM)
+
+    @cached_property
+    def _controls(self) -> Mapping[int, str]:
+        """The tokens that llama.cpp makes of a text only when it is told to, with their texts."""
+        library, vocab = self._library, self._vocab
+        attributes = library.LLAMA_TOKEN_ATTR_CONTROL | library.LLAMA_TOKEN_ATTR_UNKNOWN
+        return {
+            token: (library.llama_vocab_get_text(vocab, token) or b"").decode("utf-8", "replace")
+            for token in range(self.vocabulary)
+            if library.llama_vocab_get_attr(vocab, token) & attributes
+        }
 
     def _marker_token(self, marker: str) -> int | None:
         ids = self._tokenize(marker, add_special=False)

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from aivailable.errors import RequestError
 from aivailable.wire.generation import IMAGE_ROW_ID
+from aivailable.worker.chat import Piece
 from aivailable.worker.engine import CellsExhausted, DecodeFailed, LoadRefused, Logits, Part
 from aivailable.worker.llama.cache import LlamaCache, PlacedCache
 from aivailable.worker.llama.images import image_size
@@ -158,16 +159,38 @@ class LlamaVision:
         made = self._live[digest] = Picture(digest, data, *size, grids, first)
         return made
 
-    def tokenize(self, text: str, pictures: Sequence[Picture], *, special: bool) -> tuple[int, ...]:
+    def tokenize(
+        self,
+        pieces: Sequence[Piece],
+        pictures: Sequence[Picture],
+        ids_of: Callable[[Piece, int | None], Sequence[int]],
+        *,
+        special: bool,
+    ) -> tuple[int, ...]:
         """The ids of a prompt with marks, each replaced by the next picture's rows and what the
-        model wants around them. `special`: begin with the begin token. Raises RequestError."""
-        if text.count(self.mark) != len(pictures):
+        model wants around them. `ids_of`: a piece without marks, behind an id. `special`: begin
+        with the begin token. Raises RequestError."""
+        marks = sum(piece.text.count(self.mark) for piece in pieces)
+        if marks != len(pictures):
             raise RequestError(
                 400,
                 "template_error",
-                f"the model's chat template shows {text.count(self.mark)} of "
+                f"the model's chat template shows {marks} of "
                 f"{len(pictures)} images: it cannot write this order of messages",
             )
+        ids: list[int] = []
+        rest = list(pictures)
+        for index, piece in enumerate(pieces):
+            count = piece.text.count(self.mark)
+            if index and not count:
+                ids += ids_of(piece, ids[-1] if ids else None)
+            else:
+                begin = special and not index
+                ids += self._marked_ids(piece.text, rest[:count], special=begin)
+                rest = rest[count:]
+        return tuple(ids)
+
+    def _marked_ids(self, text: str, pictures: Sequence[Picture], *, special: bool) -> list[int]:
         rows = iter([token for picture in pictures for token in picture.ids])
         ids: list[int] = []
         sizes = [(picture.width, picture.height) for picture in pictures]
@@ -182,7 +205,7 @@ class LlamaVision:
                 else:
                     size = self._media.mtmd_input_chunk_get_n_tokens(chunk)
                     ids.extend(next(rows) for _ in range(size))
-        return tuple(ids)
+        return ids
 
     def filled(self, ids: Sequence[int], pictures: Sequence[Picture]) -> tuple[int, ...]:
         """A continuation's prompt: its tokens, and the images' rows where the first worker had
