@@ -83,7 +83,9 @@ class Quoting:
 
     def __init__(self, controls: Controls) -> None:
         self._controls = controls
-        self._nonce = str(secrets.randbelow(9 * 10 ** (NONCE_DIGITS - 1)) + 10 ** (NONCE_DIGITS - 1))
+        self._nonce = str(
+            secrets.randbelow(9 * 10 ** (NONCE_DIGITS - 1)) + 10 ** (NONCE_DIGITS - 1)
+        )
         self._marks: dict[tuple[str, bool], str] = {}
         self._texts: list[tuple[str, bool]] = []
         """By a mark's index: what it stands for, and whether that is a whole spelling."""

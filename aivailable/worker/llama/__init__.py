@@ -4,6 +4,7 @@
 
 * `engine`: one model, one context, many slots.
 * `embedding`: texts to pooled vectors.
+* `tokens`: text to tokens and back, control tokens.
 * `library`: log, buffers, devices.
 * `parameters`: a Load to llama.cpp's sizes.
 * `claims`: claimed against used: no silent CPU.

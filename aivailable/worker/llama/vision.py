@@ -34,6 +34,7 @@ from aivailable.worker.llama.images import image_size
 from aivailable.worker.llama.layout import TEXT_CHUNK, Chunks, bitmap_of, layout
 from aivailable.worker.llama.mrope_positions import Grid, Positions, line
 from aivailable.worker.llama.projector import ProjectorHandle
+from aivailable.worker.llama.tokens import Tokens
 
 ROWS_MAX_BYTES: Final = 128 << 20
 """Encoded images in main memory, the last ones used; others are encoded again when needed."""
@@ -163,13 +164,10 @@ class LlamaVision:
         self,
         pieces: Sequence[Piece],
         pictures: Sequence[Picture],
-        ids_of: Callable[[Piece, int | None], Sequence[int]],
-        *,
-        special: bool,
+        tokens: Tokens,
     ) -> tuple[int, ...]:
         """The ids of a prompt with marks, each replaced by the next picture's rows and what the
-        model wants around them. `ids_of`: a piece without marks, behind an id. `special`: begin
-        with the begin token. Raises RequestError."""
+        model wants around them. Raises RequestError."""
         marks = sum(piece.text.count(self.mark) for piece in pieces)
         if marks != len(pictures):
             raise RequestError(
@@ -178,23 +176,22 @@ class LlamaVision:
                 f"the model's chat template shows {marks} of "
                 f"{len(pictures)} images: it cannot write this order of messages",
             )
-        ids: list[int] = []
+        ids = [*tokens.begin_ids(pieces)]
         rest = list(pictures)
-        for index, piece in enumerate(pieces):
+        for piece in pieces:
             count = piece.text.count(self.mark)
-            if index and not count:
-                ids += ids_of(piece, ids[-1] if ids else None)
-            else:
-                begin = special and not index
-                ids += self._marked_ids(piece.text, rest[:count], special=begin)
+            if count:
+                ids += self._marked_ids(piece.text, rest[:count])
                 rest = rest[count:]
+            else:
+                ids += tokens.following(piece, ids[-1] if ids else None)
         return tuple(ids)
 
-    def _marked_ids(self, text: str, pictures: Sequence[Picture], *, special: bool) -> list[int]:
+    def _marked_ids(self, text: str, pictures: Sequence[Picture]) -> list[int]:
         rows = iter([token for picture in pictures for token in picture.ids])
         ids: list[int] = []
         sizes = [(picture.width, picture.height) for picture in pictures]
-        with Chunks(self._handle, text, sizes=sizes, special=special) as chunks:
+        with Chunks(self._handle, text, sizes=sizes, special=False) as chunks:
             for chunk in chunks.all():
                 if self._media.mtmd_input_chunk_get_type(chunk) == TEXT_CHUNK:
                     count = ctypes.c_size_t()
