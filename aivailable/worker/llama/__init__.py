@@ -18,4 +18,6 @@
 * `mrope_positions`: positions of images.
 * `cores`: the processor's cores.
 * `generated_model`: a random model for trials.
+
+More than fifteen files: each stands for one part of llama.cpp's interface.
 """

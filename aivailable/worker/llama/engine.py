@@ -68,7 +68,7 @@ from aivailable.worker.llama.projector import (
     with_projector,
     with_room,
 )
-from aivailable.worker.llama.tokens import Tokens
+from aivailable.worker.llama.tokens import LlamaTokens
 from aivailable.worker.llama.vision import LlamaVision
 
 PROGRESS_STEP: Final = 0.05
@@ -142,7 +142,7 @@ class LlamaEngine:
         self.notes = (*self.notes, _draft_note(self.draft_tokens, header.facts, load.options))
         self.trim, self.fork, self.reach = self.cache.trim, self.cache.fork, self.cache.reach
         self._vocab = self._library.llama_model_get_vocab(self._model)
-        self._tokens = Tokens(self._library, self._vocab, load.context)
+        self._tokens = LlamaTokens(self._library, self._vocab, load.context)
         self.vocabulary = self._tokens.size
         self.piece, self.marker = self._tokens.piece, self._tokens.marker
         self.is_end = self._tokens.is_end

@@ -25,7 +25,7 @@ TRIED_BYTES_PER_TOKEN: Final = 4
 """A prompt up to this is tokenised to be sure; only beyond it the longest token is looked up."""
 
 
-class Tokens:
+class LlamaTokens:
     """The vocabulary of one model, whose prompts have less than `context` tokens."""
 
     def __init__(self, library: Any, vocab: Any, context: int) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from aivailable.worker.llama.images import image_size
 from aivailable.worker.llama.layout import TEXT_CHUNK, Chunks, bitmap_of, layout
 from aivailable.worker.llama.mrope_positions import Grid, Positions, line
 from aivailable.worker.llama.projector import ProjectorHandle
-from aivailable.worker.llama.tokens import Tokens
+from aivailable.worker.llama.tokens import LlamaTokens
 
 ROWS_MAX_BYTES: Final = 128 << 20
 """Encoded images in main memory, the last ones used; others are encoded again when needed."""
@@ -105,6 +106,9 @@ class LlamaVision:
         self._ubatch, self._chunk = ubatch, chunk
         self._batch = _RowBatch(library, max(batch, ubatch), width)
         self._run, self._decode_tokens = run, decode_tokens
+        self._lock = threading.Lock()
+        """Of `_live`: images are looked at beside the step loop, and their rows are asked for in
+        it."""
         self._live: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
         self._firsts: OrderedDict[bytes, int] = OrderedDict()
         self._next = vocabulary
@@ -150,21 +154,22 @@ class LlamaVision:
                 400, "invalid_image", "the image is damaged: it cannot be decoded; send it again"
             )
         grids = layout(self._handle, *size, self._ubatch)
-        first = self._firsts.pop(digest, None)
-        if first is None:
-            first = self._next
-            self._next += sum(grid.rows for grid in grids)
-        self._firsts[digest] = first
-        if len(self._firsts) > KNOWN_MAX:
-            self._firsts.popitem(last=False)
-        made = self._live[digest] = Picture(digest, data, *size, grids, first)
-        return made
+        with self._lock:
+            first = self._firsts.pop(digest, None)
+            if first is None:
+                first = self._next
+                self._next += sum(grid.rows for grid in grids)
+            self._firsts[digest] = first
+            if len(self._firsts) > KNOWN_MAX:
+                self._firsts.popitem(last=False)
+            made = self._live[digest] = Picture(digest, data, *size, grids, first)
+            return made
 
     def tokenize(
         self,
         pieces: Sequence[Piece],
         pictures: Sequence[Picture],
-        tokens: Tokens,
+        tokens: LlamaTokens,
     ) -> tuple[int, ...]:
         """The ids of a prompt with marks, each replaced by the next picture's rows and what the
         model wants around them. Raises RequestError."""
@@ -361,7 +366,9 @@ class LlamaVision:
         return [row.copy() for row in self._run(self._batch.native, int(wanted))]
 
     def _picture_of(self, token: int) -> Picture:
-        for picture in self._live.values():
+        with self._lock:
+            known = list(self._live.values())
+        for picture in known:
             if token in picture.ids:
                 return picture
         raise DecodeFailed(f"no image is known by the id {token}")

@@ -18,7 +18,7 @@ from aivailable.errors import RequestError
 from aivailable.wire.generation import Generate
 from aivailable.worker.chat import Piece
 from aivailable.worker.llama.engine import LlamaEngine
-from aivailable.worker.llama.tokens import Tokens
+from aivailable.worker.llama.tokens import LlamaTokens
 
 PATHS = {"smollm2": smollm2_path, "gemma": gemma_path}
 SPELLINGS_TRIED = 12
@@ -91,7 +91,7 @@ def test_what_cannot_fit_is_refused_by_its_bytes(
         # Nothing may be tokenised: the library is not there.
         with monkeypatch.context() as without:
             engine._conversations()
-            without.setattr(Tokens, "tokenize", _checked_only(Tokens.tokenize))
+            without.setattr(LlamaTokens, "tokenize", _checked_only(LlamaTokens.tokenize))
             with pytest.raises(RequestError, match="maximum context length is 256 tokens") as told:
                 engine.prepare(request)
         assert told.value.code == "context_length_exceeded"
@@ -99,7 +99,7 @@ def test_what_cannot_fit_is_refused_by_its_bytes(
 
 
 def _checked_only(tokenize: Any) -> Any:
-    def checked(self: Tokens, text: str, **how: Any) -> tuple[int, ...]:
+    def checked(self: LlamaTokens, text: str, **how: Any) -> tuple[int, ...]:
         if len(text) > 1 << 20:
             self._refuse_longer(len(text.encode()))
             raise AssertionError("it was not refused")
