@@ -15,6 +15,7 @@
 * `vision`: images beside text.
 * `layout`: images as mtmd lays them out.
 * `images`: images in messages, checked.
+* `png`: PNG files, held against their heads.
 * `mrope_positions`: positions of images.
 * `cores`: the processor's cores.
 * `generated_model`: a random model for trials.
