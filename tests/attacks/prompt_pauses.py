@@ -21,9 +21,9 @@ from aivailable.wire.generation import Constraint, Generate, Sampling
 from aivailable.wire.worker import DeviceClaim, Load
 
 ROUNDS = 3
-STREAM_TOKENS = 240
-BOMBS = 3
-BOMB_AFTER_TOKENS = 60
+STREAM_TOKENS = 60
+BOMBS = 1
+BOMB_AFTER_TOKENS = 10
 CONTEXT = 2048
 GREEDY = Sampling(temperature=0.0)
 SPACES = " " * 3_900_000
