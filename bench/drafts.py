@@ -45,6 +45,9 @@ class _Port:
     def send(self, message: Any) -> None:
         self.sent.append(message)
 
+    def wake(self) -> None:
+        pass
+
     def receive(self) -> Any:
         return self.inbox.pop(0)
 

@@ -12,6 +12,7 @@ the peer's death is seen while weights load.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import struct
@@ -33,6 +34,9 @@ UNENCODABLE: Final = (TypeError, ValueError, OverflowError)
 that is not written must not be a silent one."""
 STALLED_WAIT_S: Final = 0.25
 """A loop whose requests are all paused by their readers looks at their deadlines this often."""
+
+WAKE: Final = object()
+"""Among the messages: nothing to take, but something to look after."""
 
 
 class Channel:
@@ -81,6 +85,11 @@ class Channel:
                 f"{WORKER_FRAME_MAX_BYTES} bytes that one frame may hold"
             )
         self._sock.sendall(struct.pack(">I", len(payload)) + payload)
+
+    def wake(self) -> None:
+        """Let whoever waits to receive go on: something else is ready for it. For other threads."""
+        with contextlib.suppress(queue.Full):  # Then nobody waits.
+            self._inbox.put_nowait(WAKE)
 
     def receive(self) -> Any:
         """The next message; waits for it."""

@@ -21,6 +21,7 @@ from aivailable.worker.chat import messages as rewrite
 from aivailable.worker.chat.formats import Format, Thinking, Tool, ToolCall, format_of, thinking_of
 from aivailable.worker.chat.grammar_text import GrammarText, literal
 from aivailable.worker.chat.messages import Message, checked_messages
+from aivailable.worker.chat.quoting import Controls, Piece, Quoting
 from aivailable.worker.chat.reading import AnswerReading, Reader, ReadingParser
 from aivailable.worker.chat.template import ChatTemplate, checked_variables
 from aivailable.worker.chat.traits import Traits, traits_of
@@ -76,7 +77,8 @@ class _Dialect:
 class Conversations:
     """All chats with one model. Raises RequestError(template_error) when a template is damaged.
 
-    `tool_source` is the template for requests with tools, where the model brings one of its own.
+    `tool_source` is the template for requests with tools, where the model brings one of its own;
+    `controls` are the spellings that are no text of a client's.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Conversations:
         eos_token: str,
         *,
         tool_source: str | None = None,
+        controls: Controls | None = None,
     ) -> None:
+        self._controls = controls or Controls()
         self._plain = _Dialect(source, bos_token, eos_token)
         self._with_tools = (
             _Dialect(tool_source, bos_token, eos_token) if tool_source else self._plain
@@ -96,10 +100,10 @@ class Conversations:
         self,
         request: Generate,
         *,
-        tokenize: Callable[[str], tuple[int, ...]],
+        tokenize: Callable[[tuple[Piece, ...]], tuple[int, ...]],
         control_token: Callable[[str], int | None],
     ) -> Prepared:
-        """Make a request with messages ready. `tokenize` turns the prompt's text into ids (not
+        """Make a request with messages ready. `tokenize` turns the prompt's pieces into ids (not
         asked for a continuation, whose ids are given), `control_token` a marker into its token.
 
         Raises RequestError.
@@ -112,7 +116,9 @@ class Conversations:
             # DeepSeek's and Granite's word for it.
             variables.setdefault("thinking", variables["enable_thinking"])
         messages = checked_messages(request.messages or ())
-        rendered = _render(dialect, messages, wishes.tools, checked_variables(variables))
+        variables = dict(checked_variables(variables))
+        quoting = Quoting(self._controls)
+        rendered = _render(dialect, messages, wishes.tools, variables, quoting)
         form, thinking = dialect.format, dialect.thinking
         grammar = _grammar(dialect, rendered, wishes, request.constraint)
         markers = [*form.markers]
@@ -120,7 +126,9 @@ class Conversations:
             markers += [thinking.opening, thinking.closing]
         tokens = [control_token(marker) for marker in markers]
         return Prepared(
-            prompt=tokenize(rendered.text) if request.prompt_ids is None else request.prompt_ids,
+            prompt=tokenize(quoting.pieces(rendered.text))
+            if request.prompt_ids is None
+            else request.prompt_ids,
             parser=_parser(request.request_id, dialect, rendered, wishes.tools, apart=apart),
             grammar=grammar,
             visible=frozenset(token for token in tokens if token is not None),
@@ -229,8 +237,14 @@ def _render(
     messages: list[Message],
     tools: Sequence[Tool],
     variables: Mapping[str, Any],
+    quoting: Quoting,
 ) -> _Rendered:
     traits, form = dialect.traits, dialect.format
+    messages = [quoting.message(message) for message in messages]
+    tools = [
+        Tool(quoting.text(tool.name), tool.parameters, quoting.value(tool.definition))
+        for tool in tools
+    ]
     last = messages[-1]
     # What a client begins to say in the assistant's name is continued, as llama.cpp's server does.
     prefilled = (
@@ -241,9 +255,9 @@ def _render(
     )
     if prefilled:
         messages = messages[:-1]
-    shown = _expressed(form, traits, messages, tools)
+    shown = _expressed(form, traits, messages, tools, quoting)
     definitions = [tool.definition for tool in tools] if traits.tools else None
-    text = dialect.template.render(shown, definitions, variables)
+    text = dialect.template.render(shown, definitions, quoting.value(variables))
     if prefilled:
         text = form.prefill(text, last["content"], dialect.thinking)
     end = text.rstrip()
@@ -256,13 +270,21 @@ def _render(
 
 
 def _expressed(
-    form: Format, traits: Traits, messages: list[Message], tools: Sequence[Tool]
+    form: Format,
+    traits: Traits,
+    messages: list[Message],
+    tools: Sequence[Tool],
+    quoting: Quoting,
 ) -> list[Message]:
     """The messages as this template can show them."""
 
     def write(calls: Sequence[Mapping[str, Any]]) -> str:
+        written = [(call["id"], call["function"]) for call in calls]
         return form.write(
-            [ToolCall(c["function"]["name"], c["function"]["arguments"], c["id"]) for c in calls]
+            [
+                ToolCall(function["name"], quoting.arguments(function["arguments"]), call_id)
+                for call_id, function in written
+            ]
         )
 
     shown = [
@@ -283,7 +305,7 @@ def _expressed(
     if not traits.system:
         shown = rewrite.without_system(shown)
     if traits.mapped_arguments:
-        shown = rewrite.with_mapped_arguments(shown)
+        shown = rewrite.with_mapped_arguments(shown, quoting.value)
     if traits.typed_content:
         shown = rewrite.with_typed_content(shown)
     return shown

@@ -17,6 +17,8 @@ from aivailable.errors import RequestError
 Message: TypeAlias = dict[str, Any]
 
 MESSAGES_MAX: Final = 8192
+ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+"""Templates write a role between control tokens, some as a part of one."""
 
 
 def checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
@@ -51,6 +53,8 @@ def _checked(message: Mapping[str, Any], index: int) -> Message:
     role = message.get("role")
     if not isinstance(role, str):
         raise _wrong("every message needs a role")
+    if role not in ROLES:
+        raise _wrong(f"the role must be one of {', '.join(ROLES)}")
     plain: Message = {key: value for key, value in message.items() if value is not None}
     plain["role"] = role
     plain["content"] = _text(message.get("content"))
@@ -102,20 +106,23 @@ def _text(content: Any) -> str:
     return "".join(texts)
 
 
-def with_mapped_arguments(messages: Sequence[Message]) -> list[Message]:
-    """For templates that go through a call's arguments: as a mapping instead of JSON text.
+def with_mapped_arguments(
+    messages: Sequence[Message], quoted: Callable[[Any], Any] | None = None
+) -> list[Message]:
+    """For templates that go through a call's arguments: as a mapping instead of JSON text, whose
+    texts are `quoted` again, since JSON's escapes spell what its text does not show.
 
     Raises RequestError when a past call's arguments are not a JSON object.
     """
     return [
-        {**message, "tool_calls": [_mapped(call) for call in message["tool_calls"]]}
+        {**message, "tool_calls": [_mapped(call, quoted) for call in message["tool_calls"]]}
         if "tool_calls" in message
         else message
         for message in messages
     ]
 
 
-def _mapped(call: Mapping[str, Any]) -> dict[str, Any]:
+def _mapped(call: Mapping[str, Any], quoted: Callable[[Any], Any] | None) -> dict[str, Any]:
     function = call["function"]
     try:
         arguments = json.loads(function["arguments"])
@@ -123,7 +130,8 @@ def _mapped(call: Mapping[str, Any]) -> dict[str, Any]:
         arguments = None
     if not isinstance(arguments, dict):
         raise _wrong(f"the arguments of the call of {function['name']} are not a JSON object")
-    return {**call, "function": {**function, "arguments": arguments}}
+    shown = quoted(arguments) if quoted else arguments
+    return {**call, "function": {**function, "arguments": shown}}
 
 
 def with_typed_content(messages: Sequence[Message]) -> list[Message]:

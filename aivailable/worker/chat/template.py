@@ -12,6 +12,7 @@ operators that could ask for gigabytes in a single call are checked before they 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import resource
 import sys
@@ -20,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
-import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -33,10 +33,14 @@ RENDERED_MAX_CHARS: Final = 8 << 20
 RENDER_MAX_LINES: Final = 400_000
 """Executed lines of template code; a long chat takes some ten thousand."""
 RENDER_MAX_SECONDS: Final = 2.0
+"""Of the thread's processor time: a machine under load renders what an idle one does."""
 RENDER_MAX_BYTES: Final = 512 << 20
 PRODUCT_MAX: Final = 1 << 20
 """Largest factor, exponent base and field width in a template's arithmetic."""
 EXPONENT_MAX: Final = 64
+SIZE_MAX: Final = 4096
+"""Largest width, count and length that a filter is given; a power of ten for `round` is bounded as
+an exponent is."""
 CLOCK_CHECK_LINES: Final = 256
 VARIABLES_MAX: Final = 32
 VARIABLES_MAX_CHARS: Final = 16 * 1024
@@ -48,7 +52,13 @@ _RESERVED: Final = frozenset(
 _REFUSED_METHODS: Final = frozenset(
     {"format", "format_map", "center", "ljust", "rjust", "zfill", "expandtabs", "translate"}
 )
-_REFUSED_FILTERS: Final = ("center", "format", "wordwrap", "filesizeformat", "pprint", "xmlattr")
+_REFUSED_FILTERS: Final = (
+    *("center", "format", "wordwrap", "filesizeformat", "pprint", "xmlattr"),
+    # Their regular expressions take as long as a text likes.
+    *("urlize", "striptags"),
+)
+_SIZED_FILTERS: Final = ("batch", "indent", "round", "slice", "truncate")
+"""Filters whose numbers are sizes: no number that they are given may be larger than SIZE_MAX."""
 _PAGE_BYTES: Final = resource.getpagesize()
 
 
@@ -104,6 +114,9 @@ class ChatTemplate:
         )
         for name in _REFUSED_FILTERS:
             environment.filters.pop(name, None)
+        for name in _SIZED_FILTERS:
+            environment.filters[name] = _sized(environment.filters[name])
+        environment.filters["replace"] = _bounded_replace
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = time.strftime
@@ -176,19 +189,9 @@ def no_template() -> RequestError:
     )
 
 
-# A template may raise whatever Python raises for wrong operands: all of it is the template's.
-_FAILURES: Final = (
-    jinja2.TemplateError,
-    _TemplateRefused,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+_FAILURES: Final = (Exception,)
+"""A template may raise whatever Python and Jinja raise for wrong operands: all of it is the
+template's."""
 
 
 def _template_error(error: BaseException) -> RequestError:
@@ -213,6 +216,34 @@ def _tojson(
     )
 
 
+def _sized(
+    filtered: Callable[..., Any],
+) -> Callable[..., Any]:
+    """A filter that takes no larger number than SIZE_MAX besides what it filters."""
+    most = EXPONENT_MAX if filtered.__name__ == "do_round" else SIZE_MAX
+    # Some are given the environment first.
+    first = 2 if hasattr(filtered, "jinja_pass_arg") else 1
+
+    @functools.wraps(filtered)
+    def checked(*given: Any, **named: Any) -> Any:
+        for size in (*given[first:], *named.values()):
+            large = len(size) if isinstance(size, str) else size
+            if isinstance(large, int | float) and not -most <= large <= most:
+                raise _TemplateRefused(f"a filter was given a size over {most}")
+        return filtered(*given, **named)
+
+    return checked
+
+
+def _bounded_replace(given: Any, old: Any, new: Any, count: int | None = None) -> str:
+    """Jinja's filter, for text alone, within the size of a prompt."""
+    text, old, new = str(given), str(old), str(new)
+    times = text.count(old) if count is None or count < 0 else min(count, text.count(old))
+    if len(text) + times * (len(new) - len(old)) > RENDERED_MAX_CHARS:
+        raise _TemplateRefused("a text is too large")
+    return text.replace(str(old), str(new), -1 if count is None else count)
+
+
 def _raise_exception(message: str) -> None:
     raise _TemplateRefused(str(message)[:300])
 
@@ -222,13 +253,13 @@ def _bounded() -> Iterator[None]:
     """Bound lines, time and memory of what runs inside, in this thread."""
     previous = sys.gettrace()
     lines = 0
-    end_s = time.monotonic() + RENDER_MAX_SECONDS
+    end_s = time.thread_time() + RENDER_MAX_SECONDS
 
     def trace(_frame: FrameType, _event: str, _argument: Any) -> Callable[..., Any]:
         nonlocal lines
         lines += 1
         if lines > RENDER_MAX_LINES or (
-            lines % CLOCK_CHECK_LINES == 0 and time.monotonic() > end_s
+            lines % CLOCK_CHECK_LINES == 0 and time.thread_time() > end_s
         ):
             raise _TemplateRefused("it ran for too long")
         return trace

@@ -13,7 +13,6 @@ Not to be confused with `worker.generating.step_loop`, the loop of a model that 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,15 +31,15 @@ from aivailable.wire.generation import (
 from aivailable.wire.worker import Pause, Resume, Step
 from aivailable.worker.embedding.pooling import add_chunk, unit
 from aivailable.worker.engine import DecodeFailed, Footprint, Logits, Part
+from aivailable.worker.generating.preparing import Preparing
 from aivailable.worker.loading import ChannelPort
-from aivailable.worker.protocol import INTERNAL_ERROR, STALLED_WAIT_S
+from aivailable.worker.protocol import STALLED_WAIT_S
 from aivailable.worker.tally import Tally
 
 REQUESTS_MAX: Final = 1024
 """Running and waiting; the peer's own queue is far shorter."""
 TEXTS_MAX: Final = 4096
-
-log = logging.getLogger("aivailable.worker")
+_FULL: Final = ("queue_full", "too many requests wait for this replica", 503)
 
 
 @runtime_checkable
@@ -116,6 +115,7 @@ class EmbeddingStepLoop:
         self._clock = clock
         self._jobs: dict[str, _Job] = {}
         """In the order of their turns; the first `slots` of them run."""
+        self._preparing = Preparing(self._make, port.wake)
         self._free = list(range(engine.sequences))
         self._out = _Outbox()
         self._tally = Tally()
@@ -123,12 +123,13 @@ class EmbeddingStepLoop:
 
     def run(self) -> None:
         """Serve for ever; the process ends with the socket."""
+        self._preparing.start()
         while True:
             self.serve_once()
 
     def serve_once(self) -> None:
         """Take what has arrived (waiting when nothing moves), run one step, tell."""
-        if not self._jobs:
+        if not self._jobs and not self._preparing:
             messages = [self._port.receive(), *self._port.receive_ready()]
         elif next(self._in_turn(), None) is None:
             messages = self._port.receive_within(STALLED_WAIT_S)
@@ -137,34 +138,48 @@ class EmbeddingStepLoop:
         for message in messages:
             self._take(message)
         self._expire()
+        self._enter()
         self._step()
         self._tell()
 
     def _take(self, message: Any) -> None:
         if isinstance(message, Generate):
             self._tally.requests += 1
-            try:
-                self._submit(message)
-            except RequestError as error:
-                self._fail(message.request_id, error.code, str(error), error.status)
-            except Exception:
-                # As in generating/step_loop: his request's end, nobody else's.
-                log.exception("request %s cannot be begun", message.request_id)
-                self._fail(message.request_id, "internal_error", INTERNAL_ERROR, 500)
+            self._submit(message)
         elif isinstance(message, Cancel | Pause | Resume):
             job = self._jobs.get(message.request_id)
             if job is None:
-                return
-            if isinstance(message, Cancel):
+                if isinstance(message, Cancel) and self._preparing.drop(message.request_id):
+                    self._tell_end(message.request_id, "cancelled", 0)
+            elif isinstance(message, Cancel):
                 self._end(job, "cancelled")
             else:
                 job.paused = isinstance(message, Pause)
 
     def _submit(self, request: Generate) -> None:
-        if request.request_id in self._jobs:
-            raise RequestError(409, "invalid_request", "a request of this id is running already")
-        if len(self._jobs) >= REQUESTS_MAX:
-            raise RequestError(503, "queue_full", "too many requests wait for this replica")
+        name = request.request_id
+        if name in self._jobs or name in self._preparing:
+            twice = "a request of this id is running already"
+            self._fail(name, "invalid_request", twice, 409)
+        elif len(self._jobs) >= REQUESTS_MAX:
+            self._fail(name, *_FULL)
+        else:
+            displaced = self._preparing.submit(request, self._clock())
+            if displaced:
+                self._fail(displaced, *_FULL)
+
+    def _enter(self) -> None:
+        """What is ready gets its turns."""
+        self._preparing.settle()
+        for ticket in self._preparing.take():
+            name, job, refused = ticket.request.request_id, ticket.ready, ticket.refused
+            if refused is not None:
+                self._fail(name, refused.code, str(refused), refused.status)
+            elif job is not None:
+                self._jobs[name] = job
+
+    def _make(self, request: Generate, arrived_s: float) -> _Job:
+        """Beside the loop (preparing): touches nothing that a step changes."""
         self._check(request)
         texts = self._engine.texts(request)
         for index, tokens in enumerate(texts):
@@ -178,9 +193,9 @@ class EmbeddingStepLoop:
                     f"{what} has {len(tokens)} tokens and this deployment takes "
                     f"{self._engine.context}; split the text or deploy with a larger --ctx",
                 )
-        job = _Job(request, self._clock() + request.deadline_s, sum(map(len, texts)))
+        job = _Job(request, arrived_s + request.deadline_s, sum(map(len, texts)))
         job.left = [_Text(job, index, tokens) for index, tokens in enumerate(texts)]
-        self._jobs[request.request_id] = job
+        return job
 
     def _check(self, request: Generate) -> None:
         (task,) = self._engine.tasks
@@ -200,12 +215,13 @@ class EmbeddingStepLoop:
 
     def _expire(self) -> None:
         now = self._clock()
+        late = self._preparing.expire(now)
         for job in list(self._jobs.values()):
             if now >= job.deadline_s:
                 self._drop(job)
-                self._fail(
-                    job.request.request_id, "deadline_exceeded", "the deadline has passed", 504
-                )
+                late.append(job.request.request_id)
+        for name in late:
+            self._fail(name, "deadline_exceeded", "the deadline has passed", 504)
 
     # --- a step
 
@@ -323,13 +339,14 @@ class EmbeddingStepLoop:
 
     def _end(self, job: _Job, reason: FinishReason) -> None:
         self._drop(job)
+        self._tell_end(job.request.request_id, reason, job.prompt_tokens)
+
+    def _tell_end(self, request_id: str, reason: FinishReason, prompt_tokens: int) -> None:
         if reason == "cancelled":
             self._tally.cancelled += 1
         else:
             self._tally.finished += 1
-        self._out.finished.append(
-            Finished(job.request.request_id, reason, prompt_tokens=job.prompt_tokens)
-        )
+        self._out.finished.append(Finished(request_id, reason, prompt_tokens=prompt_tokens))
 
     def _fail(self, request_id: str, code: str, message: str, status: int) -> None:
         self._tally.failed += 1
@@ -337,7 +354,7 @@ class EmbeddingStepLoop:
 
     def _tell(self) -> None:
         busy = min(len(self._jobs), self._engine.slots)
-        state = (busy, len(self._jobs) - busy)
+        state = (busy, len(self._jobs) - busy + len(self._preparing))
         if not self._out and state == self._told:
             return
         out, self._out = self._out, _Outbox()

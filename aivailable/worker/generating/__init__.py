@@ -5,6 +5,8 @@ pure.
 
 * `step_loop`: take messages, plan, decode, draw, tell.
 * `batcher`: slots, the waiting line, rows and chunks.
+* `preparing`: the line of requests that are made ready beside the loops.
+* `making`: a request becomes a job, beside the loop.
 * `job`: one answer: tokens, text, limits.
 * `sequences`: who holds which tokens in the cache.
 * `radix`: which sequence begins alike.

@@ -62,10 +62,13 @@ class Job:
         *,
         limit: int,
         arrived_s: float,
+        prefixes: tuple[int, ...] = (),
     ) -> None:
         prompt = prepared.prompt
         self.request = request
         self.request_id = request.request_id
+        self.prefixes = prefixes
+        """How it begins, by digests (wire.prefixes)."""
         self.prompt_tokens = len(prompt)
         self.replay_end = len(prompt) + len(request.generated_ids)
         self.tokens: list[int] = [*prompt, *request.generated_ids]

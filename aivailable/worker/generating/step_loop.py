@@ -1,7 +1,8 @@
 """One loaded replica on the channel: step after step until the socket ends.
 
-Owns: turning requests into jobs, running the step loop, and telling the peer everything that a
-step produced in one frame. It must not schedule (batcher) or compute (engine). Made by __main__.
+Owns: running the step loop, and telling the peer everything that a step produced in one frame. It
+must not make requests ready (making, beside this loop), schedule (batcher) or compute (engine).
+Made by __main__.
 
 Not to be confused with `worker.embedding.step_loop`, the loop of a model that makes vectors.
 """
@@ -16,7 +17,6 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Final
 
-from aivailable.errors import RequestError
 from aivailable.wire.generation import (
     Cancel,
     Failed,
@@ -25,8 +25,7 @@ from aivailable.wire.generation import (
     Started,
     Tokens,
 )
-from aivailable.wire.limits import STOP_STRING_MAX_CHARS, STOP_STRINGS_MAX
-from aivailable.wire.prefixes import PREFIX_DIGESTS_MAX, digests
+from aivailable.wire.prefixes import PREFIX_DIGESTS_MAX
 from aivailable.wire.worker import Pause, Resume, Step
 from aivailable.worker.engine import (
     CellsExhausted,
@@ -38,15 +37,14 @@ from aivailable.worker.engine import (
 from aivailable.worker.generating.batcher import Batcher, Sizes
 from aivailable.worker.generating.drafting import Drafting
 from aivailable.worker.generating.job import Drawn, Job
+from aivailable.worker.generating.making import JobMaker
 from aivailable.worker.generating.opening import compute_opening
 from aivailable.worker.generating.pace import Pace
+from aivailable.worker.generating.preparing import Preparing
 from aivailable.worker.generating.sequences import Sequences
-from aivailable.worker.generating.token_tables import TokenTables
 from aivailable.worker.grammar.rules import GrammarError
 from aivailable.worker.loading import ChannelPort
 from aivailable.worker.protocol import INTERNAL_ERROR, STALLED_WAIT_S
-from aivailable.worker.sampling.logprobs import ALTERNATIVES_MAX
-from aivailable.worker.sampling.parameters import check_sampling
 from aivailable.worker.sampling.sampler import NoToken
 from aivailable.worker.tally import Tally
 
@@ -54,19 +52,11 @@ STARTED_IDS_PER_FRAME_MAX: Final = 512 * 1024
 """Prompt ids that one frame may carry (5 bytes each), so that it stays under the wire's limit."""
 
 COUNTERS_EVERY_S: Final = 0.25
+_FULL: Final = ("queue_full", "too many requests wait for this replica", 503)
 
 log = logging.getLogger("aivailable.worker")
 
 Clock = Callable[[], float]
-
-
-def not_embedding(task: str) -> RequestError:
-    """A model that was deployed to generate is asked for vectors or scores."""
-    if task == "rerank":
-        what = "deploy a reranking model (its file says pooling rank)"
-    else:
-        what = "deploy it with option pooling=mean or pooling=last, or deploy an embedding model"
-    return RequestError(400, "unsupported_task", f"this deployment generates text; {what}")
 
 
 @dataclass(slots=True)
@@ -95,7 +85,9 @@ class StepLoop:
         self._batcher = Batcher(sizes, self._sequences)
         self._pace = Pace(engine.chunk_tokens, engine.least_tokens)
         self._drafting = Drafting(engine.draft_tokens)
-        self._tables = TokenTables(engine)
+        self._preparing = Preparing(JobMaker(engine).make, port.wake)
+        self._paused_early: set[str] = set()
+        """Requests whose readers paused before they were ready."""
         self._out = _Outbox()
         self._stalled = False
         self._tally = Tally()
@@ -106,20 +98,23 @@ class StepLoop:
 
     def run(self) -> None:
         """Serve for ever; the process ends with the socket (see protocol.Channel.on_end)."""
+        self._preparing.start()
         while True:
             self.serve_once()
 
     def serve_once(self) -> None:
         """Take what has arrived (waiting when there is nothing to do), run one step, tell."""
-        if not self._batcher.busy and not self._batcher.waiting:
+        idle = not self._batcher.busy and not self._batcher.waiting
+        if idle and not self._preparing:
             messages = [self._port.receive(), *self._port.receive_ready()]
-        elif self._stalled:
+        elif idle or self._stalled:
             messages = self._port.receive_within(STALLED_WAIT_S)
         else:
             messages = self._port.receive_ready()
         for message in messages:
             self._take(message)
         self._expire()
+        self._enter()
         for job in self._batcher.admit():
             self._tell_started(job)
         self._stalled = not self._step()
@@ -128,96 +123,60 @@ class StepLoop:
     def _take(self, message: Any) -> None:
         if isinstance(message, Generate):
             self._tally.requests += 1
-            try:
-                self._submit(message)
-            except RequestError as error:
-                self._fail(message.request_id, error.code, str(error), error.status)
-            except Exception:
-                # What a stranger wrote found a gap in ours: his request's end, nobody else's.
-                log.exception("request %s cannot be begun", message.request_id)
-                self._fail(message.request_id, "internal_error", INTERNAL_ERROR, 500)
+            self._submit(message)
         elif isinstance(message, Cancel):
             job = self._batcher.find(message.request_id)
             if job is not None:
                 self._cancel(job)
+            elif self._preparing.drop(message.request_id):
+                self._tell_cancelled(Finished(message.request_id, "cancelled"))
         elif isinstance(message, Pause):
             self._batcher.pause(message.request_id)
+            if message.request_id in self._preparing:
+                self._paused_early.add(message.request_id)
         elif isinstance(message, Resume):
             self._batcher.resume(message.request_id)
+            self._paused_early.discard(message.request_id)
 
     def _submit(self, request: Generate) -> None:
-        if self._batcher.find(request.request_id) is not None:
-            raise RequestError(409, "invalid_request", "a request of this id is running already")
-        self._check(request)
-        prepared = self._engine.prepare(request)
-        prompt = prepared.prompt
-        if not prepared.media:
-            self._check_ids(prompt, "the prompt")
-        self._check_ids(request.generated_ids, "generated_ids")
-        context = self._engine.context
-        if not prompt:
-            raise RequestError(400, "invalid_request", "the prompt has no tokens")
-        if len(prompt) >= context:
-            raise RequestError(
-                400,
-                "context_length_exceeded",
-                f"the prompt has {len(prompt)} tokens and this model's maximum context length is "
-                f"{context} tokens; shorten the prompt or deploy with a larger --ctx",
-            )
-        limit = context - len(prompt)
-        if request.max_tokens is not None:
-            limit = min(limit, request.max_tokens)
-        job = Job(
-            request,
-            prepared,
-            self._tables,
-            limit=limit,
-            arrived_s=self._clock(),
-        )
-        if job.finished is not None:
-            self._finish(job)
-        elif not self._batcher.submit(job):
-            raise RequestError(503, "queue_full", "too many requests wait for this replica")
+        name = request.request_id
+        if self._batcher.find(name) is not None or name in self._preparing:
+            twice = "a request of this id is running already"
+            self._fail(name, "invalid_request", twice, 409)
+            return
+        displaced = self._preparing.submit(request, self._clock())
+        if displaced:
+            self._fail(displaced, *_FULL)
 
-    def _check(self, request: Generate) -> None:
-        if request.task not in self._engine.tasks:
-            raise not_embedding(request.task)
-        given = [request.messages, request.prompt, request.prompt_ids]
-        if request.generated_ids and request.prompt_ids is not None:
-            given.remove(request.messages)
-        problem = ""
-        if sum(value is not None for value in given) != 1:
-            problem = "exactly one of messages, prompt and prompt_ids must be given"
-        elif request.max_tokens is not None and request.max_tokens < 0:
-            problem = "max_tokens must not be negative"
-        elif len(request.stop) > STOP_STRINGS_MAX:
-            problem = f"at most {STOP_STRINGS_MAX} stop strings"
-        elif any(not 0 < len(stop) <= STOP_STRING_MAX_CHARS for stop in request.stop):
-            problem = f"a stop string has 1 to {STOP_STRING_MAX_CHARS} characters"
-        elif not 0 <= (request.logprobs or 0) <= ALTERNATIVES_MAX:
-            problem = f"logprobs: 0 to {ALTERNATIVES_MAX} alternatives are possible"
-        if problem:
-            raise RequestError(400, "invalid_request", problem)
-        check_sampling(request.sampling, self._engine.vocabulary)
-
-    def _check_ids(self, ids: tuple[int, ...], what: str) -> None:
-        # An id outside the vocabulary makes llama.cpp read outside its tables.
-        if ids and not (min(ids) >= 0 and max(ids) < self._engine.vocabulary):
-            raise RequestError(
-                400, "invalid_request", f"{what}: ids are 0 to {self._engine.vocabulary - 1}"
-            )
+    def _enter(self) -> None:
+        """What is ready gets into the line for a slot."""
+        self._preparing.settle()
+        for ticket in self._preparing.take():
+            name, job, refused = ticket.request.request_id, ticket.ready, ticket.refused
+            if refused is not None:
+                self._fail(name, refused.code, str(refused), refused.status)
+            elif job is not None and job.finished is not None:
+                self._finish(job)
+            elif job is not None and not self._batcher.submit(job):
+                self._fail(name, *_FULL)
+            elif name in self._paused_early:
+                self._batcher.pause(name)
+        if not self._preparing:
+            self._paused_early.clear()
 
     def _expire(self) -> None:
         now = self._clock()
+        late = self._preparing.expire(now)
         for job in self._batcher.jobs():
             if now >= job.deadline_s:
                 self._batcher.release(job)
-                self._fail(job.request_id, "deadline_exceeded", "the deadline has passed", 504)
+                late.append(job.request_id)
+        for name in late:
+            self._fail(name, "deadline_exceeded", "the deadline has passed", 504)
 
     def _cancel(self, job: Job) -> None:
         self._batcher.release(job)
-        self._tally.cancelled += 1
-        self._out.finished.append(
+        self._tell_cancelled(
             Finished(
                 job.request_id,
                 "cancelled",
@@ -226,6 +185,10 @@ class StepLoop:
                 cached_tokens=job.cached,
             )
         )
+
+    def _tell_cancelled(self, end: Finished) -> None:
+        self._tally.cancelled += 1
+        self._out.finished.append(end)
 
     def _step(self) -> bool:
         """Decode once; False when nothing can be decoded, as when every reader has paused."""
@@ -309,7 +272,7 @@ class StepLoop:
             if before < job.prompt_tokens:
                 self._tally.prompt_tokens += min(job.fed, job.prompt_tokens) - before
                 if job.fed >= job.prompt_tokens:
-                    self._sequences.mark(job.slot, digests(job.request))
+                    self._sequences.mark(job.slot, job.prefixes)
             if part.wants_logits:
                 self._draw(job, part, [next(remaining) for _ in range(part.rows)])
 
@@ -403,7 +366,7 @@ class StepLoop:
 
         The counters go with every end of a request, else a few times a second: a row of them for
         each token would cost more than the token's text."""
-        state = (self._batcher.busy, self._batcher.waiting)
+        state = (self._batcher.busy, self._batcher.waiting + len(self._preparing))
         now = self._clock()
         ends = bool(self._out.finished or self._out.failed or self._out.started)
         idle = state == (0, 0) and state != self._told

@@ -9,6 +9,7 @@ Work is bounded: an ambiguous grammar runs into a limit and raises, it does not 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final, TypeAlias
@@ -54,6 +55,8 @@ class Automaton:
         self.table: npt.NDArray[np.int32] = np.full((64, 256), _UNKNOWN, np.int32)
         """[state, byte] → state or DEAD; a row is valid once `prepare`d."""
         self._work = self._work_total = 0
+        self.lock = threading.RLock()
+        """Held by whoever makes states: a continuation is replayed beside the step loop."""
         self._state(frozenset({(self._network.start, 0)}))
 
     @property
@@ -76,16 +79,17 @@ class Automaton:
 
     def walk(self, state: int, text: bytes) -> int:
         """The state after these bytes, or DEAD."""
-        self.begin()
-        for byte in text:
-            following = int(self.table[state, byte])
-            if following == _UNKNOWN:
-                self._fill(state)
+        with self.lock:
+            self.begin()
+            for byte in text:
                 following = int(self.table[state, byte])
-            if following == DEAD:
-                return DEAD
-            state = following
-        return state
+                if following == _UNKNOWN:
+                    self._fill(state)
+                    following = int(self.table[state, byte])
+                if following == DEAD:
+                    return DEAD
+                state = following
+            return state
 
     def begin(self) -> None:
         """Another token or mask: its work is counted anew."""

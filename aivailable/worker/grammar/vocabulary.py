@@ -48,14 +48,15 @@ class Masks:
 
     def mask(self, state: int) -> Mask:
         """Every token that may come in this state; not to be changed. Raises GrammarError."""
-        known = self._known.get(state)
-        if known is None:
-            known = self._known[state] = self._walk(state)
-            if len(self._known) > MASKS_MAX:
-                self._known.popitem(last=False)
-        else:
-            self._known.move_to_end(state)
-        return known
+        with self.automaton.lock:
+            known = self._known.get(state)
+            if known is None:
+                known = self._known[state] = self._walk(state)
+                if len(self._known) > MASKS_MAX:
+                    self._known.popitem(last=False)
+            else:
+                self._known.move_to_end(state)
+            return known
 
     def knows(self, state: int) -> bool:
         """Whether the mask is there already."""

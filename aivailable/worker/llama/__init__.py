@@ -4,6 +4,7 @@
 
 * `engine`: one model, one context, many slots.
 * `embedding`: texts to pooled vectors.
+* `tokens`: text to tokens and back, control tokens.
 * `library`: log, buffers, devices.
 * `parameters`: a Load to llama.cpp's sizes.
 * `claims`: claimed against used: no silent CPU.
@@ -14,7 +15,10 @@
 * `vision`: images beside text.
 * `layout`: images as mtmd lays them out.
 * `images`: images in messages, checked.
+* `png`: PNG files, held against their heads.
 * `mrope_positions`: positions of images.
 * `cores`: the processor's cores.
 * `generated_model`: a random model for trials.
+
+More than fifteen files: each stands for one part of llama.cpp's interface.
 """

@@ -18,6 +18,7 @@ import numpy as np
 from aivailable.errors import RequestError
 from aivailable.wire.generation import Generate
 from aivailable.wire.worker import Load
+from aivailable.worker.chat.quoting import Quoting
 from aivailable.worker.embedding.pooling import pooling_of, task_of
 from aivailable.worker.engine import DecodeFailed, LoadRefused, Logits, Part, ReportProgress
 from aivailable.worker.llama.engine import SMOKE_TOKENS, LlamaEngine, checked_header
@@ -65,7 +66,7 @@ class LlamaEmbedder(LlamaEngine):
             return list(request.input_ids)
         if request.task == "rerank":
             return [self._pair(request.prompt or "", document) for document in request.inputs]
-        return [self._tokenize(text, add_special=True) for text in request.inputs]
+        return [self._tokens.tokenize(text, add_special=True) for text in request.inputs]
 
     def pool(self, parts: Sequence[Part]) -> list[Logits]:
         """One llama_decode; a vector for every part's sequence. Raises DecodeFailed."""
@@ -112,16 +113,16 @@ class LlamaEmbedder(LlamaEngine):
         file's `tokenizer.chat_template.rerank` with `{query}` and `{document}` replaced, markers in
         it read as tokens and none added; else [begin] query [end] [separator] document [end], each
         where the vocabulary asks for it, the separator for an end that does not exist, and both
-        texts read as plain text. Unlike there a query that holds "{document}" keeps it."""
+        texts read as plain text. Unlike there they are plain in a template, too, and a query that
+        holds "{document}" keeps it."""
         library, vocab = self._library, self._vocab
         template = library.llama_model_chat_template(self._model, RERANK_TEMPLATE)
         if template:
             text = template.decode("utf-8", "replace")
-            text = "".join(
-                {"{query}": query, "{document}": document}.get(piece, piece)
-                for piece in _pieces_of(text)
-            )
-            return self._tokenize(text, add_special=False)
+            quoting = Quoting(self._tokens.controls)
+            given = {"{query}": quoting.text(query), "{document}": quoting.text(document)}
+            text = "".join(given.get(piece, piece) for piece in _pieces_of(text))
+            return self._tokens.prompt(quoting.pieces(text), add_special=False)
         end = library.llama_vocab_eos(vocab)
         separator = library.llama_vocab_sep(vocab)
         if end < 0:
@@ -133,10 +134,10 @@ class LlamaEmbedder(LlamaEngine):
         separator_ids = (separator,) if library.llama_vocab_get_add_sep(vocab) else ()
         ids = (
             *begin_ids,
-            *self._tokenize(query, add_special=False, special=False),
+            *self._tokens.tokenize(query, add_special=False, special=False),
             *end_ids,
             *separator_ids,
-            *self._tokenize(document, add_special=False, special=False),
+            *self._tokens.tokenize(document, add_special=False, special=False),
             *end_ids,
         )
         if min(ids, default=0) < 0:

@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python's low-level ctypes API: one model, one context, many slots.
 
-Owns: the model and context handles, decode, the KV operations, tokens and text. It must not
-schedule or sample. Made by __main__ for engine "llama".
+Owns: the model and context handles, decode, the KV operations. It must not schedule or sample.
+Made by __main__ for engine "llama".
 
 llama.cpp aborts the process on an absurd header, a batch above n_batch, a token outside the
 vocabulary and on reading logits that were not asked for: each is checked before, here, in gguf
@@ -21,14 +21,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from aivailable.errors import GgufError, RequestError
+from aivailable.errors import GgufError
 from aivailable.gguf.companions import Projector
 from aivailable.gguf.facts import ModelFacts
 from aivailable.gguf.header import Header, read_header
 from aivailable.wire.generation import Generate
 from aivailable.wire.worker import Load
 from aivailable.worker.answer import Prepared
-from aivailable.worker.chat import Conversations, no_template
+from aivailable.worker.chat import Conversations, Piece, no_template
 from aivailable.worker.engine import (
     CellsExhausted,
     DecodeFailed,
@@ -68,14 +68,13 @@ from aivailable.worker.llama.projector import (
     with_projector,
     with_room,
 )
+from aivailable.worker.llama.tokens import LlamaTokens
 from aivailable.worker.llama.vision import LlamaVision
 
-PIECE_BUFFER_BYTES: Final = 256
 PROGRESS_STEP: Final = 0.05
 SMOKE_TOKENS: Final = 4
 NO_CELLS: Final = 1
 """llama_decode's answer when no KV cell is free; the memory is as before."""
-PROMPT_MAX_BYTES: Final = 8 << 20
 
 
 class LlamaEngine:
@@ -143,11 +142,11 @@ class LlamaEngine:
         self.notes = (*self.notes, _draft_note(self.draft_tokens, header.facts, load.options))
         self.trim, self.fork, self.reach = self.cache.trim, self.cache.fork, self.cache.reach
         self._vocab = self._library.llama_model_get_vocab(self._model)
-        self.vocabulary: int = self._library.llama_vocab_n_tokens(self._vocab)
-        self._pieces: dict[int, bytes] = {}
-        self._buffer = ctypes.create_string_buffer(PIECE_BUFFER_BYTES)
+        self._tokens = LlamaTokens(self._library, self._vocab, load.context)
+        self.vocabulary = self._tokens.size
+        self.piece, self.marker = self._tokens.piece, self._tokens.marker
+        self.is_end = self._tokens.is_end
         self._batch = _Batch(self._library, chosen.batch)
-        self._bos = self._special(self._library.llama_vocab_bos(self._vocab))
         self._templates = (header.chat_template, header.tool_template)
         self._chats: Conversations | None = None
         self._vision = self._make_vision(handle, chosen)
@@ -161,11 +160,11 @@ class LlamaEngine:
                 return self._prepare_vision(request, self._vision)
             refuse_images(request.messages)
             return self._conversations().prepare(
-                request, tokenize=self._prompt_ids, control_token=self._marker_token
+                request, tokenize=self._tokens.prompt, control_token=self._tokens.marker_token
             )
         if request.prompt_ids is not None:
             return Prepared(request.prompt_ids)
-        return Prepared(self._tokenize(request.prompt or "", add_special=True))
+        return Prepared(self._tokens.tokenize(request.prompt or "", add_special=True))
 
     def decode(self, parts: Sequence[Part]) -> list[Logits]:
         """One llama_decode, or several where images are among the tokens. Raises DecodeFailed with
@@ -194,21 +193,6 @@ class LlamaEngine:
             raise DecodeFailed("llama.cpp computed no logits")
         numbers = (ctypes.c_float * (rows * self.vocabulary)).from_address(address)
         return list(np.frombuffer(memoryview(numbers), np.float32).reshape(rows, self.vocabulary))
-
-    def piece(self, token: int) -> bytes:
-        """The token's bytes, cached; empty for control tokens."""
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._read_piece(token, special=False)
-        return piece
-
-    def marker(self, token: int) -> bytes:
-        """The token's text, also that of a control token."""
-        return self._read_piece(token, special=True)
-
-    def is_end(self, token: int) -> bool:
-        """End of text, of turn, of message: what llama.cpp counts as end of generation."""
-        return bool(self._library.llama_vocab_is_eog(self._vocab, token))
 
     def _load_model(
         self, load: Load, chosen: LlamaParameters, claimed: Claimed, progress: ReportProgress
@@ -291,19 +275,19 @@ class LlamaEngine:
 
     def _prepare_vision(self, request: Generate, vision: LlamaVision) -> Prepared:
         """A request whose messages may have images: each is a mark in the template's text."""
+        tokens = self._tokens
         messages, images = with_marks(request.messages or (), vision.mark)
         pictures = tuple(vision.picture(data) for data in images)
 
-        def tokenize(text: str) -> tuple[int, ...]:
+        def tokenize(pieces: tuple[Piece, ...]) -> tuple[int, ...]:
             if not pictures:
-                return self._prompt_ids(text)
-            special = not (self._bos and text.startswith(self._bos))
-            return vision.tokenize(text, pictures, special=special)
+                return tokens.prompt(pieces)
+            return vision.tokenize(pieces, pictures, tokens)
 
         prepared = self._conversations().prepare(
             dataclasses.replace(request, messages=messages),
             tokenize=tokenize,
-            control_token=self._marker_token,
+            control_token=tokens.marker_token,
         )
         if pictures and request.prompt_ids is not None:
             filled = vision.filled(request.prompt_ids, pictures)
@@ -329,51 +313,14 @@ class LlamaEngine:
             source = plain or with_tools
             if source is None:
                 raise no_template()
-            eos = self._special(self._library.llama_vocab_eos(self._vocab))
-            self._chats = Conversations(source, self._bos, eos, tool_source=with_tools)
-        return self._chats
-
-    def _prompt_ids(self, text: str) -> tuple[int, ...]:
-        # A template that writes the begin token itself must not get a second one.
-        special = not (self._bos and text.startswith(self._bos))
-        return self._tokenize(text, add_special=special)
-
-    def _marker_token(self, marker: str) -> int | None:
-        ids = self._tokenize(marker, add_special=False)
-        return ids[0] if len(ids) == 1 else None
-
-    def _tokenize(self, text: str, *, add_special: bool, special: bool = True) -> tuple[int, ...]:
-        """`special`: text that looks like a control token becomes one."""
-        data = text.encode("utf-8", "replace")
-        if len(data) > PROMPT_MAX_BYTES:
-            raise RequestError(
-                400,
-                "context_length_exceeded",
-                f"the prompt has {len(data)} bytes and this model's maximum context length is "
-                f"{self.context} tokens",
+            self._chats = Conversations(
+                source,
+                self._tokens.begin,
+                self._tokens.end,
+                tool_source=with_tools,
+                controls=self._tokens.controls,
             )
-        size = len(data) + 16
-        ids = (self._library.llama_token * size)()
-        count = self._library.llama_tokenize(
-            self._vocab, data, len(data), ids, size, add_special, special
-        )
-        if count < 0:
-            raise RequestError(400, "invalid_request", "the prompt cannot be tokenized")
-        return tuple(ids[:count])
-
-    def _special(self, token: int) -> str:
-        return (
-            self._read_piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
-        )
-
-    def _read_piece(self, token: int, *, special: bool) -> bytes:
-        buffer, size = self._buffer, PIECE_BUFFER_BYTES
-        count = self._library.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
-        if count < 0:
-            size = -count
-            buffer = ctypes.create_string_buffer(size)
-            count = self._library.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
-        return bytes(buffer.raw[: max(0, count)])
+        return self._chats
 
 
 class _Batch:

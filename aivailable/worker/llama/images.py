@@ -12,11 +12,16 @@ from typing import Any, Final
 
 from aivailable.errors import RequestError
 from aivailable.wire.limits import IMAGE_MAX_BYTES, IMAGE_MAX_PIXELS, IMAGES_MAX
+from aivailable.worker.llama.png import PNG_BEGINNING, png_problem
 
-PNG_BEGINNING: Final = b"\x89PNG\r\n\x1a\n"
 JPEG_BEGINNING: Final = b"\xff\xd8\xff"
 _JPEG_SEGMENT: Final = struct.Struct(">BBH")
 _JPEG_FRAME: Final = struct.Struct(">xHH")
+JPEG_FILL_MAX_BYTES: Final = 4096
+"""Bytes between the segments of a file's head that say nothing."""
+JPEG_SCANS_MAX: Final = 64
+"""A progressive image goes over all its pixels in each; encoders make about ten."""
+JPEG_SCAN: Final = b"\xff\xda"
 JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 """Markers of a frame header, which has the size (ITU-T T.81, table B.1)."""
 
@@ -40,6 +45,7 @@ def with_marks(
     Raises RequestError for an image that is no PNG or JPEG, too large, or one too many.
     """
     images = []
+    found: dict[bytes, int] = {}
     for index, part in _images(messages):
         data = part.get("data")
         if not isinstance(data, bytes):
@@ -55,10 +61,16 @@ def with_marks(
                 f"the image has {size[0]} x {size[1]} pixels; {IMAGE_MAX_PIXELS} are possible",
             )
         images.append(data)
+        found[data] = index
     if len(images) > IMAGES_MAX:
         raise RequestError(
             400, "invalid_image", f"{len(images)} images; one request has at most {IMAGES_MAX}"
         )
+    for data, index in found.items():
+        # Only now, since it takes time: each one once, and none of a request that is too much.
+        problem = png_problem(data) if data.startswith(PNG_BEGINNING) else jpeg_problem(data)
+        if problem:
+            raise _wrong(index, problem)
     if not images:
         return tuple(messages), ()
     return tuple({**message, "content": _marked(message, mark)} for message in messages), tuple(
@@ -79,19 +91,30 @@ def image_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    at = 2
+    at, fill = 2, 0
     while at + 9 <= len(data):
         start, marker, length = _JPEG_SEGMENT.unpack_from(data, at)
         if start != 0xFF:
             return None
-        if marker == 0xFF:  # Any number of them may fill the space before a marker.
+        if marker == 0xFF:  # They may fill the space before a marker.
             at += 1
+            fill += 1
+            if fill > JPEG_FILL_MAX_BYTES:
+                return None
             continue
         if marker in JPEG_FRAMES:
             height, width = _JPEG_FRAME.unpack_from(data, at + 4)
             return width, height
         at += 2 + length
     return None
+
+
+def jpeg_problem(data: bytes) -> str:
+    """Why a JPEG would take its decoder too long; "" when it would not."""
+    scans = data.count(JPEG_SCAN)
+    if scans > JPEG_SCANS_MAX:
+        return f"the image has {scans} scans; {JPEG_SCANS_MAX} are possible: save it as baseline"
+    return ""
 
 
 def _images(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:

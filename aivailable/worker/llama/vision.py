@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,14 @@ import numpy.typing as npt
 
 from aivailable.errors import RequestError
 from aivailable.wire.generation import IMAGE_ROW_ID
+from aivailable.worker.chat import Piece
 from aivailable.worker.engine import CellsExhausted, DecodeFailed, LoadRefused, Logits, Part
 from aivailable.worker.llama.cache import LlamaCache, PlacedCache
 from aivailable.worker.llama.images import image_size
 from aivailable.worker.llama.layout import TEXT_CHUNK, Chunks, bitmap_of, layout
 from aivailable.worker.llama.mrope_positions import Grid, Positions, line
 from aivailable.worker.llama.projector import ProjectorHandle
+from aivailable.worker.llama.tokens import LlamaTokens
 
 ROWS_MAX_BYTES: Final = 128 << 20
 """Encoded images in main memory, the last ones used; others are encoded again when needed."""
@@ -103,6 +106,9 @@ class LlamaVision:
         self._ubatch, self._chunk = ubatch, chunk
         self._batch = _RowBatch(library, max(batch, ubatch), width)
         self._run, self._decode_tokens = run, decode_tokens
+        self._lock = threading.Lock()
+        """Of `_live`: images are looked at beside the step loop, and their rows are asked for in
+        it."""
         self._live: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
         self._firsts: OrderedDict[bytes, int] = OrderedDict()
         self._next = vocabulary
@@ -148,30 +154,49 @@ class LlamaVision:
                 400, "invalid_image", "the image is damaged: it cannot be decoded; send it again"
             )
         grids = layout(self._handle, *size, self._ubatch)
-        first = self._firsts.pop(digest, None)
-        if first is None:
-            first = self._next
-            self._next += sum(grid.rows for grid in grids)
-        self._firsts[digest] = first
-        if len(self._firsts) > KNOWN_MAX:
-            self._firsts.popitem(last=False)
-        made = self._live[digest] = Picture(digest, data, *size, grids, first)
-        return made
+        with self._lock:
+            first = self._firsts.pop(digest, None)
+            if first is None:
+                first = self._next
+                self._next += sum(grid.rows for grid in grids)
+            self._firsts[digest] = first
+            if len(self._firsts) > KNOWN_MAX:
+                self._firsts.popitem(last=False)
+            made = self._live[digest] = Picture(digest, data, *size, grids, first)
+            return made
 
-    def tokenize(self, text: str, pictures: Sequence[Picture], *, special: bool) -> tuple[int, ...]:
+    def tokenize(
+        self,
+        pieces: Sequence[Piece],
+        pictures: Sequence[Picture],
+        tokens: LlamaTokens,
+    ) -> tuple[int, ...]:
         """The ids of a prompt with marks, each replaced by the next picture's rows and what the
-        model wants around them. `special`: begin with the begin token. Raises RequestError."""
-        if text.count(self.mark) != len(pictures):
+        model wants around them. Raises RequestError."""
+        marks = sum(piece.text.count(self.mark) for piece in pieces)
+        if marks != len(pictures):
             raise RequestError(
                 400,
                 "template_error",
-                f"the model's chat template shows {text.count(self.mark)} of "
+                f"the model's chat template shows {marks} of "
                 f"{len(pictures)} images: it cannot write this order of messages",
             )
+        ids = [*tokens.begin_ids(pieces)]
+        rest = list(pictures)
+        for piece in pieces:
+            count = piece.text.count(self.mark)
+            if count:
+                ids += self._marked_ids(piece.text, rest[:count])
+                rest = rest[count:]
+            else:
+                ids += tokens.following(piece, ids[-1] if ids else None)
+        return tuple(ids)
+
+    def _marked_ids(self, text: str, pictures: Sequence[Picture]) -> list[int]:
         rows = iter([token for picture in pictures for token in picture.ids])
         ids: list[int] = []
         sizes = [(picture.width, picture.height) for picture in pictures]
-        with Chunks(self._handle, text, sizes=sizes, special=special) as chunks:
+        with Chunks(self._handle, text, sizes=sizes, special=False) as chunks:
             for chunk in chunks.all():
                 if self._media.mtmd_input_chunk_get_type(chunk) == TEXT_CHUNK:
                     count = ctypes.c_size_t()
@@ -182,7 +207,7 @@ class LlamaVision:
                 else:
                     size = self._media.mtmd_input_chunk_get_n_tokens(chunk)
                     ids.extend(next(rows) for _ in range(size))
-        return tuple(ids)
+        return ids
 
     def filled(self, ids: Sequence[int], pictures: Sequence[Picture]) -> tuple[int, ...]:
         """A continuation's prompt: its tokens, and the images' rows where the first worker had
@@ -341,7 +366,9 @@ class LlamaVision:
         return [row.copy() for row in self._run(self._batch.native, int(wanted))]
 
     def _picture_of(self, token: int) -> Picture:
-        for picture in self._live.values():
+        with self._lock:
+            known = list(self._live.values())
+        for picture in known:
             if token in picture.ids:
                 return picture
         raise DecodeFailed(f"no image is known by the id {token}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import resource
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 pytest.importorskip("jinja2", reason="aivailable[engine] is not installed")
 
+from fixtures.chat_templates import FAMILIES
 from fixtures.models import smollm2_path
 
 from aivailable.errors import RequestError
@@ -107,6 +109,17 @@ ATTACKS = {
     "filter": "{{ 'a'|nosuchfilter }}",
     "division": "{{ 1 / 0 }}",
     "types": "{{ 'a' + 1 }}",
+    "round": "{{ 1.5|round(10000000000, 'ceil') }}",
+    "slice": "{{ [1]|slice(10000000000)|list }}",
+    "batch": "{{ [1]|batch(10000000000, 'x')|list }}",
+    "indent": "{{ 'a\nb'|indent(10000000000) }}",
+    "named indent": "{{ 'a\nb'|indent(width=10000000000) }}",
+    "long indent": "{{ 'a\nb'|indent('x' * 100000) }}",
+    "truncate": "{{ 'a b'|truncate(1, end='long') }}",
+    "truncate far": "{{ 'a b'|truncate(10000000000) }}",
+    "replace filter": "{{ ('a' * 100000)|replace('a', 'a' * 100000) }}",
+    "urlize": "{{ 'a'|urlize }}",
+    "striptags": "{{ 'a'|striptags }}",
     "product types": "{{ {} * 3 }}",
 }
 
@@ -120,3 +133,59 @@ def test_attacks_are_refused_by_name(name: str) -> None:
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     if name == "exception":
         assert "roles must alternate" in str(caught.value)
+
+
+def test_filters_within_their_bounds() -> None:
+    assert render("{{ 1.25|round(1) }} {{ 1.5|round(method='ceil') }} {{ 7|round }}") == "1.2 2.0 7"
+    assert render("{{ 'a\nb'|indent(2) }}") == "a\n  b"
+    assert render("{{ 'a\nb'|indent('--', first=True) }}") == "--a\n--b"
+    assert render("{{ [1, 2, 3]|batch(2, 0)|list }}{{ [1, 2]|slice(2)|list }}") == (
+        "[[1, 2], [3, 0]][[1], [2]]"
+    )
+    assert render("{{ 'one two three four'|truncate(8, True, '') }}") == "one two "
+    assert render("{{ 'aXbX'|replace('X', '-') }}{{ 'aXbX'|replace('X', '-', 1) }}") == "a-b-a-bX"
+
+
+PARTS = (
+    "{% for m in messages %}",
+    "{% endfor %}",
+    "{% if ",
+    "{% endif %}",
+    "{{ ",
+    " }}",
+    "|round(9**9)",
+    "|truncate(3)",
+    "|indent(99999)",
+    "|batch(3)|list",
+    "|tojson",
+    " * 99999",
+    " ~ x",
+    "range(99999)",
+    "{% set x = ",
+    " %}",
+    "loop.index",
+    "messages[0]",
+    "['content']",
+    "''",
+)
+MUTANTS = 1000
+
+
+@pytest.mark.slow
+def test_a_thousand_mutated_templates_end_in_text_or_a_typed_error() -> None:
+    dice = random.Random("mutated templates")
+    sources = list(FAMILIES.values())
+    refused = 0
+    for _ in range(MUTANTS):
+        source = dice.choice(sources)
+        for _ in range(dice.randint(1, 3)):
+            at = dice.randrange(len(source) + 1)
+            end = at + dice.choice([0, 0, 1, 4, 20])
+            more = dice.choice([*PARTS, source[at : at + 40], ""])
+            source = source[:at] + more + source[end:]
+        try:
+            assert isinstance(render(source), str)
+        except RequestError as error:
+            assert error.code == "template_error"  # noqa: PT017
+            refused += 1
+    assert MUTANTS // 10 < refused < MUTANTS

@@ -438,6 +438,7 @@ def test_prefill_goes_before_guesses() -> None:
     port.inbox = [ask("b", "bcdef," * 15)]
     for message in port.receive_ready():
         one._take(message)
+    one._enter()
     one._batcher.admit()
     parts = one._batcher.plan(64, one._drafts())
     assert [part.drafted for part in parts] == [0] * len(parts)
