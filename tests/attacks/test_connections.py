@@ -23,16 +23,30 @@ FAST_S = 1.0
 LOG_MAX_BYTES = MIB
 
 
-@pytest.fixture
-async def narrow(three: Peers) -> PeerProcess:
-    """A member of three that may open DESCRIPTORS files."""
+async def narrowed(three: Peers) -> PeerProcess:
+    """A member of three that is started again and may open DESCRIPTORS files."""
     peer = three.peers[0]
-    peer.stop()
+    peer.kill()
     peer.prefix = ("sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh")
     peer.start()
     await peer.listening()
     await three.until("it is back", voting(3))
     return peer
+
+
+@pytest.fixture
+async def narrow(three: Peers) -> PeerProcess:
+    return await narrowed(three)
+
+
+def slow_body(key: str) -> bytes:
+    """A completion's header and the first byte of its body."""
+    body = json.dumps({"model": "fake", "prompt": "hello"}).encode()
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body[:1]
 
 
 @contextlib.asynccontextmanager
@@ -111,6 +125,7 @@ async def test_silent_connections_take_nothing_from_others(
     assert said_bytes(narrow) < LOG_MAX_BYTES
 
 
+@pytest.mark.slow
 async def test_headers_that_drip_are_cut_off(three: Peers) -> None:
     peer = three.peers[0]
     async with opened(peer, DRIPS, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n") as some:
@@ -129,12 +144,7 @@ async def test_slow_bodies_of_one_key_leave_others_served(
 ) -> None:
     greedy, modest = await user_key(three, "greedy"), await user_key(three, "modest")
     await three.deploy_fake(three.peers[0])
-    body = json.dumps({"model": "fake", "prompt": "hello"}).encode()
-    head = (
-        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
-        f"Authorization: Bearer {greedy}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    async with opened(narrow, SLOW_BODIES, head.encode() + b"{"):
+    async with opened(narrow, SLOW_BODIES, slow_body(greedy)):
         slowest = await slowest_s(three, narrow, modest)
         began_s = time.monotonic()
         answer = await three.ask(
