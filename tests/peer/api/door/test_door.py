@@ -7,7 +7,9 @@ import errno
 import json
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,6 +20,8 @@ from aivailable.peer.api.door import accepting, connection
 from aivailable.peer.api.door.accepting import Door
 from aivailable.peer.api.door.unread import UNREAD_PER_ACCOUNT_MAX, Unread
 from aivailable.peer.api.server import BODIES_MAX, ApiServer
+from aivailable.peer.links.identity import Identity
+from aivailable.peer.links.trust import api_context
 
 SOON_S = 0.05
 LIMIT_S = 5.0
@@ -192,3 +196,23 @@ async def test_too_many_unread_answers_of_one_account_are_ended(
     async with asyncio.timeout(LIMIT_S):
         await until(lambda: len(ended) >= 2)
     assert ended == [UNREAD_PER_ACCOUNT_MAX, UNREAD_PER_ACCOUNT_MAX + 1]
+
+
+async def test_the_same_deadlines_hold_under_tls(
+    hasty: pytest.MonkeyPatch, serve: Any, tmp_path: Path
+) -> None:
+    pem = Identity.load_or_create(tmp_path).pem_path
+    hasty.setattr(connection, "HEADER_DEADLINE_S", 1.0)
+    hasty.setattr(accepting, "HANDSHAKE_DEADLINE_S", SOON_S)
+    server = await serve(tls=api_context(pem, pem))
+    assert await said(server.port, b"") == b"", "no handshake, no answer"
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+    async with asyncio.timeout(LIMIT_S):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal")
+        assert b"alive" in await reader.readuntil(b"}")
+        await reader.read()
+    writer.close()
+    assert server._places.total == 0
