@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import logging.handlers
 import os
 import random
 import secrets
@@ -23,6 +22,7 @@ from aivailable.config import Config
 from aivailable.core.ids import ClusterId
 from aivailable.errors import ConfigError
 from aivailable.peer.api.auth import AuthRules
+from aivailable.peer.api.door.descriptors import raise_limit
 from aivailable.peer.api.server import ApiServer
 from aivailable.peer.deploying.memory_predictor import MemoryPredictor
 from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
@@ -35,6 +35,7 @@ from aivailable.peer.links import TlsLinks
 from aivailable.peer.links.identity import Identity
 from aivailable.peer.links.trust import Trust, api_context
 from aivailable.peer.local_service import ADMIN_KEY_FILE
+from aivailable.peer.logs import log_to
 from aivailable.peer.model_store import FileModelStore
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
@@ -45,8 +46,6 @@ from aivailable.raft.store import DiskThread, FileStore
 
 log = logging.getLogger("aivailable")
 
-LOG_FILE_MAX_BYTES = 4 * 1024 * 1024
-LOG_FILES_KEPT = 3
 API_FILE = "api.json"
 STOP_DEADLINE_S = 10.0
 NO_AUTH_WARNING = (
@@ -93,7 +92,8 @@ async def _run(config: Config, announce: Callable[[str], None]) -> int:
     key = _join_key(config)
     home = FileHome(config.home)
     try:
-        _log_to(config)
+        log_to(config.home / "logs", config.log_level)
+        raise_limit()
         stop = _stop_on_signals()
         peer, listener, ports, benchmark = await _build(config, home, key, announce)
         api = ApiServer(
@@ -239,19 +239,6 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
-
-
-def _log_to(config: Config) -> None:
-    """Into home, capped in size; warnings also to stderr."""
-    folder = config.home / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = logging.handlers.RotatingFileHandler(
-        folder / "aivailable.log", maxBytes=LOG_FILE_MAX_BYTES, backupCount=LOG_FILES_KEPT
-    )
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("aivailable")
-    root.setLevel(config.log_level.upper())
-    root.addHandler(file)
 
 
 def _api_url(config: Config, port: int) -> str:

@@ -1,6 +1,7 @@
 """The HTTP API of a node: dialects in, `peer.service.Service` behind, nothing decided here.
 
 * `server`: sockets, and what every request passes.
+* `door`: connections: who gets one, and for how long without asking anything.
 * `auth`: who asks, from where, and what they may do.
 * `shares`: how many requests one account may have under way.
 * `accounting`: one record for each request.

@@ -13,8 +13,7 @@ import errno
 import logging
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from aiohttp import web
@@ -31,6 +30,10 @@ from aivailable.peer.api.cluster.proof import ProofApi
 from aivailable.peer.api.cluster.settings import SettingsApi
 from aivailable.peer.api.description.openapi import document
 from aivailable.peer.api.description.routes import open_paths, registered
+from aivailable.peer.api.door.accepting import Door
+from aivailable.peer.api.door.connection import IDLE_MAX_S, connection_of
+from aivailable.peer.api.door.descriptors import connections_max, limit
+from aivailable.peer.api.door.places import Places
 from aivailable.peer.api.errors import (
     ClientGone,
     as_request_error,
@@ -52,7 +55,13 @@ from aivailable.wire.limits import HTTP_BODY_MAX_BYTES
 
 REQUESTS_MAX = 1024
 """Requests under way at one node, probes and admin keys apart: whoever looks after a node gets
-through when it is full. `Shares` says how many of them one account may have."""
+through when it is full. `Shares` says how many of them one account may have. No more than
+1 / REQUESTS_SHARE of the connections: whoever is refused must be able to hear it."""
+REQUESTS_SHARE = 2
+BODIES_MAX = 256
+"""Requests whose body is still on its way, shared out like the requests."""
+LINGER_S = 2.0
+"""How long the rest of a refused body is read, so that its client hears the answer."""
 PROBES = frozenset({"/healthz", "/readyz"})
 STOP_GRACE_S = 3.0
 """What is under way at stop may take this long to end by itself."""
@@ -88,7 +97,10 @@ class ApiServer:
         headers_wait_s: float = HEADERS_WAIT_S,
     ) -> None:
         self.metrics = Metrics()
-        self._shares = Shares(REQUESTS_MAX, "requests")
+        places = connections_max(limit())
+        self._places = Places(places)
+        self._shares = Shares(min(REQUESTS_MAX, max(1, places // REQUESTS_SHARE)), "requests")
+        self._bodies = Shares(min(BODIES_MAX, max(1, places // REQUESTS_SHARE)), "slow bodies")
         self._api_keys = service.api_keys
         self._node = service.observation.node
         self._hosts = hosts
@@ -129,6 +141,7 @@ class ApiServer:
         self.app.add_routes(registered(self.routes))
         self.app.on_shutdown.append(cluster.stop)
         self._runner: web.AppRunner | None = None
+        self._door: Door | None = None
 
     @property
     def port(self) -> int:
@@ -147,15 +160,22 @@ class ApiServer:
             auto_decompress=False,
             access_log=None,
             shutdown_timeout=STOP_GRACE_S,
+            keepalive_timeout=IDLE_MAX_S,
+            lingering_time=LINGER_S,
         )
         await self._runner.setup()
         self._tasks.spawn(self._watch.run(), "loop watch")
         self._tasks.spawn(self._live.run(), "revoked keys")
-        for one in sockets:
-            await web.SockSite(self._runner, one, ssl_context=self._tls, backlog=BACKLOG).start()
+        speak = self._runner.server
+        assert speak is not None, "set up above"
+        self._door = Door(sockets, speak, self._places, tls=self._tls)
+        self._door.open()
 
     async def stop(self) -> None:
         """Takes no more requests and waits STOP_GRACE_S for those under way."""
+        if self._door is not None:
+            await self._door.close()
+            self._door = None
         if self._runner is not None:
             await self._runner.cleanup()
             await self._tasks.stop()
@@ -173,6 +193,9 @@ class ApiServer:
         now_s = asyncio.get_running_loop().time
         record = RequestRecord(self._request_id(), request.method, _route(request), now_s())
         attach(request, record)
+        connection = connection_of(request)
+        if connection is not None:
+            connection.begin(request.content)
         self.metrics.in_flight += 1
         outcome, status = RequestOutcome.CANCELLED, 499
         try:
@@ -182,6 +205,8 @@ class ApiServer:
             return response
         finally:
             self.metrics.in_flight -= 1
+            if connection is not None:
+                connection.end()
             end(record, outcome, status, now_s(), self.metrics)
 
     async def _answered(
@@ -231,11 +256,20 @@ class ApiServer:
         except ClientGone as gone:
             raise asyncio.CancelledError("the client is gone") from gone
 
-    def _place(self, request: web.Request, record: RequestRecord) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _place(self, request: web.Request, record: RequestRecord) -> Iterator[None]:
         """Its place among what is under way. Entering it raises RequestError 503 or 429."""
         if request.path in PROBES or (record.key is not None and record.key.scope is Scope.ADMIN):
-            return contextlib.nullcontext()
-        return self._shares.hold(record.account)
+            yield
+            return
+        connection = connection_of(request)
+        if connection is not None:
+            connection.counts_for(record.account)
+        with self._shares.hold(record.account), contextlib.ExitStack() as arriving:
+            if not request.content.is_eof():
+                arriving.enter_context(self._bodies.hold(record.account))
+                request.content.on_eof(arriving.close)
+            yield
 
 
 def _route(request: web.Request) -> str:

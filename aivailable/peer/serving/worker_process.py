@@ -27,6 +27,8 @@ log = logging.getLogger("aivailable.worker")
 LOG_TAIL_LINES = 40
 LOG_LINE_MAX_BYTES = 16 * 1024
 LOG_FILE_MAX_BYTES = 4 * 1024 * 1024
+LOG_FILES_KEPT = 32
+"""Of workers, in all; each replica has its own, and those that wrote last are kept."""
 HEADER_BYTES = 4
 
 
@@ -93,11 +95,12 @@ class WorkerProcess:
     async def _follow_log(self) -> None:
         """Keep the tail for explanations, and a capped file for people."""
         assert self._process.stderr is not None
-        written = 0
+        written = left_out = 0
         with contextlib.ExitStack() as stack:
             sink = None
             if self._log_path is not None:
                 sink = stack.enter_context(self._log_path.open("ab", buffering=0))
+                written = sink.tell()
             while True:
                 try:
                     line = await self._process.stderr.readline()
@@ -105,10 +108,14 @@ class WorkerProcess:
                     # Longer than the reader's limit: asyncio has dropped it; go on.
                     continue
                 if not line:
+                    if sink is not None and left_out:
+                        sink.write(f"… ({left_out} further lines left out)\n".encode())
                     return
                 self._tail.append(line.decode(errors="replace").rstrip())
                 if sink is not None and written < LOG_FILE_MAX_BYTES:
                     written += sink.write(line) or 0
+                else:
+                    left_out += 1
 
 
 class SubprocessLauncher:
@@ -169,9 +176,16 @@ class SubprocessLauncher:
         self._log_dir.mkdir(parents=True, exist_ok=True)
         safe = "".join(char if char.isalnum() or char in "-_." else "_" for char in replica)
         path = self._log_dir / f"worker-{safe}.log"
-        if path.exists() and path.stat().st_size > LOG_FILE_MAX_BYTES:
+        if path.exists() and path.stat().st_size >= LOG_FILE_MAX_BYTES:
             path.replace(path.with_suffix(".log.1"))
+        others = [one for one in self._log_dir.glob("worker-*.log*") if one != path]
+        for old in sorted(others, key=_written_ns)[: 1 - LOG_FILES_KEPT]:
+            old.unlink(missing_ok=True)
         return path
+
+
+def _written_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _signal_name(number: int) -> str:

@@ -15,6 +15,7 @@ from fixtures.worker_process import fake_load
 from aivailable.errors import WorkerError
 from aivailable.peer.serving.worker_process import (
     LOG_FILE_MAX_BYTES,
+    LOG_FILES_KEPT,
     SubprocessLauncher,
     WorkerProcess,
 )
@@ -159,6 +160,19 @@ async def test_a_large_log_is_set_aside_and_names_are_safe(tmp_path: Path) -> No
     assert found == log
     assert not log.exists()
     assert log.with_suffix(".log.1").exists()
+
+
+def test_only_the_latest_logs_of_workers_are_kept(tmp_path: Path) -> None:
+    for number in range(LOG_FILES_KEPT + 8):
+        log = tmp_path / f"worker-old_{number}.log"
+        log.write_text("said")
+        os.utime(log, (number, number))
+    (tmp_path / "aivailable.log").write_text("ours")
+    SubprocessLauncher(tmp_path)._log_file("new")
+    left = {one.name for one in tmp_path.iterdir()}
+    assert len(left) == LOG_FILES_KEPT
+    assert {"aivailable.log", "worker-old_9.log"} < left
+    assert "worker-old_8.log" not in left
 
 
 async def test_no_worker_outlives_its_peer() -> None:

@@ -1,0 +1,134 @@
+"""Which connections are kept when there are too many. Pure: it counts and names who gives way.
+
+A connection is quiet while no request of it is under way. Busy ones are limited by account
+(`api.shares`), so here only quiet ones are counted for each source and give way. Of a source that
+is full, and of the one with most quiet connections when all is full, the longest quiet one gives
+way to a newcomer: what asks at once is never the one, what asks nothing soon is. So a client of the
+same address as a flood is served too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+SOURCE_IPV6_BITS = 64
+"""Addresses of one network are one source."""
+LOOPBACK = "loopback"
+"""The source of this machine's own connections: its command line, monitor, proxies."""
+LOOPBACK_SHARE = 2
+"""Loopback may have one in so many of all places with quiet connections."""
+SOURCE_SHARE = 8
+"""Any other source may have one in so many."""
+LOOPBACK_SURE = 32
+"""So many quiet connections of loopback give way to no other source."""
+
+
+def source_of(address: str) -> str:
+    """Whose connection it is: loopback, an IPv4 address, or an IPv6 network."""
+    try:
+        one = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(one, ipaddress.IPv6Address):
+        if one.ipv4_mapped is not None:
+            return source_of(str(one.ipv4_mapped))
+        if not one.is_loopback and not one.is_link_local:
+            return str(ipaddress.ip_network((one, SOURCE_IPV6_BITS), strict=False))
+    return LOOPBACK if one.is_loopback else str(one)
+
+
+@dataclass(eq=False, slots=True)
+class ApiPlace:
+    """One connection's."""
+
+    source: str
+    asked: bool = False
+    """Whether it ever sent a whole request."""
+    busy: bool = False
+
+
+@dataclass(slots=True)
+class _Source:
+    silent: dict[ApiPlace, None] = field(default_factory=dict)
+    """Sent no whole request yet; the oldest first."""
+    idle: dict[ApiPlace, None] = field(default_factory=dict)
+    """Between requests; the longest idle first."""
+    busy: dict[ApiPlace, None] = field(default_factory=dict)
+
+    @property
+    def quiet(self) -> int:
+        return len(self.silent) + len(self.idle)
+
+    def first(self) -> ApiPlace | None:
+        return next(iter(self.silent), None) or next(iter(self.idle), None)
+
+    def kind(self, place: ApiPlace) -> dict[ApiPlace, None]:
+        if place.busy:
+            return self.busy
+        return self.idle if place.asked else self.silent
+
+
+class Places:
+    """At most `total_max` connections at once."""
+
+    def __init__(self, total_max: int) -> None:
+        self._total_max = total_max
+        self._total = 0
+        self._sources: dict[str, _Source] = {}
+
+    @property
+    def total(self) -> int:
+        return self._total
+
+    def admit(self, source: str) -> tuple[ApiPlace | None, ApiPlace | None]:
+        """A place for a newcomer, None when all are busy; and the place that gave way for it."""
+        own = self._sources.get(source)
+        gone: ApiPlace | None = None
+        if own is not None and own.quiet >= self._quiet_max(source):
+            gone = own.first()
+        elif self._total >= self._total_max:
+            gone = max(self._sources.items(), key=_greed)[1].first()
+            if gone is None:
+                return None, None
+        if gone is not None:
+            self.leave(gone)
+        place = ApiPlace(source)
+        self._sources.setdefault(source, _Source()).silent[place] = None
+        self._total += 1
+        return place, gone
+
+    def begin(self, place: ApiPlace) -> None:
+        """A whole request of it came."""
+        self._move(place, busy=True)
+
+    def end(self, place: ApiPlace) -> None:
+        """Its request is answered."""
+        self._move(place, busy=False)
+
+    def leave(self, place: ApiPlace) -> None:
+        """It is gone; nothing happens when it has left already."""
+        source = self._sources.get(place.source)
+        if source is None or place not in source.kind(place):
+            return
+        del source.kind(place)[place]
+        self._total -= 1
+        if not source.quiet and not source.busy:
+            del self._sources[place.source]
+
+    def _move(self, place: ApiPlace, *, busy: bool) -> None:
+        source = self._sources.get(place.source)
+        if source is None or place not in source.kind(place):
+            return
+        del source.kind(place)[place]
+        place.busy, place.asked = busy, True
+        source.kind(place)[place] = None
+
+    def _quiet_max(self, source: str) -> int:
+        share = LOOPBACK_SHARE if source == LOOPBACK else SOURCE_SHARE
+        return max(1, self._total_max // share)
+
+
+def _greed(named: tuple[str, _Source]) -> int:
+    name, source = named
+    return source.quiet - (LOOPBACK_SURE if name == LOOPBACK else 0)
