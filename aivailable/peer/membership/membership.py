@@ -16,6 +16,7 @@ from typing import TypeVar
 from aivailable.core.ids import ClusterId, NodeId, cluster_id, key_hash, short
 from aivailable.core.serving.status import WaitingStatus
 from aivailable.core.state.commands import Admit
+from aivailable.core.state.crossing import Arriving, Leaving, Way, may_come, may_go
 from aivailable.core.state.founding import (
     ClusterFacts,
     FoundCluster,
@@ -24,7 +25,7 @@ from aivailable.core.state.founding import (
     WaitFor,
     decide,
 )
-from aivailable.core.state.merging import listing
+from aivailable.core.state.merging import is_unused, listing
 from aivailable.core.state.records import ApiKey, Role, Scope
 from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
 from aivailable.peer.joining.applicant import Applicant
@@ -190,6 +191,8 @@ class Membership:
         for address in sighting.addresses:
             try:
                 request = self._applicant.request()
+                if not may_go(Leaving(Way.SEEKING)):
+                    return False
                 answer = await self._ports.join_client.join(address, request)
             except LinkError as error:
                 log.info("join at %s: %s", address, error)
@@ -257,7 +260,10 @@ class Membership:
             try:
                 for address in sighting.addresses:
                     mine = self._facts(session)
-                    answer = await self._yielding.ask(mine, session.file.name, sighting, address)
+                    leaving = self._leaving(session)
+                    answer = await self._yielding.ask(
+                        mine, leaving, session.file.name, sighting, address
+                    )
                     if answer is not None:
                         self._tell(f"giving up cluster {short(mine.cluster_id)}")
                         await self._go(answer)
@@ -268,7 +274,18 @@ class Membership:
     def _may_give_up(self, session: ClusterSession) -> bool:
         state = session.state
         lives = state.cluster is not None and state.dissolved is None
-        return lives and state.pristine and not self._admitting
+        free = lives and state.pristine and not self._admitting
+        return free and may_go(self._leaving(session))
+
+    def _leaving(self, session: ClusterSession) -> Leaving:
+        """What a cluster of one would give up unasked."""
+        state = session.state
+        return Leaving(
+            Way.YIELDING,
+            unused=is_unused(state),
+            window_open=session.window.admits(state.window),
+            keyed=self._config.keyed,
+        )
 
     # --- from one cluster into another
 
@@ -394,7 +411,8 @@ class Membership:
             return JoinAnswer(
                 "other_cluster", f"{short(request.former)} has not ended in this cluster"
             )
-        if not known and not by_key and listed is None and not session.window.admits(window):
+        expected = known or listed is not None
+        if not may_come(Arriving(session.window.admits(window), by_key, expected)):
             self._refused_joiners.remember(node, request)
             return JoinAnswer(
                 "window_closed",

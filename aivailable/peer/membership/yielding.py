@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aivailable.core.ids import ClusterId, short
+from aivailable.core.state.crossing import Leaving, may_go
 from aivailable.core.state.founding import ClusterFacts, gives_up
 from aivailable.errors import LinkError
 from aivailable.peer.joining.applicant import Applicant
@@ -44,9 +45,16 @@ class Yielding:
         """Since when a seed shows that cluster, which should come to ours."""
 
     async def ask(
-        self, mine: ClusterFacts, name: str, sighting: Sighting, address: tuple[str, int]
+        self,
+        mine: ClusterFacts,
+        leaving: Leaving,
+        name: str,
+        sighting: Sighting,
+        address: tuple[str, int],
     ) -> JoinAnswer | None:
         """The admission there; None when we stay, or are not let in. `name` is our cluster's."""
+        if not may_go(leaving):
+            return None
         try:
             offer = await self._ports.join_client.look(address)
         except LinkError as error:
