@@ -33,6 +33,7 @@ from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.joining.entry import file_of, keys_of, member_of, other_version, welcome, why
 from aivailable.peer.joining.refused_joiners import RefusedJoiners
 from aivailable.peer.joining.sightings import heard
+from aivailable.peer.joining.silent_nodes import SilentNodes
 from aivailable.peer.membership.merging import Merging
 from aivailable.peer.membership.rejoining import Rejoining
 from aivailable.peer.membership.yielding import KEY_REFUSALS, Yielding
@@ -46,8 +47,6 @@ T = TypeVar("T")
 log = logging.getLogger("aivailable.membership")
 
 LOOK_JITTER_S = 1.0
-UNREACHABLE_S = 5.0
-"""A node that did not answer counts as not seen for this long."""
 ASK_PERIOD_S = 3.0
 FOUND_LOOK_S = 10.0
 """For the log of a cluster of one to be read and led by us."""
@@ -77,7 +76,7 @@ class Membership:
         self._close_session = close_session
         self._tell = tell
         self._session: ClusterSession | None = None
-        self._unreachable: dict[str, float] = {}
+        self._silent = SilentNodes(ports)
         self._misfits: set[str] = set()
         """Short ids of nodes with another join key than ours, until all of our name have."""
         self._told: set[str] = set()
@@ -123,7 +122,7 @@ class Membership:
         while self._session is None:
             sightings = await self._heard()
             now_s = clock.monotonic()
-            gone = tuple(k for k in sorted(self._unreachable) if self._unreachable[k] > now_s)
+            gone = self._silent.gone()
             seek = Seeking(
                 short(self._node), self._config.cluster_name, started_s, look_s, now_s, gone
             )
@@ -137,6 +136,9 @@ class Membership:
                     if await self._ask_to_join(sighting):
                         return
                     if sighting.short_node in self._misfits and self._untried(sightings, gone):
+                        continue
+                    if sighting.short_node in self._silent.gone():
+                        await self._silent.look_around(sightings, self._config.cluster_name)
                         continue
                     await self._wait_for_news(ASK_PERIOD_S * (0.5 + rng.random()))
                 case WaitFor(reason=reason, until_s=until_s):
@@ -203,7 +205,7 @@ class Membership:
                 return True
             self._refused(sighting, answer)
             return False
-        self._unreachable[sighting.short_node] = self._ports.clock.monotonic() + UNREACHABLE_S
+        self._silent.remember(sighting.short_node)
         return False
 
     def _refused(self, sighting: Sighting, answer: JoinAnswer) -> None:
@@ -253,23 +255,38 @@ class Membership:
             same = not prefix or session.file.cluster_id.startswith(prefix)
             if sighting.cluster_name != self._config.cluster_name or same:
                 continue
-            if not self._may_give_up(session):
+            if sighting.short_node in self._silent.gone():
+                continue
+            if await self._give_up_for(session, sighting):
                 return
+
+    async def _give_up_for(self, session: ClusterSession, sighting: Sighting) -> bool:
+        """True when nobody else is to be looked at."""
+        for address in sighting.addresses:
+            if not self._may_give_up(session):
+                return True
+            mine, leaving = self._facts(session), self._leaving(session)
+            try:
+                offer = await self._yielding.look(
+                    mine, leaving, session.file.name, sighting, address
+                )
+            except LinkError as error:
+                log.debug("looking at %s: %s", address, error)
+                self._silent.remember(sighting.short_node)
+                continue
+            if offer is None or not self._may_give_up(session):
+                continue
             # Nobody is admitted meanwhile: a newcomer would be left behind in a dead cluster.
             self._giving_up = True
             try:
-                for address in sighting.addresses:
-                    mine = self._facts(session)
-                    leaving = self._leaving(session)
-                    answer = await self._yielding.ask(
-                        mine, leaving, session.file.name, sighting, address
-                    )
-                    if answer is not None:
-                        self._tell(f"giving up cluster {short(mine.cluster_id)}")
-                        await self._go(answer)
-                        return
+                answer = await self._yielding.ask(self._leaving(session), offer, address)
+                if answer is not None:
+                    self._tell(f"giving up cluster {short(mine.cluster_id)}")
+                    await self._go(answer)
+                    return True
             finally:
                 self._giving_up = False
+        return False
 
     def _may_give_up(self, session: ClusterSession) -> bool:
         state = session.state

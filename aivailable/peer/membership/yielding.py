@@ -44,23 +44,27 @@ class Yielding:
         self._seen_s: dict[ClusterId, float] = {}
         """Since when a seed shows that cluster, which should come to ours."""
 
-    async def ask(
+    async def look(
         self,
         mine: ClusterFacts,
         leaving: Leaving,
         name: str,
         sighting: Sighting,
         address: tuple[str, int],
-    ) -> JoinAnswer | None:
-        """The admission there; None when we stay, or are not let in. `name` is our cluster's."""
+    ) -> JoinOffer | None:
+        """Whom we should go to; None when we stay. `name` is our cluster's. Raises LinkError."""
         if not may_go(leaving):
             return None
-        try:
-            offer = await self._ports.join_client.look(address)
-        except LinkError as error:
-            log.debug("looking at %s: %s", address, error)
-            return None
+        offer = await self._ports.join_client.look(address)
         if offer.cluster_name != name or not self._yields(mine, offer, sighting):
+            return None
+        return offer
+
+    async def ask(
+        self, leaving: Leaving, offer: JoinOffer, address: tuple[str, int]
+    ) -> JoinAnswer | None:
+        """The admission there; None when we are not let in."""
+        if not may_go(leaving):
             return None
         try:
             answer = await self._ports.join_client.join(address, self._applicant.request())
