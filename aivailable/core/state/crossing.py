@@ -29,7 +29,7 @@ class Way(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class Departure:
     """Our side, as the node itself knows it: nothing here is a stranger's word, but `other_open`,
     which never suffices."""
 
@@ -43,7 +43,7 @@ class Leaving:
     """The join client has a join key: whoever does not prove the same one is not believed."""
 
 
-def may_go(leaving: Leaving) -> bool:
+def may_go(leaving: Departure) -> bool:
     """Whether our node may ask to be let in elsewhere, and give up what it has.
 
     A closed window never gives up unasked: whoever closed it told us to trust no stranger. With an
@@ -60,7 +60,7 @@ def may_go(leaving: Leaving) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Arriving:
+class Arrival:
     """Who asks to come in. Its identity, and `by_key`, are proved before this is asked."""
 
     window_open: bool
@@ -71,6 +71,6 @@ class Arriving:
     """A member already, or listed by an ended cluster that the state remembers."""
 
 
-def may_come(arriving: Arriving) -> bool:
+def may_come(arriving: Arrival) -> bool:
     """Whether a node, or a cluster that wants to end in ours, is let in."""
     return arriving.window_open or arriving.by_key or arriving.expected

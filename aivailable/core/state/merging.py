@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from aivailable.core.ids import ClusterId, NodeId, short
-from aivailable.core.state.crossing import Leaving, Way, may_go
+from aivailable.core.state.crossing import Departure, Way, may_go
 from aivailable.core.state.founding import ClusterFacts
 from aivailable.core.state.records import Event, JoinWindow, Role, Tombstone
 from aivailable.core.state.state import EVENTS_MAX, State
@@ -95,7 +95,7 @@ def meet(meeting: Meeting, ordered: bool = False) -> Apart | EndInOther:
             f"{seen} is here. To let it end in this one: `aivailable admit` here, then"
             f" `aivailable merge {mine.cluster_id}` there"
         )
-    leaving = Leaving(
+    leaving = Departure(
         Way.ORDERED if ordered else Way.MERGING,
         meeting.unused,
         meeting.window_open,

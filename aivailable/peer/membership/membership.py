@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from aivailable.core.ids import ClusterId, NodeId, cluster_id, key_hash, short
 from aivailable.core.serving.status import WaitingStatus
 from aivailable.core.state.commands import Admit
-from aivailable.core.state.crossing import Arriving, Leaving, Way, may_come, may_go
+from aivailable.core.state.crossing import Arrival, Departure, Way, may_come, may_go
 from aivailable.core.state.founding import (
     ClusterFacts,
     FoundCluster,
@@ -29,7 +30,7 @@ from aivailable.core.state.merging import is_unused, listing
 from aivailable.core.state.records import ApiKey, Role, Scope
 from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
 from aivailable.peer.joining.applicant import Applicant
-from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile
+from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile, lay_aside
 from aivailable.peer.joining.entry import file_of, keys_of, member_of, other_version, welcome, why
 from aivailable.peer.joining.refused_joiners import RefusedJoiners
 from aivailable.peer.joining.sightings import heard
@@ -93,6 +94,9 @@ class Membership:
     async def run(self) -> None:
         """Become a member, then watch whether this cluster should give itself up."""
         file = ClusterFile.load(self._ports.home)
+        if file is not None and not file.is_of(self._node):
+            lay_aside(file, self._ports, self._tell)
+            file = None
         if file is not None:
             self._tell(f"resuming cluster {file.name!r} ({short(file.cluster_id)})")
             session = await self._enter(file)
@@ -193,7 +197,7 @@ class Membership:
         for address in sighting.addresses:
             try:
                 request = self._applicant.request()
-                if not may_go(Leaving(Way.SEEKING)):
+                if not may_go(Departure(Way.SEEKING)):
                     return False
                 answer = await self._ports.join_client.join(address, request)
             except LinkError as error:
@@ -230,6 +234,7 @@ class Membership:
         log.warning("refused by %s: %s", short_node, text)
 
     async def _enter(self, file: ClusterFile) -> ClusterSession:
+        file = replace(file, node=self._node)
         file.save(self._ports.home)
         self.advice = ""  # Links may be refused, and say why, before the session is open.
         self._session = await self._open_session(file)
@@ -294,10 +299,10 @@ class Membership:
         free = lives and state.pristine and not self._admitting
         return free and may_go(self._leaving(session))
 
-    def _leaving(self, session: ClusterSession) -> Leaving:
+    def _leaving(self, session: ClusterSession) -> Departure:
         """What a cluster of one would give up unasked."""
         state = session.state
-        return Leaving(
+        return Departure(
             Way.YIELDING,
             unused=is_unused(state),
             window_open=session.window.admits(state.window),
@@ -429,7 +434,7 @@ class Membership:
                 "other_cluster", f"{short(request.former)} has not ended in this cluster"
             )
         expected = known or listed is not None
-        if not may_come(Arriving(session.window.admits(window), by_key, expected)):
+        if not may_come(Arrival(session.window.admits(window), by_key, expected)):
             self._refused_joiners.remember(node, request)
             return JoinAnswer(
                 "window_closed",

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from aivailable.core.ids import SHORT_CHARS, ClusterId, NodeId, short
 from aivailable.core.state.commands import Adopt, Dissolve
-from aivailable.core.state.crossing import Arriving, Leaving, Way, may_come, may_go
+from aivailable.core.state.crossing import Arrival, Departure, Way, may_come, may_go
 from aivailable.core.state.founding import ClusterFacts
 from aivailable.core.state.levels import lowest
 from aivailable.core.state.merging import (
@@ -269,7 +269,7 @@ class Merging:
     ) -> JoinAnswer | None:
         offer = await self._ports.join_client.look(address)
         theirs = offer.node == node and offer.cluster_id == ended.into
-        if not theirs or not may_go(Leaving(Way.FOLLOWING)):
+        if not theirs or not may_go(Departure(Way.FOLLOWING)):
             return None
         request = replace(self._applicant.request(), former=session.file.cluster_id, to=node)
         answer = await self._ports.join_client.join(address, request)
@@ -297,7 +297,7 @@ class Merging:
         if not adopted(state, wish.cluster_id, wish.members):
             if not wins(facts_of(state, own), theirs):
                 return JoinAnswer("other_cluster", f"that cluster stays: {short(own)} ends in it")
-            if not may_come(Arriving(session.window.admits(state.window), by_key)):
+            if not may_come(Arrival(session.window.admits(state.window), by_key)):
                 return JoinAnswer(
                     "window_closed",
                     f"the cluster {short(own)} takes in nobody now; type `aivailable admit` on one"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aivailable.core.ids import ClusterId, short
-from aivailable.core.state.crossing import Leaving, may_go
+from aivailable.core.state.crossing import Departure, may_go
 from aivailable.core.state.founding import ClusterFacts, gives_up
 from aivailable.errors import LinkError
 from aivailable.peer.joining.applicant import Applicant
@@ -47,7 +47,7 @@ class Yielding:
     async def look(
         self,
         mine: ClusterFacts,
-        leaving: Leaving,
+        leaving: Departure,
         name: str,
         sighting: Sighting,
         address: tuple[str, int],
@@ -61,7 +61,7 @@ class Yielding:
         return offer
 
     async def ask(
-        self, leaving: Leaving, offer: JoinOffer, address: tuple[str, int]
+        self, leaving: Departure, offer: JoinOffer, address: tuple[str, int]
     ) -> JoinAnswer | None:
         """The admission there; None when we are not let in."""
         if not may_go(leaving):

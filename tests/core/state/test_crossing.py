@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aivailable.core.state.crossing import Arriving, Leaving, Way, may_come, may_go
+from aivailable.core.state.crossing import Arrival, Departure, Way, may_come, may_go
 
 PEER = Path(__file__).parents[3] / "aivailable" / "peer"
 ASKED_FOR = (Way.SEEKING, Way.ORDERED, Way.FOLLOWING, Way.REJOINING)
@@ -17,31 +17,31 @@ BOTH = (False, True)
 
 @pytest.mark.parametrize("way", ASKED_FOR)
 def test_what_is_asked_for_is_done_whatever_the_window(way: Way) -> None:
-    assert all(may_go(Leaving(way, *facts)) for facts in product(BOTH, repeat=4))
+    assert all(may_go(Departure(way, *facts)) for facts in product(BOTH, repeat=4))
 
 
 @pytest.mark.parametrize("other_open", BOTH)
 @pytest.mark.parametrize("way", [Way.YIELDING, Way.MERGING])
 def test_a_closed_window_never_gives_up_unasked(way: Way, other_open: bool) -> None:
-    assert not may_go(Leaving(way, True, window_open=False, other_open=other_open))
+    assert not may_go(Departure(way, True, window_open=False, other_open=other_open))
 
 
 @pytest.mark.parametrize("way", [Way.YIELDING, Way.MERGING])
 def test_what_is_used_never_gives_up_unasked(way: Way) -> None:
-    assert not any(may_go(Leaving(way, False, *facts)) for facts in product(BOTH, repeat=3))
+    assert not any(may_go(Departure(way, False, *facts)) for facts in product(BOTH, repeat=3))
 
 
 def test_an_open_window_or_the_key_gives_up_what_nobody_used() -> None:
-    assert may_go(Leaving(Way.YIELDING, True, window_open=True))
-    assert may_go(Leaving(Way.YIELDING, True, keyed=True))
-    assert may_go(Leaving(Way.MERGING, True, window_open=True, other_open=True))
-    assert not may_go(Leaving(Way.MERGING, True, window_open=True))
-    assert may_go(Leaving(Way.MERGING, True, keyed=True))
+    assert may_go(Departure(Way.YIELDING, True, window_open=True))
+    assert may_go(Departure(Way.YIELDING, True, keyed=True))
+    assert may_go(Departure(Way.MERGING, True, window_open=True, other_open=True))
+    assert not may_go(Departure(Way.MERGING, True, window_open=True))
+    assert may_go(Departure(Way.MERGING, True, keyed=True))
 
 
 def test_a_stranger_needs_an_open_window_the_key_or_to_be_expected() -> None:
     for facts in product(BOTH, repeat=3):
-        assert may_come(Arriving(*facts)) == any(facts)
+        assert may_come(Arrival(*facts)) == any(facts)
 
 
 def _calls(function: ast.AST) -> frozenset[str]:

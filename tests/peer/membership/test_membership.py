@@ -148,6 +148,28 @@ async def test_a_window_opened_right_after_a_restart_is_open() -> None:
         assert (await again.peer.admit(request, node)).code == ""
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "file of an earlier version"])
+def test_a_changed_identity_seeks_anew_and_says_so(earlier: bool) -> None:
+    async def on_virtual_time() -> None:
+        world = World()
+        async with Stage(world) as stage:
+            await stage.founded()
+            old = stage.cluster_id
+        world.identity.node = SimIdentity.named("after").node
+        file = ClusterFile.load(world.home)
+        assert file is not None
+        assert file.node
+        if earlier:
+            replace(file, node="").save(world.home)
+        async with Stage(world) as again:
+            await again.founded()
+            assert again.cluster_id != old
+            assert any("identity has changed" in text for text in again.said)
+            assert world.dropped == [old]
+
+    run(on_virtual_time(), limit_s=600.0)
+
+
 @scenario
 async def test_an_open_window_is_joined_at_once() -> None:
     async with Stage() as stage:
