@@ -22,7 +22,7 @@ from aivailable.core.serving.status import (
     PlanStatus,
 )
 from aivailable.core.serving.view import status_of
-from aivailable.core.state.commands import Body, PutKey
+from aivailable.core.state.commands import Body, PutKey, SetWindow
 from aivailable.core.state.merging import Recovered
 from aivailable.core.state.records import ApiKey, ClusterSettings, Deployment, Event, Scope
 from aivailable.core.state.state import State
@@ -203,7 +203,10 @@ class LocalChanges:
         self._current = current
 
     async def propose(self, body: Body, *, actor: str, reason: str) -> None:
-        await self._current.required().proposer.propose(body, actor=actor, reason=reason)
+        session = self._current.required()
+        await session.proposer.propose(body, actor=actor, reason=reason)
+        if isinstance(body, SetWindow):
+            session.window.opened_here(session.state.window)
 
 
 class LocalApiKeys:

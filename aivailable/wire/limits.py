@@ -23,8 +23,11 @@ STREAM_CREDIT_BYTES: Final = 256 * KIB
 STREAMS_PER_LINK_MAX: Final = 1024
 JOIN_FRAME_MAX_BYTES: Final = 4 * KIB
 """Join channel: what an unauthenticated stranger may make us buffer in one frame."""
-JOIN_CONNECTIONS_MAX: Final = 8
+JOIN_CONNECTIONS_MAX: Final = 64
+"""Of all sources; peer.joining.visits says how many of one."""
 JOIN_DEADLINE_S: Final = 10.0
+JOIN_FIRST_WORD_S: Final = 3.0
+"""Until the server's offer at the one end, the joiner's request at the other."""
 HANDSHAKE_DEADLINE_S: Final = 5.0
 LINK_PING_S: Final = 0.5
 LINK_DEAD_S: Final = 2.0

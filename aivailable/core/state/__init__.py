@@ -12,6 +12,7 @@
 * `settings`: the cluster's settings: key, unit, range.
 * `invariants`: what must hold in every state.
 * `founding`: found, join or wait.
+* `crossing`: who may end a cluster, move its node, or come in.
 * `merging`: when clusters end in others.
 * `constraints`: where a deployment may run.
 * `learned_memory`: what loads were measured to need.

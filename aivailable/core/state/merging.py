@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from aivailable.core.ids import ClusterId, NodeId, short
+from aivailable.core.state.crossing import Departure, Way, may_go
 from aivailable.core.state.founding import ClusterFacts
 from aivailable.core.state.records import Event, JoinWindow, Role, Tombstone
 from aivailable.core.state.state import EVENTS_MAX, State
@@ -94,8 +95,14 @@ def meet(meeting: Meeting, ordered: bool = False) -> Apart | EndInOther:
             f"{seen} is here. To let it end in this one: `aivailable admit` here, then"
             f" `aivailable merge {mine.cluster_id}` there"
         )
-    both_open = meeting.window_open and meeting.other_open
-    if ordered or (meeting.unused and (both_open or meeting.keyed)):
+    leaving = Departure(
+        Way.ORDERED if ordered else Way.MERGING,
+        meeting.unused,
+        meeting.window_open,
+        meeting.other_open,
+        meeting.keyed,
+    )
+    if may_go(leaving):
         return EndInOther()
     return Apart(
         f"{seen} is here. To let this one end in it: `aivailable admit` there, then"

@@ -4,8 +4,12 @@ Not to be confused with `membership`: that is the course of a node's life in clu
 its means.
 
 * `discovery`: hears and announces by mDNS.
+* `announcement_limits`: what of the LAN's mDNS traffic the library gets to see.
+* `sources`: whom a limit per source counts.
 * `sightings`: who is around, by mDNS and by seeds.
+* `silent_nodes`: who is announced and does not answer.
 * `channel`: the join channel over TLS, both sides.
+* `visits`: how many strangers at a time, and how many let in from one place.
 * `join_key`: the key's text and its proof.
 * `entry`: what an admission is made of.
 * `applicant`: what this node says when it asks to come in.

@@ -22,6 +22,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -29,6 +30,7 @@ from typing import Any, Final, TypeVar
 from aivailable.core.ids import NodeId, short
 from aivailable.errors import LinkError, SchemaError, WireError
 from aivailable.peer.joining.join_key import JoinKey
+from aivailable.peer.joining.visits import AdmissionRate, Seats, source_of_peer
 from aivailable.peer.links.identity import Identity, fingerprint_of, node_id_of, verify
 from aivailable.peer.links.trust import SNI_JOIN, Trust, peer_certificate
 from aivailable.peer.ports import JoinServer, KeyCheck
@@ -43,7 +45,7 @@ from aivailable.wire.join import (
     join_transcript,
     key_transcript,
 )
-from aivailable.wire.limits import JOIN_CONNECTIONS_MAX, JOIN_DEADLINE_S, JOIN_FRAME_MAX_BYTES
+from aivailable.wire.limits import JOIN_DEADLINE_S, JOIN_FIRST_WORD_S, JOIN_FRAME_MAX_BYTES
 
 READ_BYTES: Final = JOIN_FRAME_MAX_BYTES
 MESSAGE_SHOWN_MAX_CHARS: Final = 300
@@ -97,7 +99,8 @@ class JoinListener:
         self.key = key
         self.token_bytes = token_bytes
         self.server: JoinServer | None = None
-        self.visits: dict[_Visit, None] = {}
+        self.seats = Seats()
+        self.rate = AdmissionRate(time.monotonic)
         self._told: dict[NodeId, None] = {}
 
     def open(self, server: JoinServer) -> None:
@@ -118,16 +121,16 @@ class JoinListener:
     async def close(self) -> None:
         """Ends all visits; the port itself belongs to links."""
         self.server = None
-        visits = [*self.visits]
+        visits = [*self.seats.visits]
         for visit in visits:
             visit.end()
-        await asyncio.gather(
-            *(visit.task for visit in visits if visit.task is not None), return_exceptions=True
-        )
+        tasks = [visit.task for visit in visits if isinstance(visit, _Visit)]
+        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
 
 
 class _Visit(asyncio.Protocol):
-    """One stranger: offer → request → answer, within JOIN_DEADLINE_S."""
+    """One stranger: offer → request → answer. The request comes within JOIN_FIRST_WORD_S, then the
+    answer within JOIN_DEADLINE_S."""
 
     def __init__(self, listener: JoinListener) -> None:
         self._listener = listener
@@ -135,23 +138,27 @@ class _Visit(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._offer: JoinOffer | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self.source = ""
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def silent(self) -> bool:
+        return self.task is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self.source = source_of_peer(transport.get_extra_info("peername"))
         server = self._listener.server
-        if server is None or len(self._listener.visits) >= JOIN_CONNECTIONS_MAX:
-            transport.abort()
-            return
-        offer = server.offer(self._listener.token_bytes(NONCE_BYTES))
-        if offer is None:
+        offer = None
+        if server is not None:
+            offer = server.offer(self._listener.token_bytes(NONCE_BYTES))
+        if offer is None or not self._listener.seats.take(self):
             transport.abort()
             return
         self._offer = dataclasses.replace(offer, keyed=self._listener.key is not None)
-        self._listener.visits[self] = None
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(JOIN_DEADLINE_S, self.end)
+        self._deadline = loop.call_later(JOIN_FIRST_WORD_S, self.end)
         transport.write(encode_join(self._offer))
 
     def data_received(self, data: bytes) -> None:
@@ -160,12 +167,16 @@ class _Visit(asyncio.Protocol):
                 if self.task is not None:
                     raise SchemaError("more than one request")
                 request = _decode(frame, JoinRequest)
-                self.task = asyncio.get_running_loop().create_task(self._answer(request))
+                loop = asyncio.get_running_loop()
+                if self._deadline is not None:
+                    self._deadline.cancel()
+                self._deadline = loop.call_later(JOIN_DEADLINE_S, self.end)
+                self.task = loop.create_task(self._answer(request))
         except WireError as error:
             self._say(JoinAnswer("malformed", f"this is not a join request: {error}"))
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._listener.visits.pop(self, None)
+        self._listener.seats.leave(self)
         if self._deadline is not None:
             self._deadline.cancel()
         # An admission that is under way goes on: the log decides, and the joiner asks again.
@@ -197,16 +208,35 @@ class _Visit(asyncio.Protocol):
             return JoinAnswer("bad_proof", "the signature does not prove the certificate's key")
         key, proof = self._listener.key, request.key_proof
         if not proof:
-            return await server.admit(request, node, KeyCheck.NONE)
+            return await self._admit(server, request, node, KeyCheck.NONE)
         if key is None:
             return JoinAnswer("no_key", NO_KEY)
         if len(request.client_nonce) != NONCE_BYTES:
             raise SchemaError("a proof of the key without a nonce")
         shown = key_transcript(offer.nonce, request.client_nonce, *prints, offer.cluster_id)
         if not key.is_client_proof(proof, shown):
-            return await server.admit(request, node, KeyCheck.WRONG)
-        answer = await server.admit(request, node, KeyCheck.PROVED)
+            return await self._admit(server, request, node, KeyCheck.WRONG)
+        answer = await self._admit(server, request, node, KeyCheck.PROVED)
         return dataclasses.replace(answer, key_proof=key.server_proof(shown))
+
+    async def _admit(
+        self, server: JoinServer, request: JoinRequest, node: NodeId, key: KeyCheck
+    ) -> JoinAnswer:
+        """As the server says, unless too many came in lately."""
+        rate = self._listener.rate
+        wait_s = rate.take(self.source)
+        if wait_s:
+            return JoinAnswer(
+                "too_many", f"too many nodes joined lately: the next one can in {wait_s} s"
+            )
+        admitted = False
+        try:
+            answer = await server.admit(request, node, key)
+            admitted = answer.code == ""
+            return answer
+        finally:
+            if not admitted:
+                rate.give_back(self.source)
 
     def _say(self, answer: JoinAnswer) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -278,7 +308,10 @@ class TlsJoinClient:
         """Connected, and the offer read and checked. Every failure is a LinkError."""
         writer: asyncio.StreamWriter | None = None
         try:
-            async with asyncio.timeout(JOIN_DEADLINE_S):
+            async with (
+                asyncio.timeout(JOIN_DEADLINE_S),
+                asyncio.timeout(JOIN_FIRST_WORD_S) as first,
+            ):
                 reader, writer = await asyncio.open_connection(
                     *address,
                     ssl=self._trust.join_client_context,
@@ -287,9 +320,10 @@ class TlsJoinClient:
                 )
                 call = _Call(reader, writer)
                 await call.greet()
+                first.reschedule(None)
                 yield call
         except TimeoutError as error:
-            raise LinkError(f"{_at(address)} did not answer in {JOIN_DEADLINE_S:g} s") from error
+            raise LinkError(f"{_at(address)} did not answer in time") from error
         except OSError as error:
             raise LinkError(f"{_at(address)} cannot be reached: {error}") from error
         except WireError as error:

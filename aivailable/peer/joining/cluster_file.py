@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from aivailable.core.ids import ClusterId
+from aivailable.core.ids import ClusterId, NodeId, short
 from aivailable.core.state.levels import LEVEL, too_old_for
 from aivailable.core.state.records import Role
 from aivailable.core.state.state import State
 from aivailable.errors import CodeTooOld, ConfigError, SchemaError
-from aivailable.peer.ports import Contact, Home
+from aivailable.peer.ports import Contact, Home, Ports
 from aivailable.wire.join import Seat
 from aivailable.wire.schema import pack, unpack
 
 CLUSTER_FILE = "cluster"
+
+log = logging.getLogger("aivailable.membership")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,14 @@ class ClusterFile:
     """The version of the state that the seats are from (peer.control.member_list)."""
     feature_level: int = 1
     """The highest that the cluster was seen to work at: older code must not even start."""
+    node: NodeId = ""
+    """Whose membership this is; "" in files of earlier versions."""
+
+    def is_of(self, node: NodeId) -> bool:
+        """Whether that node is a member by this record: not after its identity has changed."""
+        if self.node:
+            return self.node == node
+        return self.role is not Role.VOTER or node in self.voters
 
     @staticmethod
     def load(home: Home) -> ClusterFile | None:
@@ -59,6 +71,18 @@ class ClusterFile:
             )
             for seat in self.seats
         )
+
+
+def lay_aside(file: ClusterFile, ports: Ports, tell: Callable[[str], None]) -> None:
+    """The membership of an identity that this node no longer has: nobody would link to us."""
+    where = f"cluster {file.name!r} ({short(file.cluster_id)})"
+    tell(
+        f"this node's identity has changed, so it is no member of {where} any more: it looks for a"
+        " cluster anew and keeps its models"
+    )
+    log.warning("the identity has changed: no member of %s any more", where)
+    ports.home.remove(CLUSTER_FILE)
+    ports.drop_raft_store(file.cluster_id)
 
 
 def seats_of(state: State) -> tuple[Seat, ...]:

@@ -24,6 +24,7 @@ import zeroconf
 from zeroconf import IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
+from aivailable.peer.joining.announcement_limits import AnnouncementLimits, Limited
 from aivailable.peer.ports import Endpoints, Sighting
 
 SERVICE_TYPE: Final = "_aivailable._tcp.local."
@@ -211,10 +212,19 @@ class MdnsDiscovery:
         }.get(frozenset(families), IPVersion.All)
         self._zeroconf = AsyncZeroconf(interfaces=choice, ip_version=version)
         await self._zeroconf.zeroconf.async_wait_for_start()
+        self._stand_before(self._zeroconf.zeroconf)
         self._browser = AsyncServiceBrowser(
             self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._on_change]
         )
         await self._publish()
+
+    @staticmethod
+    def _stand_before(mdns: Zeroconf) -> None:
+        """Whatever its sockets receive is judged first."""
+        limits = AnnouncementLimits(SERVICE_TYPE, asyncio.get_running_loop().time)
+        for reader in mdns.engine.readers:
+            transport = reader.transport
+            transport.set_protocol(Limited(transport.get_protocol(), limits))
 
     async def _close(self, *, goodbye: bool) -> None:
         opened, self._zeroconf = self._zeroconf, None

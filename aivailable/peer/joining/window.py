@@ -40,6 +40,11 @@ class WindowClock:
         else:
             self._ends_s = None if self._told_s is None else min(self._told_s, ends_s)
 
+    def opened_here(self, window: JoinWindow) -> None:
+        """This process has just had the window opened: no replay, however young the process is."""
+        if window.open and window.serial == self._serial and self._ends_s is None:
+            self._ends_s = self._seen_s + window.duration_s
+
     def hear(self, left_s: int) -> None:
         """Another member knows that the window has `left_s` seconds left.
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from aivailable.core.ids import ClusterId, NodeId, cluster_id, key_hash, short
 from aivailable.core.serving.status import WaitingStatus
 from aivailable.core.state.commands import Admit
+from aivailable.core.state.crossing import Arrival, Departure, Way, may_come, may_go
 from aivailable.core.state.founding import (
     ClusterFacts,
     FoundCluster,
@@ -24,14 +26,15 @@ from aivailable.core.state.founding import (
     WaitFor,
     decide,
 )
-from aivailable.core.state.merging import listing
+from aivailable.core.state.merging import is_unused, listing
 from aivailable.core.state.records import ApiKey, Role, Scope
 from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
 from aivailable.peer.joining.applicant import Applicant
-from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile
+from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile, lay_aside
 from aivailable.peer.joining.entry import file_of, keys_of, member_of, other_version, welcome, why
 from aivailable.peer.joining.refused_joiners import RefusedJoiners
 from aivailable.peer.joining.sightings import heard
+from aivailable.peer.joining.silent_nodes import SilentNodes
 from aivailable.peer.membership.merging import Merging
 from aivailable.peer.membership.rejoining import Rejoining
 from aivailable.peer.membership.yielding import KEY_REFUSALS, Yielding
@@ -45,8 +48,6 @@ T = TypeVar("T")
 log = logging.getLogger("aivailable.membership")
 
 LOOK_JITTER_S = 1.0
-UNREACHABLE_S = 5.0
-"""A node that did not answer counts as not seen for this long."""
 ASK_PERIOD_S = 3.0
 FOUND_LOOK_S = 10.0
 """For the log of a cluster of one to be read and led by us."""
@@ -76,7 +77,7 @@ class Membership:
         self._close_session = close_session
         self._tell = tell
         self._session: ClusterSession | None = None
-        self._unreachable: dict[str, float] = {}
+        self._silent = SilentNodes(ports)
         self._misfits: set[str] = set()
         """Short ids of nodes with another join key than ours, until all of our name have."""
         self._told: set[str] = set()
@@ -93,6 +94,9 @@ class Membership:
     async def run(self) -> None:
         """Become a member, then watch whether this cluster should give itself up."""
         file = ClusterFile.load(self._ports.home)
+        if file is not None and not file.is_of(self._node):
+            lay_aside(file, self._ports, self._tell)
+            file = None
         if file is not None:
             self._tell(f"resuming cluster {file.name!r} ({short(file.cluster_id)})")
             session = await self._enter(file)
@@ -122,7 +126,7 @@ class Membership:
         while self._session is None:
             sightings = await self._heard()
             now_s = clock.monotonic()
-            gone = tuple(k for k in sorted(self._unreachable) if self._unreachable[k] > now_s)
+            gone = self._silent.gone()
             seek = Seeking(
                 short(self._node), self._config.cluster_name, started_s, look_s, now_s, gone
             )
@@ -136,6 +140,9 @@ class Membership:
                     if await self._ask_to_join(sighting):
                         return
                     if sighting.short_node in self._misfits and self._untried(sightings, gone):
+                        continue
+                    if sighting.short_node in self._silent.gone():
+                        await self._silent.look_around(sightings, self._config.cluster_name)
                         continue
                     await self._wait_for_news(ASK_PERIOD_S * (0.5 + rng.random()))
                 case WaitFor(reason=reason, until_s=until_s):
@@ -190,6 +197,8 @@ class Membership:
         for address in sighting.addresses:
             try:
                 request = self._applicant.request()
+                if not may_go(Departure(Way.SEEKING)):
+                    return False
                 answer = await self._ports.join_client.join(address, request)
             except LinkError as error:
                 log.info("join at %s: %s", address, error)
@@ -200,7 +209,7 @@ class Membership:
                 return True
             self._refused(sighting, answer)
             return False
-        self._unreachable[sighting.short_node] = self._ports.clock.monotonic() + UNREACHABLE_S
+        self._silent.remember(sighting.short_node)
         return False
 
     def _refused(self, sighting: Sighting, answer: JoinAnswer) -> None:
@@ -225,6 +234,7 @@ class Membership:
         log.warning("refused by %s: %s", short_node, text)
 
     async def _enter(self, file: ClusterFile) -> ClusterSession:
+        file = replace(file, node=self._node)
         file.save(self._ports.home)
         self.advice = ""  # Links may be refused, and say why, before the session is open.
         self._session = await self._open_session(file)
@@ -250,25 +260,54 @@ class Membership:
             same = not prefix or session.file.cluster_id.startswith(prefix)
             if sighting.cluster_name != self._config.cluster_name or same:
                 continue
-            if not self._may_give_up(session):
+            if sighting.short_node in self._silent.gone():
+                continue
+            if await self._give_up_for(session, sighting):
                 return
+
+    async def _give_up_for(self, session: ClusterSession, sighting: Sighting) -> bool:
+        """True when nobody else is to be looked at."""
+        for address in sighting.addresses:
+            if not self._may_give_up(session):
+                return True
+            mine, leaving = self._facts(session), self._leaving(session)
+            try:
+                offer = await self._yielding.look(
+                    mine, leaving, session.file.name, sighting, address
+                )
+            except LinkError as error:
+                log.debug("looking at %s: %s", address, error)
+                self._silent.remember(sighting.short_node)
+                continue
+            if offer is None or not self._may_give_up(session):
+                continue
             # Nobody is admitted meanwhile: a newcomer would be left behind in a dead cluster.
             self._giving_up = True
             try:
-                for address in sighting.addresses:
-                    mine = self._facts(session)
-                    answer = await self._yielding.ask(mine, session.file.name, sighting, address)
-                    if answer is not None:
-                        self._tell(f"giving up cluster {short(mine.cluster_id)}")
-                        await self._go(answer)
-                        return
+                answer = await self._yielding.ask(self._leaving(session), offer, address)
+                if answer is not None:
+                    self._tell(f"giving up cluster {short(mine.cluster_id)}")
+                    await self._go(answer)
+                    return True
             finally:
                 self._giving_up = False
+        return False
 
     def _may_give_up(self, session: ClusterSession) -> bool:
         state = session.state
         lives = state.cluster is not None and state.dissolved is None
-        return lives and state.pristine and not self._admitting
+        free = lives and state.pristine and not self._admitting
+        return free and may_go(self._leaving(session))
+
+    def _leaving(self, session: ClusterSession) -> Departure:
+        """What a cluster of one would give up unasked."""
+        state = session.state
+        return Departure(
+            Way.YIELDING,
+            unused=is_unused(state),
+            window_open=session.window.admits(state.window),
+            keyed=self._config.keyed,
+        )
 
     # --- from one cluster into another
 
@@ -394,7 +433,8 @@ class Membership:
             return JoinAnswer(
                 "other_cluster", f"{short(request.former)} has not ended in this cluster"
             )
-        if not known and not by_key and listed is None and not session.window.admits(window):
+        expected = known or listed is not None
+        if not may_come(Arrival(session.window.admits(window), by_key, expected)):
             self._refused_joiners.remember(node, request)
             return JoinAnswer(
                 "window_closed",

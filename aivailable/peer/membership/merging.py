@@ -21,6 +21,7 @@ from dataclasses import replace
 
 from aivailable.core.ids import SHORT_CHARS, ClusterId, NodeId, short
 from aivailable.core.state.commands import Adopt, Dissolve
+from aivailable.core.state.crossing import Arrival, Departure, Way, may_come, may_go
 from aivailable.core.state.founding import ClusterFacts
 from aivailable.core.state.levels import lowest
 from aivailable.core.state.merging import (
@@ -88,7 +89,7 @@ class Merging:
             return
         self._looked_s = now_s
         advice = ""
-        if not state.pristine:
+        if not state.pristine or not session.window.admits(state.window):
             for address, offer in await self._others(session, await heard()):
                 met = meet(self._meeting(session, offer))
                 if isinstance(met, Apart):
@@ -122,11 +123,8 @@ class Merging:
         if len(into) < SHORT_CHARS:
             raise RequestError(400, "invalid_value", "name the other cluster by its whole id")
         for address, offer in await self._others(session, await heard(), into):
-            met = meet(self._meeting(session, offer), ordered=True)
-            if isinstance(met, Apart):
-                raise RequestError(409, "other_side", met.advice)
             try:
-                await self._end_in(session, address, offer, actor)
+                await self._end_in(session, address, offer, actor, ordered=True)
             except LinkError as error:
                 raise RequestError(503, "unreachable", str(error), retry_after_s=5) from error
             return
@@ -180,9 +178,18 @@ class Merging:
         return [found[key] for key in sorted(found)]
 
     async def _end_in(
-        self, session: ClusterSession, address: Address, offer: JoinOffer, actor: str
+        self,
+        session: ClusterSession,
+        address: Address,
+        offer: JoinOffer,
+        actor: str,
+        *,
+        ordered: bool = False,
     ) -> None:
         """Be adopted, then dissolve. Raises RequestError, LinkError, ProposalError."""
+        met = meet(self._meeting(session, offer), ordered=ordered)
+        if isinstance(met, Apart):
+            raise RequestError(409, "other_side", met.advice)
         state, own = session.state, session.file.cluster_id
         members = tuple(sorted(state.members))
         problem = may_end_in(state, own, offer.cluster_id)
@@ -261,7 +268,8 @@ class Merging:
         self, session: ClusterSession, ended: Dissolved, node: NodeId, address: Address
     ) -> JoinAnswer | None:
         offer = await self._ports.join_client.look(address)
-        if offer.node != node or offer.cluster_id != ended.into:
+        theirs = offer.node == node and offer.cluster_id == ended.into
+        if not theirs or not may_go(Departure(Way.FOLLOWING)):
             return None
         request = replace(self._applicant.request(), former=session.file.cluster_id, to=node)
         answer = await self._ports.join_client.join(address, request)
@@ -289,7 +297,7 @@ class Merging:
         if not adopted(state, wish.cluster_id, wish.members):
             if not wins(facts_of(state, own), theirs):
                 return JoinAnswer("other_cluster", f"that cluster stays: {short(own)} ends in it")
-            if not by_key and not session.window.admits(state.window):
+            if not may_come(Arrival(session.window.admits(state.window), by_key)):
                 return JoinAnswer(
                     "window_closed",
                     f"the cluster {short(own)} takes in nobody now; type `aivailable admit` on one"

@@ -14,6 +14,7 @@ import logging
 from dataclasses import replace
 
 from aivailable.core.ids import short
+from aivailable.core.state.crossing import Departure, Way, may_go
 from aivailable.errors import LinkError
 from aivailable.peer.joining.applicant import Applicant
 from aivailable.peer.ports import Ports
@@ -57,7 +58,7 @@ class Rejoining:
     ) -> JoinAnswer | None:
         own = session.file.cluster_id
         offer = await self._ports.join_client.look(address)
-        if offer.node != node or offer.cluster_id == own:
+        if offer.node != node or offer.cluster_id == own or not may_go(Departure(Way.REJOINING)):
             return None
         request = replace(self._applicant.request(), former=own, to=node)
         answer = await self._ports.join_client.join(address, request)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aivailable.core.ids import ClusterId, short
+from aivailable.core.state.crossing import Departure, may_go
 from aivailable.core.state.founding import ClusterFacts, gives_up
 from aivailable.errors import LinkError
 from aivailable.peer.joining.applicant import Applicant
@@ -43,16 +44,27 @@ class Yielding:
         self._seen_s: dict[ClusterId, float] = {}
         """Since when a seed shows that cluster, which should come to ours."""
 
-    async def ask(
-        self, mine: ClusterFacts, name: str, sighting: Sighting, address: tuple[str, int]
-    ) -> JoinAnswer | None:
-        """The admission there; None when we stay, or are not let in. `name` is our cluster's."""
-        try:
-            offer = await self._ports.join_client.look(address)
-        except LinkError as error:
-            log.debug("looking at %s: %s", address, error)
+    async def look(
+        self,
+        mine: ClusterFacts,
+        leaving: Departure,
+        name: str,
+        sighting: Sighting,
+        address: tuple[str, int],
+    ) -> JoinOffer | None:
+        """Whom we should go to; None when we stay. `name` is our cluster's. Raises LinkError."""
+        if not may_go(leaving):
             return None
+        offer = await self._ports.join_client.look(address)
         if offer.cluster_name != name or not self._yields(mine, offer, sighting):
+            return None
+        return offer
+
+    async def ask(
+        self, leaving: Departure, offer: JoinOffer, address: tuple[str, int]
+    ) -> JoinAnswer | None:
+        """The admission there; None when we are not let in."""
+        if not may_go(leaving):
             return None
         try:
             answer = await self._ports.join_client.join(address, self._applicant.request())

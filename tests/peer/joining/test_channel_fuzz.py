@@ -93,9 +93,10 @@ async def visit(pieces: list[bytes]) -> tuple[list[Any], Server, Transport]:
         protocol.data_received(piece)
         if transport.ended:
             break
-    await asyncio.gather(*(visit.task for visit in listener.visits if visit.task is not None))
+    tasks = [getattr(visit, "task", None) for visit in listener.seats.visits]
+    await asyncio.gather(*(task for task in tasks if task is not None))
     protocol.connection_lost(None)
-    assert listener.visits == {}
+    assert listener.seats.visits == {}
     await listener.close()
     said = [JOIN.decode(frame.payload) for frame in FrameDecoder().feed(transport.written)]
     return said, server, transport

@@ -95,8 +95,10 @@ def test_none_that_proves_the_key_is_waited_for_and_nothing_is_founded(
         async with Stage() as stage:
             for other in stage.others:
                 other.refuses("bad_proof")
+                other.offers()
             # One that does not answer, too: it counts as not seen, the others must not.
             del stage.world.join_client.answers[stage.others[1].address]
+            del stage.world.join_client.offers[stage.others[1].address]
             stage.show()
             await elapse(20 * ASK_PERIOD_S)
             status = stage.peer.observation.status()

@@ -122,3 +122,17 @@ def test_no_window_outlives_its_duration_from_when_its_rest_became_known(
             admitted_since = clock.now_s if admitted_since is None else admitted_since
             assert clock.now_s - admitted_since < duration_s
             assert 0 <= window.left_s(record) <= duration_s
+
+
+def test_what_this_process_opened_is_no_replay_however_young_it_is() -> None:
+    clock = HandClock()
+    window = WindowClock(clock)
+    window.see(OPEN, live=False)
+    window.opened_here(OPEN)
+    assert window.left_s(OPEN) == OPEN.duration_s
+    clock.now_s += 10
+    window.opened_here(OPEN)
+    assert window.left_s(OPEN) == OPEN.duration_s - 10, "once"
+    window.see(SHUT, live=True)
+    window.opened_here(OPEN)
+    assert not window.admits(SHUT), "another window is the news now"

@@ -136,6 +136,41 @@ async def test_a_restart_resumes_and_founds_nothing() -> None:
 
 
 @scenario
+async def test_a_window_opened_right_after_a_restart_is_open() -> None:
+    world = World()
+    async with Stage(world) as stage:
+        await stage.founded()
+    async with Stage(world) as again:
+        while again.peer.session is None or again.peer.session.state.cluster is None:
+            await elapse(0.05)
+        await again.peer.changes.propose(SetWindow(60), actor="operator:k", reason="")
+        request, node = stranger()
+        assert (await again.peer.admit(request, node)).code == ""
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["now", "file of an earlier version"])
+def test_a_changed_identity_seeks_anew_and_says_so(earlier: bool) -> None:
+    async def on_virtual_time() -> None:
+        world = World()
+        async with Stage(world) as stage:
+            await stage.founded()
+            old = stage.cluster_id
+        world.identity.node = SimIdentity.named("after").node
+        file = ClusterFile.load(world.home)
+        assert file is not None
+        assert file.node
+        if earlier:
+            replace(file, node="").save(world.home)
+        async with Stage(world) as again:
+            await again.founded()
+            assert again.cluster_id != old
+            assert any("identity has changed" in text for text in again.said)
+            assert world.dropped == [old]
+
+    run(on_virtual_time(), limit_s=600.0)
+
+
+@scenario
 async def test_an_open_window_is_joined_at_once() -> None:
     async with Stage() as stage:
         stage.admits()
@@ -203,6 +238,29 @@ def test_a_pristine_cluster_gives_itself_up_and_keeps_its_key(seen_by: str) -> N
             assert stage.world.dropped == [old]
             hashes = stage.world.join_client.requests[-1].key_hashes
             assert hashes == (key_hash(stage.peer.admin_key),)
+
+    run(on_virtual_time(), limit_s=600.0)
+
+
+@pytest.mark.parametrize("seen_by", ["mdns", "seed"])
+@pytest.mark.parametrize("pristine", [True, False])
+def test_a_closed_window_is_not_given_up_for_any_stranger(seen_by: str, pristine: bool) -> None:
+    async def on_virtual_time() -> None:
+        seeds = (OTHER,) if seen_by == "seed" else ()
+        async with Stage(seeds=seeds, join_window_s=0) as stage:
+            await stage.founded()
+            own = stage.cluster_id
+            members = 1 if pristine else 12
+            stage.world.join_client.offers[OTHER] = stage.offer(
+                cluster_id="0" * 26, members=members, pristine=pristine
+            )
+            stage.admits()
+            if seen_by == "mdns":
+                stage.show(cluster_prefix="0" * 8)
+            await elapse(30 * PRISTINE_PERIOD_S)
+            assert stage.world.join_client.asked == []
+            assert stage.cluster_id == own
+            assert ("aivailable merge" in stage.peer.membership.what_to_do()) is not pristine
 
     run(on_virtual_time(), limit_s=600.0)
 
