@@ -13,6 +13,8 @@
 * `invariants`: what must hold in every state.
 * `founding`: found, join or wait.
 * `merging`: when clusters end in others.
+* `removal`: who was removed for good.
+* `keys`: where API keys come from, and which end with a member.
 * `constraints`: where a deployment may run.
 * `learned_memory`: what loads were measured to need.
 """

@@ -26,6 +26,7 @@ from aivailable.peer.api.auth import authenticate
 from aivailable.peer.api.cluster.deployments import DeploymentsApi
 from aivailable.peer.api.cluster.endpoints import ClusterApi
 from aivailable.peer.api.cluster.nodes import NodesApi
+from aivailable.peer.api.cluster.removal import RemovalApi
 from aivailable.peer.api.cluster.settings import SettingsApi
 from aivailable.peer.api.description.openapi import document
 from aivailable.peer.api.description.routes import open_paths, registered
@@ -113,6 +114,7 @@ class ApiServer:
         self.routes = (
             *openai.routes(),
             *cluster.routes(),
+            *RemovalApi(observation, service.api_keys, members).routes(),
             *NodesApi(observation, members).routes(),
             *DeploymentsApi(service.deployments, changes).routes(),
             *SettingsApi(observation, changes).routes(),

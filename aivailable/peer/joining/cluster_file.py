@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from aivailable.core.ids import ClusterId
+from aivailable.core.ids import ClusterId, NodeId
 from aivailable.core.state.levels import LEVEL, too_old_for
 from aivailable.core.state.records import Role
 from aivailable.core.state.state import State
 from aivailable.errors import CodeTooOld, ConfigError, SchemaError
 from aivailable.peer.ports import Contact, Home
 from aivailable.wire.join import Seat
-from aivailable.wire.schema import pack, unpack
+from aivailable.wire.schema import pack, since, unpack
 
 CLUSTER_FILE = "cluster"
 
@@ -30,6 +30,8 @@ class ClusterFile:
     """The version of the state that the seats are from (peer.control.member_list)."""
     feature_level: int = 1
     """The highest that the cluster was seen to work at: older code must not even start."""
+    node: str = field(default="", metadata=since(2))
+    """Whose file it is; "" = written before this was kept."""
 
     @staticmethod
     def load(home: Home) -> ClusterFile | None:
@@ -46,6 +48,12 @@ class ClusterFile:
         if file.feature_level > LEVEL:
             raise CodeTooOld(too_old_for(file.feature_level))
         return file
+
+    def belongs_to(self, node: NodeId) -> bool:
+        """False: home's identity is another one since, and no member of this cluster."""
+        if not self.node:
+            return self.role is not Role.VOTER or node in self.voters
+        return node == self.node
 
     def save(self, home: Home) -> None:
         home.save(CLUSTER_FILE, pack(self))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from aivailable.core.ids import ClusterId, NodeId, cluster_id, key_hash, short
@@ -26,6 +27,7 @@ from aivailable.core.state.founding import (
 )
 from aivailable.core.state.merging import listing
 from aivailable.core.state.records import ApiKey, Role, Scope
+from aivailable.core.state.removal import removed_for_good
 from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
 from aivailable.peer.joining.applicant import Applicant
 from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile
@@ -33,7 +35,7 @@ from aivailable.peer.joining.entry import file_of, keys_of, member_of, other_ver
 from aivailable.peer.joining.refused_joiners import RefusedJoiners
 from aivailable.peer.joining.sightings import heard
 from aivailable.peer.membership.merging import Merging
-from aivailable.peer.membership.rejoining import Rejoining
+from aivailable.peer.membership.rejoining import REMOVED, REMOVED_FILE, Rejoining, asked_why
 from aivailable.peer.membership.yielding import KEY_REFUSALS, Yielding
 from aivailable.peer.ports import KeyCheck, PeerConfig, Ports, Sighting
 from aivailable.peer.session import ClusterSession
@@ -93,6 +95,14 @@ class Membership:
     async def run(self) -> None:
         """Become a member, then watch whether this cluster should give itself up."""
         file = ClusterFile.load(self._ports.home)
+        if file is not None and not file.belongs_to(self._node):
+            self._tell(
+                f"this home has another identity now, which is no member of {file.name!r}"
+                f" ({short(file.cluster_id)}): it joins anew, with its models"
+            )
+            self._ports.home.remove(CLUSTER_FILE)
+            self._ports.drop_raft_store(file.cluster_id)
+            file = None
         if file is not None:
             self._tell(f"resuming cluster {file.name!r} ({short(file.cluster_id)})")
             session = await self._enter(file)
@@ -206,7 +216,7 @@ class Membership:
     def _refused(self, sighting: Sighting, answer: JoinAnswer) -> None:
         if answer.code in KEY_REFUSALS:
             self._misfits.add(sighting.short_node)
-        if answer.code in ("window_closed", "version", *KEY_REFUSALS):
+        if answer.code in ("window_closed", "version", REMOVED, *KEY_REFUSALS):
             self.phase = "waiting"
         self.advice = answer.message
         self._tell_once(
@@ -225,6 +235,7 @@ class Membership:
         log.warning("refused by %s: %s", short_node, text)
 
     async def _enter(self, file: ClusterFile) -> ClusterSession:
+        file = replace(file, node=self._node)
         file.save(self._ports.home)
         self.advice = ""  # Links may be refused, and say why, before the session is open.
         self._session = await self._open_session(file)
@@ -323,10 +334,21 @@ class Membership:
 
     async def _find_our_way(self, session: ClusterSession) -> None:
         """Our cluster may have ended in another while we were off."""
+        before = self._rejoining.removed
         answer = await self.merging.follow(session) or await self._rejoining.find(session)
+        if self._rejoining.removed:
+            self.told_removed(self._rejoining.removed)
+        elif before and self.advice == before:
+            self.phase, self.advice = "member", ""
         if answer is not None and self._session is session and not self._giving_up:
             self._tell(f"cluster {short(session.file.cluster_id)} has ended in another")
             await self._go(answer)
+
+    def told_removed(self, advice: str) -> None:
+        """A member says that we were taken out; a person may believe it."""
+        if self.phase != "removed":
+            self._ports.home.save(REMOVED_FILE, self._node.encode())
+        self.phase, self.advice = "removed", advice
 
     def _facts(self, session: ClusterSession) -> ClusterFacts:
         state = session.state
@@ -372,6 +394,10 @@ class Membership:
             return JoinAnswer("seeking", "this node has no cluster yet; try again in a moment")
         if misfit := other_version(request, session.state):
             return JoinAnswer("version", misfit)
+        if refusal := removed_for_good(session.state, node):
+            return JoinAnswer(REMOVED, refusal)
+        if request.former == session.file.cluster_id:
+            return asked_why(session.state, node)
         if key is KeyCheck.WRONG:
             self._refused_joiners.remember(node, request, wrong_key=True)
             return JoinAnswer(

@@ -3,5 +3,6 @@
 * `endpoints`: state, events, members, keys and the routes of the rest.
 * `deployments`: what shall run, and what would come of it.
 * `nodes`: drain, undrain, pause.
+* `removal`: a member out for good, recovery, and the keys that end.
 * `settings`: what holds for the whole cluster.
 """
