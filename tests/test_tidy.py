@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from aivailable.core.ids import CommandId
 from aivailable.core.state.codec import decode_command, encode_command
 from aivailable.core.state.commands import KINDS, Command
+from aivailable.core.state.levels import needed
 from aivailable.errors import SchemaError
 from aivailable.wire.envelope import Registry
 from aivailable.wire.join import JOIN
@@ -178,9 +179,11 @@ def test_no_bytes_break_a_registry(registry: Registry, junk: bytes) -> None:
 @few
 @given(data=st.data())
 def test_every_command_kind_round_trips(kind: Any, data: Any) -> None:
+    body = data.draw(values(kind))
     command = Command(
         command_id=CommandId("n1", 7),
-        body=data.draw(values(kind)),
+        body=body,
+        level=needed(body),
         actor="operator:cafe",
         reason="because",
         proposed_at_ms=3,

@@ -33,7 +33,6 @@ from aivailable.raft.settings import RaftSettings
 from aivailable.raft.store import MemoryStore
 from aivailable.wire.generation import Alternative
 from aivailable.wire.peer import Heartbeat
-from aivailable.wire.schema import since
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,7 +67,6 @@ FOR_TESTS = {
         violations: "what must hold after each step; tests and simulation ask it",
         state_digest: "whether two nodes have the same state; tests and simulation ask it",
         MemoryStore: "a disk in memory that can lose power, for tests, simulation and benches",
-        since: "marks a field that comes with a later level; there is none yet",
     }.items()
 }
 

@@ -101,17 +101,41 @@ def lock(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption =
 
 def remove(
     node: Annotated[str, typer.Argument(help="Name, id, or the first characters of the id.")],
+    keep_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An admin key that stays, though it came through it. Repeatable.", metavar="ID"
+        ),
+    ] = None,
+    revoke_key: Annotated[
+        list[str] | None,
+        typer.Option(help="A user key that ends as well. Repeatable.", metavar="ID"),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Take another member out of the cluster for good: it is cut off at once."""
+    """Take another member out for good: it is cut off at once, and its identity never comes back.
+
+    The admin keys that came through it end with it.
+    """
     where = target.find(url, api_key, home)
+    keep, end = keep_key or (), revoke_key or ()
+    keys = target.run(where, lambda client: client.removal(node, keep, end), "asking for its keys")
+    if keys.problem:
+        raise AivailableError(keys.problem)
+    if keys.keys:
+        render.say(f"keys that came through {node}:")
+        for line in render.key_endings(keys.keys):
+            render.show(line)
     if not yes and sys.stdin.isatty():
-        typer.confirm(f"Take {node} out of the cluster?", abort=True)
-    target.run(where, lambda client: client.remove(node), "removing")
-    render.say(f"{node} is no member any more; `aivailable leave` there makes it free to join")
+        typer.confirm(f"Take {node} out of the cluster for good?", abort=True)
+    target.run(where, lambda client: client.remove(node, keep, end), "removing")
+    render.say(
+        f"{node} is no member any more; `aivailable up --new-identity` there makes it a new node"
+        " that keeps its models"
+    )
 
 
 def leave(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aivailable.cli import render, target
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
+from aivailable.core.serving.status import ClusterStatus
+
+if TYPE_CHECKING:
+    from aivailable.client import Client, KeyInfo
 
 app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
 
@@ -44,21 +48,24 @@ def create(
 
 @app.command(name="list")
 def list_keys(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption = None) -> None:
-    """List all keys: id, scope, label."""
-    found = target.run(
-        target.find(url, api_key, home), lambda client: client.keys(), "asking for the keys"
-    )
-    render.show(render.keys_table(found))
+    """List all keys: id, scope, label, and which node and key each came through."""
+
+    async def work(client: Client) -> tuple[tuple[KeyInfo, ...], ClusterStatus]:
+        return await client.keys(), await client.state()
+
+    found, status = target.run(target.find(url, api_key, home), work, "asking for the keys")
+    render.show(render.keys_table(found, status))
 
 
 @app.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")],
+    force: Annotated[bool, typer.Option("--force", help="Also the last admin key.")] = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     home: HomeOption = None,
 ) -> None:
     """Make a key useless, everywhere and at once."""
     where = target.find(url, api_key, home)
-    target.run(where, lambda client: client.revoke_key(key_id), "revoking")
+    target.run(where, lambda client: client.revoke_key(key_id, force=force), "revoking")
     render.say(f"key {key_id} is revoked")

@@ -236,12 +236,37 @@ def models_table(models: Sequence[ModelStatus], status: ClusterStatus) -> Table:
     return table
 
 
-def keys_table(keys: Sequence[KeyInfo]) -> Table:
-    table = empty_table("ID", "SCOPE", "LABEL", "CREATED", "STATE")
+def keys_table(keys: Sequence[KeyInfo], status: ClusterStatus) -> Table:
+    table = empty_table("ID", "SCOPE", "LABEL", "CREATED", "THROUGH", "BY", "STATE")
     for key in keys:
         state = Text("✕ revoked", style="red") if key.revoked else Text("● valid", style="green")
-        table.add_row(key.key_id, key.scope, key.label, _date(key.created_at_ms), state)
+        table.add_row(
+            key.key_id,
+            key.scope,
+            key.label,
+            _date(key.created_at_ms),
+            _through(key, status),
+            key.by or "-",
+            state,
+        )
     return table
+
+
+def _through(key: KeyInfo, status: ClusterStatus) -> str:
+    """Who brought it, or at which node it was made."""
+    brought = wording.name_of(status, key.node) if key.node else ""
+    via = wording.name_of(status, key.via) if key.via else ""
+    if brought:
+        return f"brought by {brought}" if via in ("", brought) else f"brought by {brought} to {via}"
+    return via or "-"
+
+
+def key_endings(keys: Sequence[KeyInfo]) -> list[Text]:
+    """What becomes of the keys that came through a member that is removed."""
+    return [
+        Text(f"  {'✕ ends ' if key.ends else '● stays'}  {key.key_id}  {key.scope:<5}  {key.label}")
+        for key in keys
+    ]
 
 
 def event_line(event: EventStatus) -> Text:

@@ -74,6 +74,15 @@ Proxies = Annotated[
         "IP[/BITS]",
     ),
 ]
+NewIdentity = Annotated[
+    bool,
+    typer.Option(
+        "--new-identity",
+        help="Start as a new node that keeps its models: after a removal, or with a damaged"
+        " identity. The old identity is set aside.",
+        rich_help_panel="Finding and joining",
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="This node's name. Default: the host's.")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error. Default: info.")]
 
@@ -95,6 +104,7 @@ def up(
     log_level: LogLevel = None,
     tls_certificate: Certificate = None,
     tls_key: CertificateKey = None,
+    new_identity: NewIdentity = False,
 ) -> None:
     """Make this machine a node: join the cluster of the LAN, or found one."""
     given: dict[str, Any] = {
@@ -119,4 +129,4 @@ def up(
 
     from aivailable.peer.app import run
 
-    raise typer.Exit(run(settings, render.say))
+    raise typer.Exit(run(settings, render.say, new_identity=new_identity))

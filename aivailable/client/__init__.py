@@ -17,7 +17,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
 
@@ -28,6 +28,7 @@ from aivailable.client.answers import (
     EventCursor,
     KeyInfo,
     Recovery,
+    Removal,
     SettingInfo,
     decoded,
     delta_of,
@@ -60,6 +61,7 @@ __all__ = [
     "ClientError",
     "KeyInfo",
     "Recovery",
+    "Removal",
 ]
 
 CONNECT_TIMEOUT_S = 2.0
@@ -221,16 +223,30 @@ class Client:
         info = decoded(KeyInfo, answer)
         return str(answer["key"]), info
 
-    async def revoke_key(self, key_id: str) -> None:
-        await self._change("DELETE", f"/cluster/v1/keys/{quote(key_id, safe='')}")
+    async def revoke_key(self, key_id: str, *, force: bool = False) -> None:
+        """`force`: also the last admin key."""
+        query = "?force=1" if force else ""
+        await self._change("DELETE", f"/cluster/v1/keys/{quote(key_id, safe='')}{query}")
 
     async def window(self, duration_s: int) -> None:
         """Open the join window, or close it with 0."""
         await self._change("POST", "/cluster/v1/window", {"duration_s": duration_s})
 
-    async def remove(self, node: str) -> None:
-        """Take another member out: its id, a beginning of it (4 characters), or its name."""
-        await self._change("DELETE", f"/cluster/v1/members/{quote(node, safe='')}")
+    async def remove(
+        self, node: str, keep_keys: Sequence[str] = (), revoke_keys: Sequence[str] = ()
+    ) -> None:
+        """Take another member out: its id, a beginning of it (4 characters), or its name. Of the
+        keys that came through it the admin keys end, unless kept, and those that are named."""
+        query = _query(keep_key=keep_keys, revoke_key=revoke_keys)
+        await self._change("DELETE", f"/cluster/v1/members/{quote(node, safe='')}{query}")
+
+    async def removal(
+        self, node: str, keep_keys: Sequence[str] = (), revoke_keys: Sequence[str] = ()
+    ) -> Removal:
+        """What `remove` with the same arguments does to keys; changes nothing."""
+        query = _query(keep_key=keep_keys, revoke_key=revoke_keys)
+        path = f"/cluster/v1/members/{quote(node, safe='')}/keys{query}"
+        return decoded(Removal, await self._read(path))
 
     async def drain(self, node: str, draining: bool, *, force: bool = False) -> DrainStatus:
         """Take a node out of service for maintenance, or back in; named as in `remove`. `force`:
@@ -264,9 +280,14 @@ class Client:
         """End the cluster in the one with this id."""
         await self._change("POST", "/cluster/v1/merge", {"into": into})
 
-    async def recover(self) -> Recovery:
-        """The node at the first URL founds its cluster anew: never sent to another."""
-        answer = await self._change("POST", "/cluster/v1/recover", here_only=True)
+    async def recover(
+        self, expected: Sequence[str] | None = None, keep_keys: Sequence[str] = ()
+    ) -> Recovery:
+        """The node at the first URL founds its cluster anew: never sent to another. Whoever is
+        `expected` is let in again (None: everybody), the others are out for good."""
+        alone = ("1",) if expected is not None and not expected else ()
+        query = _query(**{"with": expected or (), "alone": alone, "keep_key": keep_keys})
+        answer = await self._change("POST", f"/cluster/v1/recover{query}", here_only=True)
         return decoded(Recovery, answer)
 
     def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **params: Any) -> ChatStream:
@@ -447,6 +468,12 @@ class ChatStream:
 
 def _deployment_asked(model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": model, **{key: one for key, one in fields.items() if one is not None}}
+
+
+def _query(**values: Sequence[str]) -> str:
+    """Parameters that may be repeated; "" when there are none."""
+    text = urlencode([(name, one) for name in values for one in values[name]])
+    return f"?{text}" if text else ""
 
 
 def _url(scheme: str, address: str, port: int) -> str:

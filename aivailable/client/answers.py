@@ -39,6 +39,24 @@ class KeyInfo:
     label: str
     created_at_ms: int = 0
     revoked: bool = False
+    node: str = ""
+    """The member that brought it."""
+    via: str = ""
+    """The node that proposed it."""
+    by: str = ""
+    """The key that asked for it."""
+    ends: bool = False
+    """In a list of what came through a member: it ends with that one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What becomes of the keys that came through a member when it is removed."""
+
+    node: str
+    keys: tuple[KeyInfo, ...] = ()
+    problem: str = ""
+    """Why it is refused like this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +79,9 @@ class Recovery:
     cluster_id: str
     gone: tuple[str, ...] = ()
     """Names of the members that are none any more."""
+    awaited: tuple[str, ...] = ()
+    """Of them, those that are let in again."""
+    ended_keys: tuple[str, ...] = ()
     lost_models: tuple[str, ...] = ()
     """Catalogue entries without a verified copy now."""
 

@@ -37,6 +37,7 @@ from aivailable.peer.links.trust import Trust, api_context
 from aivailable.peer.local_service import ADMIN_KEY_FILE
 from aivailable.peer.logs import log_to
 from aivailable.peer.model_store import FileModelStore
+from aivailable.peer.new_identity import start_anew
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
 from aivailable.peer.runtimes import Interpreters, Starter
@@ -75,12 +76,12 @@ class SystemRandomness:
         return secrets.token_bytes(count)
 
 
-def run(config: Config, announce: Callable[[str], None]) -> int:
-    """Run one peer until SIGTERM or SIGINT. Returns the exit code.
+def run(config: Config, announce: Callable[[str], None], *, new_identity: bool = False) -> int:
+    """Run one peer until SIGTERM or SIGINT. Returns the exit code. `new_identity`: as a new node.
 
     Raises ConfigError for a home, port or identity that cannot be used.
     """
-    return asyncio.run(_run(config, announce))
+    return asyncio.run(_run(config, announce, new_identity))
 
 
 def new_join_key() -> str:
@@ -88,12 +89,14 @@ def new_join_key() -> str:
     return make_join_key(secrets.token_bytes(JOIN_KEY_BYTES))
 
 
-async def _run(config: Config, announce: Callable[[str], None]) -> int:
+async def _run(config: Config, announce: Callable[[str], None], new_identity: bool) -> int:
     key = _join_key(config)
     home = FileHome(config.home)
     try:
         log_to(config.home / "logs", config.log_level)
         raise_limit()
+        if new_identity:
+            start_anew(home, lambda cluster: _set_aside(config, cluster), announce)
         stop = _stop_on_signals()
         peer, listener, ports, benchmark = await _build(config, home, key, announce)
         api = ApiServer(

@@ -22,7 +22,8 @@ from aivailable.core.serving.status import (
     PlanStatus,
 )
 from aivailable.core.serving.view import status_of
-from aivailable.core.state.commands import Body, PutKey, SetWindow
+from aivailable.core.state.commands import Body, PutKey, Remove, SetWindow
+from aivailable.core.state.keys import KeyEndings, endings
 from aivailable.core.state.merging import Recovered
 from aivailable.core.state.records import ApiKey, ClusterSettings, Deployment, Event, Scope
 from aivailable.core.state.state import State
@@ -37,7 +38,7 @@ from aivailable.peer.control.draining import set_draining
 from aivailable.peer.control.pausing import pause_node
 from aivailable.peer.deploying.deploying import Deploying
 from aivailable.peer.membership.membership import Membership
-from aivailable.peer.membership.recovery import recover
+from aivailable.peer.membership.recovery import Wish, recover
 from aivailable.peer.ports import Ports
 from aivailable.peer.service import DeployRequest, NodeFigures, RaftFigures, Routing
 from aivailable.peer.session import ClusterSession
@@ -308,17 +309,41 @@ class LocalMembers:
         await self._membership.forget()
         self._left.set()
 
-    async def recover(self, *, actor: str) -> Recovered:
+    async def recover(
+        self,
+        *,
+        actor: str,
+        expected: tuple[NodeId, ...] | None = None,
+        keep_keys: tuple[KeyId, ...] = (),
+    ) -> Recovered:
         session = self._current.required()
+        wish = Wish(actor, expected, keep_keys)
         return await self._membership.exclusively(
-            lambda: recover(session, self._ports, actor=actor, move=self._membership.move)
+            lambda: recover(session, self._ports, wish, move=self._membership.move)
         )
 
     async def merge(self, into: ClusterId, *, actor: str) -> None:
         await self._membership.merge(into, actor)
 
-    async def remove(self, node: NodeId, *, actor: str) -> None:
-        await _possible(self._current.required().remove(node, actor))
+    async def remove(
+        self,
+        node: NodeId,
+        *,
+        actor: str,
+        keep_keys: tuple[KeyId, ...] = (),
+        end_keys: tuple[KeyId, ...] = (),
+    ) -> KeyEndings:
+        found = self.removal(node, keep_keys=keep_keys, end_keys=end_keys)
+        if found.problem:  # Before the vote goes: only then is nothing changed.
+            raise RequestError(409, "keys", found.problem)
+        expelled = Remove(node, revoke_keys=True, keep_keys=keep_keys, end_keys=end_keys)
+        await _possible(self._current.required().remove(expelled, actor))
+        return found
+
+    def removal(
+        self, node: NodeId, *, keep_keys: tuple[KeyId, ...], end_keys: tuple[KeyId, ...]
+    ) -> KeyEndings:
+        return endings(self._current.required().state, (node,), keep_keys, end_keys)
 
     async def drain(
         self, node: NodeId, draining: bool, *, force: bool = False, actor: str

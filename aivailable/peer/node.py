@@ -135,7 +135,16 @@ class Peer:
         if self.session is not None and self.session.replicated.too_old:
             self._end(self.session.replicated.too_old)
         if self.session is not None and self.session.expelled:
-            self._tasks.spawn(self.membership.forget(), "forget")
+            self._tasks.spawn(self._removed(), "forget")
+
+    async def _removed(self) -> None:
+        """An operator has taken us out; this process only says so from now on."""
+        await self.membership.forget()
+        if not self.left.is_set():
+            self.membership.advice = (
+                "this node was removed from its cluster: stop it, then `aivailable up"
+                " --new-identity` makes it a new node, with its models kept"
+            )
 
     # --- ports.LinkListener
 
@@ -167,10 +176,9 @@ class Peer:
             log.info("%s does not take our link yet: %s %s", short(node), code, message)
             return
         if code == "removed":
-            self.membership.phase = "removed"
-            self.membership.advice = (
-                f"{short(node)} says that this node was removed from the cluster; `aivailable"
-                " leave` here makes it free to join again"
+            self.membership.told_removed(
+                f"{short(node)} says that this node was removed from the cluster: stop it, then"
+                " `aivailable up --new-identity` makes it a new node, with its models kept"
             )
             return
         log.warning("%s refuses our link: %s %s", short(node), code, message)

@@ -20,6 +20,7 @@ from aivailable.core.serving.status import (
     PlanStatus,
 )
 from aivailable.core.state.commands import Body
+from aivailable.core.state.keys import KeyEndings
 from aivailable.core.state.merging import Recovered
 from aivailable.core.state.records import ApiKey, ClusterSettings, Deployment, Event, Where
 from aivailable.raft.figures import RaftTally
@@ -199,9 +200,16 @@ class Members(Protocol):
         """Give up vote and membership, drain, and stop the process afterwards."""
         ...
 
-    async def recover(self, *, actor: str) -> Recovered:
-        """Found the cluster anew from this node's copy. Raises RequestError 409 while a leader is
-        known, or was until a moment ago; OSError."""
+    async def recover(
+        self,
+        *,
+        actor: str,
+        expected: tuple[NodeId, ...] | None = None,
+        keep_keys: tuple[KeyId, ...] = (),
+    ) -> Recovered:
+        """Found the cluster anew from this node's copy; who is `expected` is let in again (None:
+        everybody). Raises RequestError 409 while a leader is known, or was until a moment ago;
+        OSError."""
         ...
 
     async def merge(self, into: ClusterId, *, actor: str) -> None:
@@ -209,8 +217,22 @@ class Members(Protocol):
         move afterwards. Raises RequestError, ProposalError."""
         ...
 
-    async def remove(self, node: NodeId, *, actor: str) -> None:
-        """Take another member out for good. Raises ProposalError, AivailableError."""
+    async def remove(
+        self,
+        node: NodeId,
+        *,
+        actor: str,
+        keep_keys: tuple[KeyId, ...] = (),
+        end_keys: tuple[KeyId, ...] = (),
+    ) -> KeyEndings:
+        """Take another member out for good. Raises ProposalError, AivailableError, RequestError
+        409 `keys`."""
+        ...
+
+    def removal(
+        self, node: NodeId, *, keep_keys: tuple[KeyId, ...], end_keys: tuple[KeyId, ...]
+    ) -> KeyEndings:
+        """What `remove` does to keys; changes nothing."""
         ...
 
     async def drain(

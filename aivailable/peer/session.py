@@ -15,7 +15,7 @@ from typing import Any
 from aivailable.core.cluster.liveness import Liveness
 from aivailable.core.ids import NodeId, short
 from aivailable.core.state.changes.members import with_news
-from aivailable.core.state.commands import Found, SayAway, UpdateMember
+from aivailable.core.state.commands import Found, Remove, SayAway, UpdateMember
 from aivailable.core.state.levels import LEVEL
 from aivailable.core.state.records import ApiKey, ClusterSettings, Member, Role
 from aivailable.core.state.state import State
@@ -308,9 +308,9 @@ class ClusterSession:
         """Give up vote, then membership. Raises AivailableError when nobody can take over."""
         await self._leaving.leave(self.rpc)
 
-    async def remove(self, node: NodeId, actor: str) -> None:
+    async def remove(self, expelled: Remove, actor: str) -> None:
         """Take another member out. Raises ProposalError, AivailableError."""
-        await self._leaving.remove(self.rpc, node, actor)
+        await self._leaving.remove(self.rpc, expelled, actor)
 
     # --- roles
 

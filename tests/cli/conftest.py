@@ -13,7 +13,7 @@ from fixtures.plans import some_fit, some_plan
 
 from aivailable.cli import target
 from aivailable.client import ChatDelta, KeyInfo, Recovery
-from aivailable.client.answers import SettingInfo
+from aivailable.client.answers import Removal, SettingInfo
 from aivailable.core.serving.status import (
     ClusterStatus,
     DrainStatus,
@@ -105,8 +105,19 @@ class FakeClient:
         self._called("create_key", scope, label)
         return "aiv-secret", KeyInfo("55556666", scope, label)
 
-    async def revoke_key(self, key_id: str) -> None:
-        self._called("revoke_key", key_id)
+    async def revoke_key(self, key_id: str, *, force: bool = False) -> None:
+        self._called("revoke_key", key_id, force)
+
+    async def removal(self, node: str, keep: Any, end: Any) -> Removal:
+        self._called("removal", node)
+        if not keep and node == "rig9":
+            return Removal(node, (), "no admin key would be left")
+        return Removal(
+            node, (KeyInfo("11112222", "admin", "founder", ends="11112222" not in keep),)
+        )
+
+    async def remove(self, node: str, keep: Any, end: Any) -> None:
+        self._called("remove", node, tuple(keep), tuple(end))
 
     async def window(self, duration_s: int) -> None:
         self._called("window", duration_s)
@@ -141,9 +152,10 @@ class FakeClient:
     async def merge(self, into: str) -> None:
         self._called("merge", into)
 
-    async def recover(self) -> Recovery:
-        self._called("recover")
-        return Recovery("new" + "c" * 23, ("host-b",), ("tiny",))
+    async def recover(self, expected: Any, keep_keys: Any) -> Recovery:
+        self._called("recover", expected, tuple(keep_keys))
+        awaited = ("host-b",) if expected is None else ()
+        return Recovery("new" + "c" * 23, ("host-b",), awaited, ("11112222",), ("tiny",))
 
     def chat(self, model: str, messages: list[dict[str, str]], **params: Any) -> FakeStream:
         self._called("chat", model, [dict(message) for message in messages], params)

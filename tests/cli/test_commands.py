@@ -120,14 +120,37 @@ def test_recover_warns_asks_and_says_what_was_given_up(client: Any) -> None:
     refused = run("recover")
     assert refused.exit_code == 1
     assert "this gives up the cluster" in refused.stderr
-    assert "--yes" in refused.stderr
-    assert ("recover",) not in client.calls
+    assert "--with NODE" in refused.stderr
+    assert "rig2 (" in refused.stderr
+    assert not any(call[0] == "recover" for call in client.calls)
     done = run("recover", "--yes")
     assert done.exit_code == 0
-    assert client.calls[-1] == ("recover",)
+    assert client.calls[-1] == ("recover", None, ())
+    out = run("recover", "--with", "rig2", "--keep-key", "11112222")
+    assert client.calls[-1] == ("recover", ["rig2"], ("11112222",))
+    assert "Out for good: host-b. `aivailable up --new-identity`" in out.stderr
+    run("recover", "--alone")
+    assert client.calls[-1] == ("recover", (), ())
+    assert run("recover", "--alone", "--with", "rig2").exit_code == 2
     assert "newccccc" in done.stdout
     assert "host-b" in done.stderr
     assert "tiny" in done.stderr
+
+
+def test_remove_lists_the_keys_that_end_and_those_that_stay(client: Any) -> None:
+    done = run("remove", "rig2")
+    assert "✕ ends   11112222" in done.stdout
+    assert "aivailable up --new-identity" in done.stdout
+    kept = run("remove", "rig2", "--keep-key", "11112222", "--revoke-key", "33334444")
+    assert "● stays  11112222" in kept.stdout
+    calls = [call for call in client.calls if call[0] == "remove"]
+    assert calls == [
+        ("remove", "rig2", (), ()),
+        ("remove", "rig2", ("11112222",), ("33334444",)),
+    ]
+    refused = run("remove", "rig9")
+    assert (refused.exit_code, "no admin key would be left" in refused.stderr) == (1, True)
+    assert len([call for call in client.calls if call[0] == "remove"]) == 2
 
 
 def test_nobody_listens(client: Any) -> None:
@@ -160,7 +183,8 @@ def test_a_missing_key_is_explained(client: Any) -> None:
         (("drain", "rig2"), ("drain", "rig2", True, False)),
         (("drain", "rig2", "--force"), ("drain", "rig2", True, True)),
         (("undrain", "rig2"), ("drain", "rig2", False, False)),
-        (("key", "revoke", "11112222"), ("revoke_key", "11112222")),
+        (("key", "revoke", "11112222"), ("revoke_key", "11112222", False)),
+        (("key", "revoke", "11112222", "--force"), ("revoke_key", "11112222", True)),
     ],
 )
 def test_changes(client: Any, arguments: tuple[str, ...], call: tuple[Any, ...]) -> None:

@@ -259,9 +259,9 @@ class Nemesis:
         await peer.listening()
 
     async def _remove(self, number: int) -> None:
-        """Out by an operator at another host; then it leaves by hand and is started anew. Nobody
-        is hurt before it is in again: alone it would found a cluster, as it should, and the
-        clients' writes there would be that one's."""
+        """Out by an operator at another host; then it leaves by hand and is started as a new node.
+        Nobody is hurt before it is in again: alone it would found a cluster, as it should, and
+        the clients' writes there would be that one's."""
         peer = self._peers.peers[number - 1]
         before = await self._peers.state(peer)
         node, cluster = before.get("here"), before.get("cluster_id")
@@ -282,7 +282,9 @@ class Nemesis:
         await asyncio.sleep(self._rng.uniform(*HURT_S))
         await self._peers.ask(peer, "POST", "/cluster/v1/leave", {}, limit_s=20.0)
         await asyncio.to_thread(peer.stop)
+        flags, peer.flags = peer.flags, (*peer.flags, "--new-identity")
         peer.start()
+        peer.flags = flags
         await peer.listening()
         await self._peers.until(
             "a member again",

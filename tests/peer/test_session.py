@@ -14,6 +14,7 @@ from sim.ports import SimIdentity
 from aivailable.core.ids import CommandId, short
 from aivailable.core.state.codec import encode_command
 from aivailable.core.state.commands import Command, Remove, SetWindow, TakeControl
+from aivailable.core.state.levels import LEVEL
 from aivailable.core.state.records import Deployment
 from aivailable.errors import ProposalRejected, ProposalUnknown, RequestError, StreamReset
 from aivailable.peer.control.leaving import TAKEN_OUT_S
@@ -56,7 +57,7 @@ class Stage:
     async def admit(self, name: str) -> str:
         identity = SimIdentity.named(name)
         request = JoinRequest(
-            identity.certificate, b"s", name, ("192.0.2.9",), 8421, 8420, "0.1", 1, 1, 1, "i"
+            identity.certificate, b"s", name, ("192.0.2.9",), 8421, 8420, "0.1", 1, 1, LEVEL, "i"
         )
         assert (await self.peer.admit(request, identity.node)).code == ""
         return identity.node

@@ -117,6 +117,8 @@ class Moves:
         gone = run.peer.session is None and run.peer.membership.phase == "removed"
         if run.peer.left.is_set() or gone:
             self._world.kill(name)
+            if any(run.peer.node in one.removed for one in self._world.states().values()):
+                self._world.machine(name).reinstall(self._rng)
             self._world.boot(name)
         elif run.peer.session is None or self._listed(name):
             self._unlisted_s.pop(name, None)

@@ -6,6 +6,7 @@ played with real peers on virtual time, and what is seen must be what the row sa
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -401,7 +402,7 @@ def test_a_node_alone_goes_off_and_comes_back() -> None:
 
 @pytest.mark.parametrize("nodes", [3, 5])
 def test_a_removed_voter_comes_back_and_votes_again(nodes: int) -> None:
-    """By hand: `leave` there, then a start; the cluster's leader is the same all the time."""
+    """By hand, as a new node; the cluster's leader is the same all the time."""
 
     async def story(scene: Scene) -> None:
         leader, voter = scene.leader(), scene.followers()[0]
@@ -416,8 +417,11 @@ def test_a_removed_voter_comes_back_and_votes_again(nodes: int) -> None:
         assert task is not None
         await task
         await scene.stop(voter)
+        scene.world.machine(voter).reinstall(random.Random(nodes))
         scene.world.boot(voter)
         await scene.whole(MORNING_LIMIT_S)
         assert scene.leader() == leader
+        assert node in scene.state().removed
+        assert node not in scene.state().members
 
     play(nodes, story)

@@ -125,6 +125,15 @@ def missing_members(
     return frozenset(missing)
 
 
+def never_heard(liveness: Liveness, members: Sequence[NodeId], for_ms: int) -> tuple[NodeId, ...]:
+    """Who has not sent us one heartbeat in this long, since we began to listen or it came."""
+    return tuple(
+        node
+        for node in members
+        if node not in liveness.heard and silent_ms(liveness, node) >= for_ms
+    )
+
+
 def _awaited_since_s(liveness: Liveness, node: NodeId) -> float:
     return max(liveness.started_s, liveness.known_s.get(node, liveness.started_s))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
 
-from aivailable.core.cluster.liveness import Liveness, is_alive, missing_members
+from aivailable.core.cluster.liveness import Liveness, is_alive, missing_members, never_heard
 from aivailable.core.ids import Digest, NodeId, replica_id
 from aivailable.core.planning.capacity import CapacityLedger, Placed, is_current
 from aivailable.core.planning.idle_policy import ReplicaUsage
@@ -23,10 +23,12 @@ from aivailable.core.state.commands import (
     Body,
     CloseWindow,
     Drain,
+    Lapse,
     MarkDown,
     Place,
     RaiseFeatureLevel,
 )
+from aivailable.core.state.keys import RECORDS_LEVEL, without_brought
 from aivailable.core.state.learned_memory import sized
 from aivailable.core.state.levels import lowest
 from aivailable.core.state.records import Deployment, Replica, Role, Status
@@ -34,6 +36,9 @@ from aivailable.core.state.state import State
 
 PASSES_MAX = 64
 """Each but the last changes something; what is left over is planned after it is applied."""
+
+SEAT_LAPSE_MS = 300_000
+"""Who was let in and never linked is a member no more after this long: a link takes seconds."""
 
 _UNSTARTED = frozenset({Status.PLACED, Status.FETCHING})
 """No process yet, so nobody is served."""
@@ -164,6 +169,7 @@ class _Planning:
         if window_expired and state.window.open:
             self._bodies.append(CloseWindow(state.window.serial))
         self._raise_feature_level()
+        self._lapse()
         self._mark()
         self._ledger = CapacityLedger(self._state, self._liveness)
         self._packing = Packing(self._ledger)
@@ -217,6 +223,21 @@ class _Planning:
         level = lowest(self._state.members.values())
         if level > self._state.feature_level:
             self._bodies.append(RaiseFeatureLevel(level))
+
+    def _lapse(self) -> None:
+        """Who was let in and never came. One that ever came has told its devices."""
+        state = self._state
+        if state.feature_level < RECORDS_LEVEL:
+            return
+        for node in never_heard(self._liveness, sorted(state.members), SEAT_LAPSE_MS):
+            keys = without_brought(state.keys, node)
+            came = node in state.inventories or state.members[node].role is Role.VOTER
+            if came or keys is None:
+                continue
+            self._bodies.append(Lapse(node))
+            members = {key: entry for key, entry in state.members.items() if key != node}
+            state = replace(state, members=members, keys=keys)
+        self._state = state
 
     def _mark(self) -> None:
         """Down when a majority misses it; up again when we hear it and no majority misses it."""

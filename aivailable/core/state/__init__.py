@@ -14,6 +14,8 @@
 * `founding`: found, join or wait.
 * `crossing`: who may end a cluster, move its node, or come in.
 * `merging`: when clusters end in others.
+* `removal`: who was removed for good.
+* `keys`: where API keys come from, and which end with a member.
 * `constraints`: where a deployment may run.
 * `learned_memory`: what loads were measured to need.
 """

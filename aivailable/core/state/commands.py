@@ -25,6 +25,7 @@ from aivailable.core.state.records import (
     Status,
     SuccessorAddress,
 )
+from aivailable.wire.schema import since
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,20 @@ class Remove:
 
     node: NodeId
     revoke_keys: bool = False
-    """Expelled: the keys that it brought end as well. One that leaves by itself keeps them: the
-    key printed at founding is the operator's, wherever the founder goes."""
+    """Expelled, for good: the admin keys that came through it end as well (core.state.keys). One
+    that leaves by itself keeps them: the key printed at founding is the operator's, wherever the
+    founder goes."""
+    keep_keys: tuple[KeyId, ...] = field(default=(), metadata=since(2))
+    """Expelled, but these stay."""
+    end_keys: tuple[KeyId, ...] = field(default=(), metadata=since(2))
+    """Expelled, and these end, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lapse:
+    """Planner: who was let in and never linked loses its seat, and the keys that it brought."""
+
+    node: NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +237,8 @@ class PutKey:
 @dataclass(frozen=True, slots=True)
 class RevokeKey:
     key_id: KeyId
+    force: bool = field(default=False, metadata=since(2))
+    """Also the last admin key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +280,7 @@ Body = (
     | TakeControl
     | Admit
     | Remove
+    | Lapse
     | SetRole
     | UpdateMember
     | SayAway
@@ -295,6 +311,7 @@ KINDS: Mapping[str, type[Any]] = {
     "take_control": TakeControl,
     "admit": Admit,
     "remove": Remove,
+    "lapse": Lapse,
     "set_role": SetRole,
     "update_member": UpdateMember,
     "say_away": SayAway,
@@ -321,10 +338,10 @@ KINDS: Mapping[str, type[Any]] = {
 }
 """Wire name of each kind; a name is never reused."""
 
-KIND_LEVELS: Mapping[type[Any], int] = {}
+KIND_LEVELS: Mapping[type[Any], int] = {Lapse: 2}
 """Feature level of each kind that came after the first release (core.state.levels)."""
 
-PLANNER_KINDS = frozenset({SetRole, CloseWindow, MarkDown, Place, Drain, RaiseFeatureLevel})
+PLANNER_KINDS = frozenset({SetRole, CloseWindow, MarkDown, Lapse, Place, Drain, RaiseFeatureLevel})
 """Commands that only the committed controller may issue."""
 
 

@@ -18,7 +18,7 @@ from aivailable.core.state.commands import KIND_LEVELS
 from aivailable.core.state.records import VALUE_LEVELS, Member
 from aivailable.wire.schema import late_fields
 
-LEVEL: Final = 1
+LEVEL: Final = 2
 """What this code can do: it follows a cluster at this level and at every lower one."""
 FIRST_LEVEL: Final = 1
 """Of whatever declares no level: all that the first release knew."""

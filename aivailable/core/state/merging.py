@@ -27,13 +27,15 @@ Not to be confused with `core.state.changes.merging`, which applies the two comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from aivailable.core.ids import ClusterId, NodeId, short
+from aivailable.core.ids import ClusterId, KeyId, NodeId, short
 from aivailable.core.state.crossing import Departure, Way, may_go
 from aivailable.core.state.founding import ClusterFacts
+from aivailable.core.state.keys import RECORDS_LEVEL, KeyEndings, ended, endings
 from aivailable.core.state.records import Event, JoinWindow, Role, Tombstone
+from aivailable.core.state.removal import with_removed
 from aivailable.core.state.state import EVENTS_MAX, State
 
 TOMBSTONES_MAX = 8
@@ -174,25 +176,40 @@ class Recovered:
     state: State
     gone: tuple[str, ...]
     """Names of the members that are no members any more, sorted by id."""
+    awaited: tuple[str, ...]
+    """Of them, those that are let in again when they come back. The others are out for good."""
+    ended_keys: tuple[KeyId, ...]
+    """Revoked with those that are out for good."""
     lost_models: tuple[str, ...]
     """Catalogue entries, and companions of deployments, whose only verified copies were there."""
 
 
 def recovered(
-    state: State, node: NodeId, cluster_id: ClusterId, *, actor: str, at_ms: int
+    state: State,
+    node: NodeId,
+    cluster_id: ClusterId,
+    *,
+    actor: str,
+    at_ms: int,
+    expected: Collection[NodeId] | None = None,
+    keep_keys: Collection[KeyId] = (),
 ) -> Recovered:
     """The cluster of one that `node` founds from its copy of the state.
 
     Keys, models, deployments, settings and history stay; the others' membership, claims, copies
-    and devices end. A tombstone lists them: whoever was not gone after all is let in again.
-    Raises ValueError when the copy holds no cluster with this node as member.
+    and devices end. A tombstone lists those that are `expected` (None: all of them): whoever was
+    not gone after all is let in again. The others are removed for good, with the keys that came
+    through them. Raises ValueError when the copy holds no cluster with this node as member, when
+    somebody unknown is expected, or when the last admin key would end.
     """
     own = state.members.get(node)
     if own is None or state.cluster is None:
         raise ValueError("this node's copy holds no cluster that it is a member of")
     others = tuple(sorted(other for other in state.members if other != node))
+    awaited, given_up, keys = _parted(state, others, expected, keep_keys)
+    records = state.feature_level >= RECORDS_LEVEL
     copies = {digest: (node,) for digest, nodes in sorted(state.copies.items()) if node in nodes}
-    ended_cluster = Tombstone(state.cluster.cluster_id, state.cluster.name, others, merged=False)
+    ended_cluster = Tombstone(state.cluster.cluster_id, state.cluster.name, awaited, merged=False)
     ended_clusters = with_tombstone(state.tombstones, ended_cluster) or (
         *state.tombstones[1:],
         ended_cluster,
@@ -210,6 +227,8 @@ def recovered(
         failures={key: entry for key, entry in state.failures.items() if entry.node == node},
         outcomes={key: table for key, table in state.outcomes.items() if key == node},
         tombstones=ended_clusters,
+        keys=ended(state.keys, keys.ends, state.version + 1 if records else 0),
+        removed=with_removed(state.removed, given_up if records else ()),
         operator_touched=True,
     )
     gone = tuple(state.members[other].name for other in others)
@@ -225,4 +244,28 @@ def recovered(
     event = Event(
         after.version, "recovered", node, actor, "the majority is gone for good", at_ms, text
     )
-    return Recovered(replace(after, events=(*state.events, event)[-EVENTS_MAX:]), gone, lost)
+    return Recovered(
+        replace(after, events=(*state.events, event)[-EVENTS_MAX:]),
+        gone,
+        lost_models=lost,
+        awaited=tuple(state.members[other].name for other in awaited),
+        ended_keys=keys.ends,
+    )
+
+
+def _parted(
+    state: State,
+    others: tuple[NodeId, ...],
+    expected: Collection[NodeId] | None,
+    keep_keys: Collection[KeyId],
+) -> tuple[tuple[NodeId, ...], tuple[NodeId, ...], KeyEndings]:
+    """Who may come back, who may not, and the keys that end with these. Raises ValueError."""
+    unknown = [other for other in expected or () if other not in state.members]
+    if unknown:
+        raise ValueError(f"{short(unknown[0])} is no member; see `aivailable members`")
+    awaited = tuple(other for other in others if expected is None or other in expected)
+    given_up = tuple(other for other in others if other not in awaited)
+    keys = endings(state, given_up, keep_keys)
+    if given_up and keys.problem:
+        raise ValueError(keys.problem)
+    return awaited, given_up, keys

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from aivailable.core.ids import ClusterId, Digest, KeyId, NodeId, ReplicaId
 from aivailable.gguf.companion_options import with_paths
 from aivailable.gguf.facts import ModelFacts
+from aivailable.wire.schema import since
 
 
 class Role(enum.StrEnum):
@@ -344,6 +345,12 @@ class ApiKey:
     revoked: bool = False
     node: NodeId = ""
     """The member that brought it; "" = made by an operator."""
+    via: NodeId = field(default="", metadata=since(2))
+    """The node that proposed it, as `apply` saw it; "" = from before level 2."""
+    by: KeyId = field(default="", metadata=since(2))
+    """The key that asked for it; "" = none did."""
+    revoked_version: int = field(default=0, metadata=since(2))
+    """The version of the state that revoked it: the oldest are forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from aivailable.core.state.records import (
     Tombstone,
 )
 from aivailable.errors import CodeTooOld, SchemaError
-from aivailable.wire.schema import from_plain, pack, unpack_plain
+from aivailable.wire.schema import from_plain, pack, since, unpack_plain
 
 STATE_FORMAT = 1
 OUTCOMES_PER_PROPOSER_MAX = 1024
@@ -82,6 +82,8 @@ class State:
     tombstones: tuple[Tombstone, ...] = ()
     """Clusters that ended in this one, oldest first (core.state.merging)."""
     dissolved: Dissolved | None = None
+    removed: tuple[NodeId, ...] = field(default=(), metadata=since(2))
+    """Nodes that were taken out for good, oldest first: never let in again under this identity."""
 
     def device(self, node: NodeId, device_id: str) -> Device | None:
         inventory = self.inventories.get(node)

@@ -27,6 +27,7 @@ from aivailable.peer.api.cluster.deployments import DeploymentsApi
 from aivailable.peer.api.cluster.endpoints import ClusterApi
 from aivailable.peer.api.cluster.nodes import NodesApi
 from aivailable.peer.api.cluster.proof import ProofApi
+from aivailable.peer.api.cluster.removal import RemovalApi
 from aivailable.peer.api.cluster.settings import SettingsApi
 from aivailable.peer.api.description.openapi import document
 from aivailable.peer.api.description.routes import open_paths, registered
@@ -130,6 +131,7 @@ class ApiServer:
         self.routes = (
             *openai.routes(),
             *cluster.routes(),
+            *RemovalApi(observation, service.api_keys, members).routes(),
             *NodesApi(observation, members).routes(),
             *DeploymentsApi(service.deployments, changes).routes(),
             *ProofApi(service.api_keys).routes(),

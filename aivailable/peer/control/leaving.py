@@ -96,8 +96,9 @@ class Leaving:
             # The others cut us off as soon as they have applied it: often no answer comes back.
             log.info("leaving: %s", error)
 
-    async def remove(self, rpc: Rpc, node: NodeId, actor: str) -> None:
+    async def remove(self, rpc: Rpc, expelled: Remove, actor: str) -> None:
         """Take another member out. Raises ProposalRejected, ProposalUnknown, AivailableError."""
+        node = expelled.node
         if node == self._node:
             raise ProposalRejected("self", "a node takes itself out with `aivailable leave`")
         if node not in self._cluster.state.members:
@@ -107,7 +108,6 @@ class Leaving:
             await self._until(lambda: self._raft.leader not in (None, node))
         if node in self._raft.voters:
             await self._give_up_vote(rpc, node)
-        expelled = Remove(node, revoke_keys=True)
         await self._propose_removal(expelled, actor, "removed by an operator")
 
     async def _propose_removal(self, removal: Remove, actor: str, reason: str) -> None:

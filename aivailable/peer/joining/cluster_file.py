@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aivailable.core.ids import ClusterId, NodeId, short
 from aivailable.core.state.levels import LEVEL, too_old_for
@@ -13,7 +13,7 @@ from aivailable.core.state.state import State
 from aivailable.errors import CodeTooOld, ConfigError, SchemaError
 from aivailable.peer.ports import Contact, Home, Ports
 from aivailable.wire.join import Seat
-from aivailable.wire.schema import pack, unpack
+from aivailable.wire.schema import pack, since, unpack
 
 CLUSTER_FILE = "cluster"
 
@@ -34,7 +34,7 @@ class ClusterFile:
     """The version of the state that the seats are from (peer.control.member_list)."""
     feature_level: int = 1
     """The highest that the cluster was seen to work at: older code must not even start."""
-    node: NodeId = ""
+    node: NodeId = field(default="", metadata=since(2))
     """Whose membership this is; "" in files of earlier versions."""
 
     def is_of(self, node: NodeId) -> bool:

@@ -50,10 +50,11 @@ def member_of(request: JoinRequest, node: NodeId) -> Member:
 
 
 def keys_of(request: JoinRequest, at_ms: int) -> tuple[ApiKey, ...]:
-    """The newcomer's own admin keys."""
+    """The newcomer's own admin key. Older versions state it in a list, which may be longer."""
     label = f"member {request.name[:NAME_MAX_CHARS]}"
     return tuple(
-        ApiKey(key_id(hashed), hashed, Scope.ADMIN, label, at_ms) for hashed in request.key_hashes
+        ApiKey(key_id(hashed), hashed, Scope.ADMIN, label, at_ms)
+        for hashed in request.key_hashes[:1]
     )
 
 

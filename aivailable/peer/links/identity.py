@@ -73,8 +73,8 @@ class Identity:
                 raise ValueError("key and certificate do not belong together")
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise ConfigError(
-                f"the identity {path} is damaged ({error}): restore it from a backup, or move it "
-                "away to start as a new node"
+                f"the identity {path} is damaged ({error}): restore it from a backup, or start "
+                "as a new node that keeps its models with `aivailable up --new-identity`"
             ) from error
         return cls(
             node=_node_id_of_key(key.public_key()),

@@ -3,6 +3,7 @@
 Not to be confused with `joining`: those are the means. This is the course.
 
 * `membership`: resume, look around, join, found, give up.
+* `announcement`: what the LAN is told of this node.
 * `yielding`: a pristine cluster ends in another.
 * `merging`: two used clusters become one.
 * `carryover`: what an ended cluster brings along.

@@ -28,6 +28,7 @@ from aivailable.core.state.founding import (
 )
 from aivailable.core.state.merging import is_unused, listing
 from aivailable.core.state.records import ApiKey, Role, Scope
+from aivailable.core.state.removal import removed_for_good
 from aivailable.errors import AivailableError, LinkError, ProposalError, RequestError
 from aivailable.peer.joining.applicant import Applicant
 from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile, lay_aside
@@ -35,8 +36,9 @@ from aivailable.peer.joining.entry import file_of, keys_of, member_of, other_ver
 from aivailable.peer.joining.refused_joiners import RefusedJoiners
 from aivailable.peer.joining.sightings import heard
 from aivailable.peer.joining.silent_nodes import SilentNodes
+from aivailable.peer.membership.announcement import announcement
 from aivailable.peer.membership.merging import Merging
-from aivailable.peer.membership.rejoining import Rejoining
+from aivailable.peer.membership.rejoining import REMOVED, REMOVED_FILE, Rejoining, asked_why
 from aivailable.peer.membership.yielding import KEY_REFUSALS, Yielding
 from aivailable.peer.ports import KeyCheck, PeerConfig, Ports, Sighting
 from aivailable.peer.session import ClusterSession
@@ -215,7 +217,7 @@ class Membership:
     def _refused(self, sighting: Sighting, answer: JoinAnswer) -> None:
         if answer.code in KEY_REFUSALS:
             self._misfits.add(sighting.short_node)
-        if answer.code in ("window_closed", "version", *KEY_REFUSALS):
+        if answer.code in ("window_closed", "version", REMOVED, *KEY_REFUSALS):
             self.phase = "waiting"
         self.advice = answer.message
         self._tell_once(
@@ -358,14 +360,25 @@ class Membership:
 
     def what_to_do(self) -> str:
         """What needs a person, the most pressing first; "" when nothing does."""
-        return self.advice or self.merging.advice or self.refused_advice()
+        return self.advice or self.merging.advice or self._refused_joiners.advice()
 
     async def _find_our_way(self, session: ClusterSession) -> None:
         """Our cluster may have ended in another while we were off."""
+        before = self._rejoining.removed
         answer = await self.merging.follow(session) or await self._rejoining.find(session)
+        if self._rejoining.removed:
+            self.told_removed(self._rejoining.removed)
+        elif before and self.advice == before:
+            self.phase, self.advice = "member", ""
         if answer is not None and self._session is session and not self._giving_up:
             self._tell(f"cluster {short(session.file.cluster_id)} has ended in another")
             await self._go(answer)
+
+    def told_removed(self, advice: str) -> None:
+        """A member says that we were taken out; a person may believe it."""
+        if self.phase != "removed":
+            self._ports.home.save(REMOVED_FILE, self._node.encode())
+        self.phase, self.advice = "removed", advice
 
     def _facts(self, session: ClusterSession) -> ClusterFacts:
         state = session.state
@@ -411,6 +424,10 @@ class Membership:
             return JoinAnswer("seeking", "this node has no cluster yet; try again in a moment")
         if misfit := other_version(request, session.state):
             return JoinAnswer("version", misfit)
+        if refusal := removed_for_good(session.state, node):
+            return JoinAnswer(REMOVED, refusal)
+        if request.former == session.file.cluster_id:
+            return asked_why(session.state, node)
         if key is KeyCheck.WRONG:
             self._refused_joiners.remember(node, request, wrong_key=True)
             return JoinAnswer(
@@ -475,25 +492,8 @@ class Membership:
         """Who asked to join lately and waits for an open window."""
         return self._refused_joiners.waiting()
 
-    def refused_advice(self) -> str:
-        """About a stranger of late that has another join key; "" = none."""
-        return self._refused_joiners.advice()
-
     async def announce(self) -> None:
         """Tell the LAN what we are now."""
-        session = self._session
-        prefix, window_open = "", False
-        if session is not None and session.state.cluster is not None:
-            prefix = short(session.file.cluster_id)
-            window_open = session.window.admits(session.state.window)
         await self._ports.discovery.announce(
-            Sighting(
-                short_node=short(self._node),
-                instance=self._ports.identity.instance_id,
-                cluster_prefix=prefix,
-                cluster_name=self._config.cluster_name,
-                window_open=window_open,
-                api_port=self._ports.endpoints.api_port,
-                addresses=(),
-            )
+            announcement(self._ports, self._config.cluster_name, self._session)
         )

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from aivailable.core.ids import cluster_id, short
+from aivailable.core.ids import KeyId, NodeId, cluster_id, short
 from aivailable.core.state.merging import Recovered, recovered
 from aivailable.core.state.records import Role
 from aivailable.core.state.state import encode_state
@@ -27,11 +28,22 @@ LEADERLESS_MIN_S = 10.0
 CLUSTER_ID_BYTES = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an operator wants of the cluster that is founded anew."""
+
+    actor: str
+    expected: tuple[NodeId, ...] | None
+    """Who is let in again; None = all of them."""
+    keep_keys: tuple[KeyId, ...] = ()
+    """Of the admin keys that came through the others, those that stay."""
+
+
 async def recover(
     session: ClusterSession,
     ports: Ports,
+    wish: Wish,
     *,
-    actor: str,
     move: Callable[[ClusterFile], Awaitable[ClusterSession]],
 ) -> Recovered:
     """Found anew and `move` there. Raises RequestError 409 when it is refused, OSError."""
@@ -40,7 +52,15 @@ async def recover(
     node = ports.identity.node
     fresh = cluster_id(ports.randomness.token_bytes(CLUSTER_ID_BYTES))
     try:
-        result = recovered(before, node, fresh, actor=actor, at_ms=ports.clock.wall_ms())
+        result = recovered(
+            before,
+            node,
+            fresh,
+            actor=wish.actor,
+            at_ms=ports.clock.wall_ms(),
+            expected=wish.expected,
+            keep_keys=wish.keep_keys,
+        )
     except ValueError as error:
         raise RequestError(409, "no_copy", f"cannot recover: {error}") from error
     store = ports.raft_store(fresh)

@@ -24,10 +24,11 @@ from fixtures.cluster_state import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aivailable.core.planning.planner import copies_wanted, explanations, plan
+from aivailable.core.planning.planner import SEAT_LAPSE_MS, copies_wanted, explanations, plan
 from aivailable.core.state.commands import (
     CloseWindow,
     Drain,
+    Lapse,
     MarkDown,
     Place,
     PutDeployment,
@@ -37,10 +38,21 @@ from aivailable.core.state.commands import (
     SetWindow,
 )
 from aivailable.core.state.invariants import violations
-from aivailable.core.state.records import Backend, Deployment, Device, Inventory, Role, Status
+from aivailable.core.state.levels import LEVEL
+from aivailable.core.state.records import (
+    ApiKey,
+    Backend,
+    Deployment,
+    Device,
+    Inventory,
+    Role,
+    Scope,
+    Status,
+)
 from aivailable.core.state.state import State
 from aivailable.wire.peer import DeviceLoad
 
+KEYS = {"a" * 8: ApiKey("a" * 8, "a" * 64, Scope.ADMIN, "")}
 TO_READY = (Status.LOADING, Status.READY)
 
 
@@ -99,6 +111,25 @@ def test_a_down_node_that_nobody_hears_stays_down_through_our_grace() -> None:
     lost = replace(state.members["c"], down=True)
     state = replace(state, members={**state.members, "c": lost})
     assert plan(state, replace(liveness("ab"), started_s=999.0)) == ()
+
+
+def test_a_seat_lapses_when_its_node_never_came() -> None:
+    state = three_nodes()
+    ghost = replace(member("ghost", Role.OBSERVER), feature_max=LEVEL)
+    members = {n: replace(m, feature_max=LEVEL) for n, m in state.members.items()}
+    heard = liveness("abc")
+    late = replace(heard, started_s=heard.now_s - SEAT_LAPSE_MS / 1000)
+    soon = replace(late, started_s=late.started_s + 1)
+    below = replace(state, members={**members, "ghost": ghost}, keys=KEYS)
+    assert Lapse("ghost") not in plan(below, late)
+    with_ghost = replace(below, feature_level=LEVEL)
+    assert Lapse("ghost") in plan(with_ghost, late)
+    assert Lapse("ghost") not in plan(with_ghost, soon)
+    assert Lapse("ghost") not in plan(replace(with_ghost, keys={}), late), "the last admin key"
+    came = {**state.inventories, "ghost": Inventory("ghost")}
+    assert Lapse("ghost") not in plan(replace(with_ghost, inventories=came), late)
+    state, _ = settle(with_ghost, late)
+    assert "ghost" not in state.members
 
 
 def test_removed_deployments_drain() -> None:

@@ -69,6 +69,7 @@ def upgraded() -> Cluster:
     cluster = equipped(2)
     for node in ("n1", "n2"):
         cluster.must(UpdateMember(node, node, (), 1, 2, "9", 1, 1, NEXT, "i"), by=node)
+    cluster.must(RaiseFeatureLevel(LEVEL))
     return cluster
 
 

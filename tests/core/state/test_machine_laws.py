@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from fixtures.annotations import values
-from fixtures.states import DIGEST, Cluster, deployment, device, equipped, founded, inventory
+from fixtures.states import (
+    DIGEST,
+    Cluster,
+    deployment,
+    device,
+    equipped,
+    founded,
+    inventory,
+    raised,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +38,7 @@ from aivailable.core.state.commands import (
     SetWindow,
 )
 from aivailable.core.state.invariants import violations
+from aivailable.core.state.levels import needed
 from aivailable.core.state.machine import apply, apply_bytes
 from aivailable.core.state.records import ApiKey, Claim, Companion, Control, Scope, Status
 from aivailable.core.state.state import (
@@ -91,7 +101,7 @@ def bodies(overrides: dict[Any, Any]) -> st.SearchStrategy[Any]:
     )
 
 
-commands = st.builds(
+made = st.builds(
     Command,
     command_id=st.builds(CommandId, NODES, st.integers(1, 12)),
     body=st.one_of(bodies(PLAUSIBLE), bodies(PLAUSIBLE), bodies({})),
@@ -100,7 +110,17 @@ commands = st.builds(
     proposed_at_ms=st.integers(0, 9),
     control=st.sampled_from([Control("n1", 1), Control("n1", 1), Control("n2", 2), None]),
 )
-starts = st.sampled_from([State(), founded(2).state, equipped(2).state, equipped(3).state])
+commands = made.map(lambda command: replace(command, level=needed(command.body)))
+starts = st.sampled_from(
+    [
+        State(),
+        founded(2).state,
+        equipped(2).state,
+        equipped(3).state,
+        raised(founded(2)).state,
+        raised(equipped(3)).state,
+    ]
+)
 thorough = settings(
     max_examples=150,
     deadline=None,

@@ -16,6 +16,7 @@ from fixtures.states import (
 )
 
 from aivailable.core.state import machine
+from aivailable.core.state.changes import keys as key_limits
 from aivailable.core.state.changes import members as limits
 from aivailable.core.state.commands import (
     Admit,
@@ -107,7 +108,7 @@ def test_admitting_a_member_again_keeps_its_role_and_drain() -> None:
 
 def test_a_cluster_is_full_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MEMBERS_MAX", 2)
-    monkeypatch.setattr(limits, "KEYS_MAX", 3)
+    monkeypatch.setattr(key_limits, "KEYS_MAX", 3)
     cluster = founded(2)
     assert cluster.propose(Admit(member("n3"), (), 1)).code == "full"
     cluster.must(PutKey(api_key("third")))

@@ -160,6 +160,8 @@ MUTATIONS = [
     ("GET", "/cluster/v1/keys"),
     ("POST", "/cluster/v1/keys"),
     ("DELETE", "/cluster/v1/keys/12345678"),
+    ("GET", "/cluster/v1/members/one/keys"),
+    ("DELETE", "/cluster/v1/members/one"),
     ("POST", "/cluster/v1/window"),
     ("POST", "/cluster/v1/leave"),
     ("POST", "/cluster/v1/recover"),

@@ -8,12 +8,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fixtures.api_service import ADMIN, MODEL, NODE, USER, FakeService, event
+from fixtures.api_service import ADMIN, MODEL, NODE, USER, FakeService, api_key, event
 
 from aivailable.core.ids import key_hash, key_id
 from aivailable.core.serving.status import ClusterStatus
 from aivailable.core.state.commands import PutSettings, RemoveDeployment, RevokeKey, SetWindow
-from aivailable.core.state.records import ClusterSettings
+from aivailable.core.state.records import ClusterSettings, Scope
 from aivailable.errors import GgufError, ProposalRejected, ProposalUnknown, RequestError
 from aivailable.peer.api.bodies.reading import CLUSTER_BODY_MAX_BYTES
 from aivailable.peer.api.server import ApiServer
@@ -181,7 +181,19 @@ async def test_recover_says_what_was_given_up_and_is_refused_while_there_is_a_le
 ) -> None:
     status, body = await call(admin, "POST", "recover")
     assert status == 200
-    assert body == {"cluster_id": "new" + "c" * 23, "gone": ["host-b"], "lost_models": ["tiny"]}
+    assert body == {
+        "cluster_id": "new" + "c" * 23,
+        "gone": ["host-b"],
+        "awaited": [],
+        "ended_keys": ["12345678"],
+        "lost_models": ["tiny"],
+    }
+    assert service.members.expected is None
+    await call(admin, "POST", "recover?with=one&keep_key=11112222")
+    assert (service.members.expected, service.members.kept) == ((NODE,), ("11112222",))
+    await call(admin, "POST", "recover?alone=1")
+    assert service.members.expected == ()
+    assert (await call(admin, "POST", "recover?with=nobody"))[0] == 404
     service.members.leader_known = True
     status, body = await call(admin, "POST", "recover")
     assert (status, body["error"]["code"]) == (409, "has_leader")
@@ -214,6 +226,18 @@ async def test_a_member_is_removed_by_id_prefix_or_name(
 ) -> None:
     assert (await call(admin, "DELETE", f"members/{wanted}"))[0] == 200
     assert service.members.removed == [(NODE, ACTOR)]
+
+
+async def test_what_a_removal_does_to_keys_is_shown_before_and_said_after(
+    admin: aiohttp.ClientSession, service: FakeService
+) -> None:
+    through, user = api_key(ADMIN, Scope.ADMIN).key_id, service.api_keys.keys()[1].key_id
+    status, body = await call(admin, "GET", f"members/one/keys?revoke_key={user}")
+    assert (status, body["node"], body["problem"]) == (200, NODE, "")
+    assert {one["key_id"]: one["ends"] for one in body["keys"]} == {through: True, user: True}
+    assert service.members.removed == []
+    status, body = await call(admin, "DELETE", f"members/one?keep_key={through}")
+    assert (status, body) == (200, {"removed": NODE, "ended_keys": [], "kept_keys": [through]})
 
 
 @pytest.mark.parametrize("wanted", ["nobody", NODE[:3]])

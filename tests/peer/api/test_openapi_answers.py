@@ -74,6 +74,7 @@ async def test_every_change_of_the_cluster_answers_as_described(
         ("post", "/cluster/v1/keys", "/cluster/v1/keys", {"label": "x"}),
         ("delete", "/cluster/v1/keys/abc", "/cluster/v1/keys/{key_id}", None),
         ("delete", f"/cluster/v1/members/{NODE}", "/cluster/v1/members/{node}", None),
+        ("get", f"/cluster/v1/members/{NODE}/keys", "/cluster/v1/members/{node}/keys", None),
         ("post", "/cluster/v1/leave", "/cluster/v1/leave", None),
         ("post", "/cluster/v1/recover", "/cluster/v1/recover", None),
         ("get", f"/v1/models/{MODEL}", "/v1/models/{model}", None),

@@ -98,7 +98,7 @@ async def test_a_wrong_key_is_refused_said_once_and_shown_on_both_sides(
         assert "another join key" in said
         assert len([line for line in caplog.messages if "another join key" in line]) == 1
         server = house.listener.server
-        assert server.refused_advice() == said  # type: ignore[union-attr]
+        assert server.what_to_do() == said  # type: ignore[union-attr]
         assert server.waiting() == ()  # type: ignore[union-attr]
 
 

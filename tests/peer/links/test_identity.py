@@ -57,7 +57,7 @@ def test_a_damaged_identity_says_what_to_do(tmp_path: Path, damage: str) -> None
             "mixed": pem.split(split)[0] + split + other.split(split)[1],
         }[damage]
     )
-    with pytest.raises(ConfigError, match=r"identity\.pem is damaged .* move it away"):
+    with pytest.raises(ConfigError, match=r"identity\.pem is damaged .* up --new-identity"):
         Identity.load_or_create(tmp_path)
 
 

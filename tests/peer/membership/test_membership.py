@@ -15,6 +15,7 @@ from sim.ports import SimIdentity
 
 from aivailable.core.ids import key_hash, key_id, short
 from aivailable.core.state.commands import PutKey, SetWindow
+from aivailable.core.state.levels import LEVEL
 from aivailable.core.state.records import ApiKey, Role, Scope
 from aivailable.peer.joining.cluster_file import ClusterFile
 from aivailable.peer.membership.membership import ASK_PERIOD_S, PRISTINE_PERIOD_S
@@ -88,7 +89,7 @@ def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None
 def stranger(name: str = "n2", **changes: Any) -> tuple[JoinRequest, str]:
     identity = SimIdentity.named(name)
     request = JoinRequest(
-        identity.certificate, b"s", name, ("192.0.2.9",), 8421, 8420, "0.1.0", 1, 1, 1, "i"
+        identity.certificate, b"s", name, ("192.0.2.9",), 8421, 8420, "0.1.0", 1, 1, LEVEL, "i"
     )
     return replace(request, **changes), identity.node
 

@@ -15,6 +15,7 @@ from sim.ports import SimIdentity
 
 from aivailable.core.ids import key_hash, key_id, short
 from aivailable.core.state.commands import Admit, PutDeployment, SetWindow
+from aivailable.core.state.levels import LEVEL
 from aivailable.core.state.records import ApiKey, Deployment, Member, Model, Scope
 from aivailable.errors import RequestError
 from aivailable.peer.membership.carryover import CARRYOVER_FILE, WAIT_S, Carryover
@@ -58,8 +59,8 @@ class Stage:
     def wish(self, *members: str, **changes: Any) -> tuple[JoinRequest, str]:
         """Another cluster asks us, by its first member."""
         nodes = members or (self.other.node,)
-        wish = replace(MergeWish("a" * 26, "default", nodes, False), **changes)
-        request = JoinRequest(b"c", b"", "n", (), 1, 1, "", 1, 1, 1, "i", merge=wish)
+        wish = replace(MergeWish("a" * 26, "default", nodes, False, LEVEL), **changes)
+        request = JoinRequest(b"c", b"", "n", (), 1, 1, "", 1, 1, LEVEL, "i", merge=wish)
         return request, self.other.node
 
 
@@ -68,7 +69,7 @@ async def founded(**config: Any) -> AsyncIterator[Stage]:
     stage = Stage(World(), **config)
     await stage.peer.start()
     await elapse(FOUND_S)
-    joiner = Member(SimIdentity.named("n2").node, "host2", b"c")
+    joiner = Member(SimIdentity.named("n2").node, "host2", b"c", feature_max=LEVEL)
     await stage.peer.changes.propose(Admit(joiner, (), 1), actor="window", reason="join")
     try:
         yield stage

@@ -4,7 +4,8 @@ A handler returns a `Change` or a `Reject`. It never raises, and never reads a c
 
 * `change`: what a handler returns.
 * `handlers`: the table from kind to handler.
-* `members`: members, roles, window, keys, settings.
+* `members`: members, roles, window, settings.
+* `keys`: making and revoking API keys, and those that newcomers bring.
 * `models`: the catalogue, and who holds which file.
 * `deployments`: what shall run.
 * `replicas`: placements with their claims, and what becomes of them.

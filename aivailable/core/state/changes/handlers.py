@@ -1,7 +1,7 @@
 """The table of handlers, one per command kind, for `core.state.machine`.
 
-The handlers themselves are in `core.state.changes.members` (who belongs, keys, settings, control)
-and `core.state.changes.models` (catalogue, deployments, replicas).
+The handlers themselves are in `core.state.changes.members` (who belongs, settings, control),
+`core.state.changes.keys` and `core.state.changes.models` (catalogue, deployments, replicas).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from aivailable.core.state.changes.change import Change, Handler, Reject
 from aivailable.core.state.changes.deployments import DEPLOYMENT_HANDLERS
+from aivailable.core.state.changes.keys import KEY_HANDLERS
 from aivailable.core.state.changes.members import MEMBER_HANDLERS
 from aivailable.core.state.changes.merging import MERGING_HANDLERS
 from aivailable.core.state.changes.models import MODEL_HANDLERS
@@ -19,6 +20,7 @@ from aivailable.core.state.state import State
 
 HANDLERS: Mapping[type, Handler] = {
     **MEMBER_HANDLERS,
+    **KEY_HANDLERS,
     **MERGING_HANDLERS,
     **MODEL_HANDLERS,
     **DEPLOYMENT_HANDLERS,

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from aivailable.core.ids import short
+from aivailable.core.ids import NodeId, short
 from aivailable.core.state.changes.change import Change, Handler, Reject
+from aivailable.core.state.changes.keys import with_brought, with_keys
 from aivailable.core.state.commands import (
     Admit,
     CloseWindow,
     Command,
     Found,
+    Lapse,
     MarkDown,
-    PutKey,
     PutSettings,
     RaiseFeatureLevel,
     Remove,
     ReportInventory,
-    RevokeKey,
     SayAway,
     SetDraining,
     SetRole,
@@ -27,14 +27,26 @@ from aivailable.core.state.commands import (
     TakeControl,
     UpdateMember,
 )
+from aivailable.core.state.keys import RECORDS_LEVEL, ended, endings, without_brought
 from aivailable.core.state.levels import newcomer_too_old, why_not_yet
 from aivailable.core.state.merging import listing, without_awaited
-from aivailable.core.state.records import ApiKey, Cluster, Control, JoinWindow, Member, Role
+from aivailable.core.state.records import (
+    ApiKey,
+    Cluster,
+    Control,
+    JoinWindow,
+    Member,
+    Role,
+)
+from aivailable.core.state.removal import removed_for_good, with_removed
 from aivailable.core.state.settings import SETTINGS, problem
 from aivailable.core.state.state import BYTES_MAX, State
 
+EVENT_TEXT_MAX_CHARS = 300
+NEWS_MAX_CHARS = 64
+"""Of a version, an instance id or an address in a member's record."""
+PORT_MAX = 65535
 MEMBERS_MAX = 256
-KEYS_MAX = 1024
 WINDOW_MAX_S = 7 * 24 * 3600
 NAME_MAX_CHARS = 64
 CERTIFICATE_MAX_BYTES = 2048
@@ -50,7 +62,8 @@ def found(state: State, command: Command, body: Found) -> Change | Reject:
         return Reject("invalid_member", problem)
     if body.founder.feature_max < state.feature_level:
         return Reject("too_old", newcomer_too_old(body.founder.feature_max, state.feature_level))
-    keys = _with_keys({}, (replace(body.key, node=body.founder.node),))
+    first = replace(body.key, node=body.founder.node, via="", by="")
+    keys = with_keys(state, (first,))
     if isinstance(keys, Reject):
         return keys
     founder = replace(body.founder, role=Role.VOTER, joined_at_ms=command.proposed_at_ms)
@@ -79,9 +92,11 @@ def take_control(state: State, command: Command, body: TakeControl) -> Change | 
 
 
 def admit(state: State, command: Command, body: Admit) -> Change | Reject:
-    problem = _member_problem(body.member)
+    problem = _member_problem(body.member) or _news_problem(state, body.member)
     if problem:
         return Reject("invalid_member", problem)
+    if refusal := removed_for_good(state, body.member.node):
+        return Reject("removed", refusal)
     if body.member.feature_max < state.feature_level:
         return Reject("too_old", newcomer_too_old(body.member.feature_max, state.feature_level))
     known = state.members.get(body.member.node)
@@ -94,8 +109,7 @@ def admit(state: State, command: Command, body: Admit) -> Change | Reject:
             not state.window.open or body.window_serial != state.window.serial
         ):
             return Reject("window_closed", "the join window is closed; type `aivailable admit`")
-    brought = tuple(replace(key, node=body.member.node) for key in body.keys)
-    keys = _with_keys(state.keys, brought)
+    keys = with_brought(state, command, body)
     if isinstance(keys, Reject):
         return keys
     role = Role.OBSERVER if known is None else known.role
@@ -117,20 +131,57 @@ def remove(state: State, _command: Command, body: Remove) -> Change | Reject:
         return Reject("not_member", f"{short(body.node)} is no member")
     if len(state.members) == 1:
         return Reject("last_member", "the last member cannot leave its cluster")
-    after = without_replicas(state, body.node)
-    after = replace(
-        after,
-        keys={
+    after = _without_member(state, body.node)
+    if state.feature_level < RECORDS_LEVEL:
+        keys = {
             key: replace(entry, revoked=entry.revoked or _expelled(entry, body))
             for key, entry in after.keys.items()
-        },
-        members={key: entry for key, entry in after.members.items() if key != body.node},
-        inventories={k: v for k, v in after.inventories.items() if k != body.node},
-        copies=_copies_without(after.copies, body.node),
-        failures={k: v for k, v in after.failures.items() if v.node != body.node},
-        outcomes={k: v for k, v in after.outcomes.items() if k != body.node},
+        }
+        return Change(replace(after, keys=keys), "left", body.node, _left(member))
+    if not body.revoke_keys:
+        return Change(after, "left", body.node, _left(member))
+    found = endings(state, (body.node,), body.keep_keys, body.end_keys)
+    if found.problem:
+        return Reject("keys", found.problem)
+    after = replace(
+        after,
+        keys=ended(state.keys, found.ends, state.version + 1),
+        removed=with_removed(state.removed, (body.node,)),
     )
-    return Change(after, "left", body.node, f"{member.name} left the cluster")
+    text = f"{member.name} was removed for good"
+    if found.ends:
+        text += f"; ended with it: key {', '.join(found.ends)}"
+    return Change(after, "left", body.node, text[:EVENT_TEXT_MAX_CHARS])
+
+
+def lapse(state: State, _command: Command, body: Lapse) -> Change | Reject:
+    member = state.members.get(body.node)
+    if member is None:
+        return Reject("not_member", f"{short(body.node)} is no member")
+    if member.role is Role.VOTER or body.node in state.inventories:
+        return Reject("not_idle", f"{member.name} has been here: `aivailable remove` takes it out")
+    keys = without_brought(state.keys, body.node)
+    if keys is None:
+        return Reject("keys", "the last admin key does not end by itself")
+    after = replace(_without_member(state, body.node), keys=keys)
+    text = f"{member.name} was let in and never linked: its seat lapses"
+    return Change(after, "left", body.node, text)
+
+
+def _without_member(state: State, node: NodeId) -> State:
+    after = without_replicas(state, node)
+    return replace(
+        after,
+        members={key: entry for key, entry in after.members.items() if key != node},
+        inventories={k: v for k, v in after.inventories.items() if k != node},
+        copies=_copies_without(after.copies, node),
+        failures={k: v for k, v in after.failures.items() if v.node != node},
+        outcomes={k: v for k, v in after.outcomes.items() if k != node},
+    )
+
+
+def _left(member: Member) -> str:
+    return f"{member.name} left the cluster"
 
 
 def _expelled(key: ApiKey, body: Remove) -> bool:
@@ -151,6 +202,9 @@ def update_member(state: State, command: Command, body: UpdateMember) -> Change 
     member = state.members.get(body.node)
     if member is None or command.command_id.proposer != body.node:
         return Reject("not_yours", "a member reports its own addresses only")
+    problem = _news_problem(state, body)
+    if problem:
+        return Reject("invalid_member", problem)
     if body.feature_max < state.feature_level:
         return Reject("too_old", newcomer_too_old(body.feature_max, state.feature_level))
     return Change(_with_member(state, with_news(member, body)))
@@ -237,22 +291,6 @@ def report_inventory(state: State, command: Command, body: ReportInventory) -> C
     return Change(after, "inventory", node, f"{state.members[node].name}: {len(ids)} device(s)")
 
 
-def put_key(state: State, _command: Command, body: PutKey) -> Change | Reject:
-    keys = _with_keys(state.keys, (body.key,))
-    if isinstance(keys, Reject):
-        return keys
-    after = replace(state, keys=keys)
-    return Change(after, "key", body.key.key_id, f"key {body.key.key_id} ({body.key.scope.value})")
-
-
-def revoke_key(state: State, _command: Command, body: RevokeKey) -> Change | Reject:
-    key = state.keys.get(body.key_id)
-    if key is None:
-        return Reject("unknown_key", f"no key {body.key_id}; see `aivailable key list`")
-    after = replace(state, keys={**state.keys, key.key_id: replace(key, revoked=True)})
-    return Change(after, "key", key.key_id, f"key {key.key_id} revoked")
-
-
 def put_settings(state: State, _command: Command, body: PutSettings) -> Change | Reject:
     wrong = problem(body.settings)
     if wrong:
@@ -310,21 +348,6 @@ def _copies_without(copies: Mapping[str, tuple[str, ...]], node: str) -> dict[st
     return {digest: nodes for digest, nodes in kept.items() if nodes}
 
 
-def _with_keys(keys: Mapping[str, ApiKey], new: tuple[ApiKey, ...]) -> dict[str, ApiKey] | Reject:
-    merged = dict(keys)
-    for key in new:
-        if key.key_id != key.hashed[:8] or len(key.hashed) != 64:
-            return Reject("invalid_key", "a key record holds the SHA-256 of the key")
-        known = merged.get(key.key_id)
-        if known is not None and known.hashed != key.hashed:
-            return Reject("key_id_taken", "another key has this id; make a new one")
-        if known is None:
-            merged[key.key_id] = key
-    if len(merged) > KEYS_MAX:
-        return Reject("full", f"a cluster has at most {KEYS_MAX} keys; revoke some")
-    return merged
-
-
 def _member_problem(member: Member) -> str:
     if not member.node or not member.certificate:
         return "a member has an id and a certificate"
@@ -335,11 +358,26 @@ def _member_problem(member: Member) -> str:
     return ""
 
 
+def _news_problem(state: State, news: Member | UpdateMember) -> str:
+    """What a member says of itself is bounded before the state keeps it."""
+    if state.feature_level < RECORDS_LEVEL:
+        return ""
+    if not all(0 <= port <= PORT_MAX for port in (news.link_port, news.api_port)):
+        return f"a port is 0 to {PORT_MAX}"
+    words = (news.version, news.instance_id, *news.addresses[:ADDRESSES_MAX])
+    if any(len(word) > NEWS_MAX_CHARS for word in words):
+        return f"a version, an instance or an address has at most {NEWS_MAX_CHARS} characters"
+    if isinstance(news, Member) and len(news.addresses) > ADDRESSES_MAX:
+        return f"a member has at most {ADDRESSES_MAX} addresses"
+    return ""
+
+
 MEMBER_HANDLERS: Mapping[type[Any], Handler] = {
     Found: found,
     TakeControl: take_control,
     Admit: admit,
     Remove: remove,
+    Lapse: lapse,
     SetRole: set_role,
     UpdateMember: update_member,
     SayAway: say_away,
@@ -348,8 +386,6 @@ MEMBER_HANDLERS: Mapping[type[Any], Handler] = {
     MarkDown: mark_down,
     SetDraining: set_draining,
     ReportInventory: report_inventory,
-    PutKey: put_key,
-    RevokeKey: revoke_key,
     PutSettings: put_settings,
     RaiseFeatureLevel: raise_feature_level,
 }

@@ -16,6 +16,7 @@ from aivailable.core.state.changes.members import MEMBERS_MAX, NAME_MAX_CHARS
 from aivailable.core.state.commands import Adopt, Command, Dissolve
 from aivailable.core.state.merging import ADOPTED_MAX, adopted, may_end_in, with_tombstone
 from aivailable.core.state.records import Dissolved, Tombstone
+from aivailable.core.state.removal import removed_for_good
 from aivailable.core.state.state import State
 
 CLUSTER_ID_MAX_CHARS = 64
@@ -38,6 +39,9 @@ def adopt(state: State, _command: Command, body: Adopt) -> Change | Reject:
         return Reject("too_many", f"a cluster of 1 to {ADOPTED_MAX} members can end in another")
     if any(not 0 < len(node) <= NODE_ID_CHARS for node in body.members):
         return Reject("invalid_member", "a member has an id")
+    for node in body.members:
+        if refusal := removed_for_good(state, node):
+            return Reject("removed", refusal)
     known = [t.awaited for t in state.tombstones if t.cluster_id == body.cluster_id and t.merged]
     listed = {node: None for nodes in (*known, body.members) for node in nodes}
     awaited = tuple(sorted(node for node in listed if node not in state.members))

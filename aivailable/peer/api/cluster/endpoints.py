@@ -15,25 +15,23 @@ from aiohttp import web
 
 from aivailable.core.serving.status import ClusterStatus
 from aivailable.core.state.commands import RevokeKey, SetWindow
-from aivailable.core.state.records import ApiKey, Event, Scope
+from aivailable.core.state.records import Event, Scope
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import RequestOutcome, record_of
 from aivailable.peer.api.bodies.reading import read_body
 from aivailable.peer.api.cluster.nodes import asked
+from aivailable.peer.api.cluster.removal import age, shown_key
 from aivailable.peer.api.description.answer_types import (
     DeploymentsPage,
     EventsPage,
     KeyMade,
     KeyRevoked,
-    KeyShown,
     KeysPage,
     Left,
     MembersPage,
     MergeStarted,
     ModelsPage,
     NodesPage,
-    RecoveredCluster,
-    Removed,
     WindowSet,
 )
 from aivailable.peer.api.description.fields import Fields, Integer, Object, String
@@ -71,6 +69,7 @@ EVENTS_QUERY: Fields = {
     "limit": Integer(1, EVENTS_LIMIT_MAX, default=EVENTS_LIMIT_DEFAULT, text="of a JSON answer"),
 }
 
+REVOKE_QUERY: Fields = {"force": String(words=("1", "true"), text="also the last admin key")}
 log = logging.getLogger("aivailable.api")
 
 
@@ -177,6 +176,7 @@ class ClusterApi:
                 "Revoke an API key",
                 (Answer(KeyRevoked, "it counts no longer"),),
                 access=Access.ADMIN,
+                query=REVOKE_QUERY,
                 errors=(409,),
             ),
         ]
@@ -184,15 +184,6 @@ class ClusterApi:
     def _member_routes(self) -> list[Route]:
         prefix = "/cluster/v1"
         return [
-            Route(
-                "DELETE",
-                f"{prefix}/members/{{node}}",
-                self.remove,
-                "Take a member out for good",
-                (Answer(Removed, "it is a member no longer"),),
-                access=Access.ADMIN,
-                errors=(400, 409),
-            ),
             Route(
                 "POST",
                 f"{prefix}/window",
@@ -209,15 +200,6 @@ class ClusterApi:
                 self.leave,
                 "This node leaves the cluster and stops",
                 (Answer(Left, "it has left"),),
-                access=Access.ADMIN,
-                errors=(409,),
-            ),
-            Route(
-                "POST",
-                f"{prefix}/recover",
-                self.recover,
-                "Found the cluster anew from this node's copy",
-                (Answer(RecoveredCluster, "the new cluster"),),
                 access=Access.ADMIN,
                 errors=(409,),
             ),
@@ -281,7 +263,7 @@ class ClusterApi:
 
     async def keys(self, _: web.Request) -> web.Response:
         page: KeysPage = {
-            "keys": [_shown_key(one) for one in sorted(self._api_keys.keys(), key=_age)]
+            "keys": [shown_key(one) for one in sorted(self._api_keys.keys(), key=age)]
         }
         return json_answer(page)
 
@@ -295,14 +277,16 @@ class ClusterApi:
         if not label.isprintable():
             raise ParameterError("label", "'label' must be printable")
         text, key = await self._api_keys.mint_key(scope, label, actor=record.actor)
-        made: KeyMade = {"key": text, **_shown_key(key)}
+        made: KeyMade = {"key": text, **shown_key(key)}
         return json_answer(made, status=201, headers={"Cache-Control": "no-store"})
 
     async def revoke_key(self, request: web.Request) -> web.Response:
         record = record_of(request)
         key_id = request.match_info["key_id"]
         await self._changes.propose(
-            RevokeKey(key_id), actor=record.actor, reason=f"api {record.request_id}"
+            RevokeKey(key_id, force=asked(request, "force")),
+            actor=record.actor,
+            reason=f"api {record.request_id}",
         )
         revoked: KeyRevoked = {"revoked": key_id}
         return json_answer(revoked)
@@ -320,38 +304,10 @@ class ClusterApi:
         window: WindowSet = {"duration_s": duration_s}
         return json_answer(window)
 
-    async def remove(self, request: web.Request) -> web.Response:
-        """Take a member out by its id, a beginning of it, or its name."""
-        record = record_of(request)
-        wanted = request.match_info["node"]
-        found = [
-            node.node
-            for node in self._observation.status().nodes
-            if node.name == wanted or (len(wanted) >= 4 and node.node.startswith(wanted))
-        ]
-        if len(found) != 1:
-            many = "is ambiguous" if found else "is no member"
-            raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
-        await self._members.remove(found[0], actor=record.actor)
-        removed: Removed = {"removed": found[0]}
-        return json_answer(removed)
-
     async def leave(self, _: web.Request) -> web.Response:
         await self._members.leave()
         left: Left = {"left": self._observation.node}
         return json_answer(left)
-
-    async def recover(self, request: web.Request) -> web.Response:
-        """Found the cluster anew from this node's copy; says what was given up."""
-        record = record_of(request)
-        result = await self._members.recover(actor=record.actor)
-        cluster = result.state.cluster
-        founded: RecoveredCluster = {
-            "cluster_id": "" if cluster is None else cluster.cluster_id,
-            "gone": list(result.gone),
-            "lost_models": list(result.lost_models),
-        }
-        return json_answer(founded)
 
     async def merge(self, request: web.Request) -> web.Response:
         """End this cluster in the one named by `into`."""
@@ -437,18 +393,3 @@ def _page(events: tuple[Event, ...], limit: int) -> tuple[Event, ...]:
     while 0 < end < len(events) and events[end].version == events[end - 1].version:
         end += 1
     return events[:end]
-
-
-def _shown_key(key: ApiKey) -> KeyShown:
-    """A key's record without its hash."""
-    return {
-        "key_id": key.key_id,
-        "scope": key.scope.value,
-        "label": key.label,
-        "created_at_ms": key.created_at_ms,
-        "revoked": key.revoked,
-    }
-
-
-def _age(key: ApiKey) -> tuple[int, str]:
-    return key.created_at_ms, key.key_id

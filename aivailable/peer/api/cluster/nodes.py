@@ -102,6 +102,11 @@ def asked(request: web.Request, name: str) -> bool:
     return request.query.get(name) in ("1", "true")
 
 
+def several(request: web.Request, name: str) -> tuple[str, ...]:
+    """The values of a query parameter that may be repeated, in order, each once."""
+    return tuple(dict.fromkeys(text for text in request.query.getall(name, ()) if text))
+
+
 def find_member(status: ClusterStatus, wanted: str) -> NodeId:
     """The member with this name, id, or beginning of an id (4 characters).
 

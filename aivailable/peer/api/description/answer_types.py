@@ -113,6 +113,12 @@ class KeyShown(TypedDict):
     label: str
     created_at_ms: int
     revoked: bool
+    node: str
+    """The member that brought it; "" = none did."""
+    via: str
+    """The node that proposed it; "" = not recorded."""
+    by: str
+    """The key that asked for it; "" = none."""
 
 
 class KeysPage(TypedDict):
@@ -159,6 +165,28 @@ class Removed(TypedDict):
     removed: str
 
 
+class MemberRemoved(Removed):
+    """The member that was taken out, and what became of the keys that came through it."""
+
+    ended_keys: list[str]
+    kept_keys: list[str]
+
+
+class KeyThrough(KeyShown):
+    """A key that came through a member, and whether it ends when that one is removed."""
+
+    ends: bool
+
+
+class KeysThrough(TypedDict):
+    """What becomes of the keys that came through a member when it is removed."""
+
+    node: str
+    keys: list[KeyThrough]
+    problem: str
+    """Why it is refused like this; "" = it is not."""
+
+
 class Left(TypedDict):
     """The node that has left."""
 
@@ -170,7 +198,10 @@ class RecoveredCluster(TypedDict):
 
     cluster_id: str
     gone: list[str]
+    awaited: list[str]
+    """Of them, those that are let in again; the others are out for good."""
     lost_models: list[str]
+    ended_keys: list[str]
 
 
 class MergeStarted(TypedDict):
