@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from aivailable import config
+from aivailable.advice import UP
 from aivailable.cli import render
 from aivailable.errors import AivailableError
 
@@ -67,7 +68,7 @@ class ApiTarget:
 
 def find(url: str | None, api_key: str | None, home: Path | None) -> ApiTarget:
     """Where a command goes. Raises AivailableError when a file of the home cannot be used."""
-    home = home.expanduser().absolute() if home else config.default_home(os.environ)
+    home = config.expanded(home) if home else config.default_home(os.environ)
     text = _read_small(home / API_FILE) if url is None else None
     found = _url_of(text, home / API_FILE) if text else URL_DEFAULT
     if api_key is None:
@@ -108,9 +109,7 @@ def explain(error: AivailableError, target: ApiTarget) -> AivailableError:
     if code == "unreachable":
         if target.chosen:
             return NobodyListens(f"nobody answers at {target.url}; is a node up there?")
-        return NobodyListens(
-            f"no AIvailable runs here ({target.url}): start it with `aivailable up`"
-        )
+        return NobodyListens(f"no AIvailable runs here ({target.url}): start it with {UP}")
     if getattr(error, "status", 0) in (401, 403) and target.api_key is None:
         return AivailableError(
             f"{error}; give a key with --api-key, or --home of a node on this machine"

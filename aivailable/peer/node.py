@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from aivailable.advice import LEAVE
 from aivailable.core.ids import NodeId, short
 from aivailable.core.state.state import State
 from aivailable.errors import (
@@ -169,8 +170,8 @@ class Peer:
         if code == "removed":
             self.membership.phase = "removed"
             self.membership.advice = (
-                f"{short(node)} says that this node was removed from the cluster; `aivailable"
-                " leave` here makes it free to join again"
+                f"{short(node)} says that this node was removed from the cluster; {LEAVE}"
+                " here makes it free to join again"
             )
             return
         log.warning("%s refuses our link: %s %s", short(node), code, message)

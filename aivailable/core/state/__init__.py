@@ -13,6 +13,7 @@
 * `invariants`: what must hold in every state.
 * `founding`: found, join or wait.
 * `merging`: when clusters end in others.
+* `node_names`: members of one name told apart; whom a person means.
 * `constraints`: where a deployment may run.
 * `learned_memory`: what loads were measured to need.
 """

@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from aivailable.advice import ADMIT, MERGE
 from aivailable.core.ids import ClusterId, NodeId, short
 from aivailable.core.state.founding import ClusterFacts
 from aivailable.core.state.records import Event, JoinWindow, Role, Tombstone
@@ -91,15 +92,15 @@ def meet(meeting: Meeting, ordered: bool = False) -> Apart | EndInOther:
     seen = f"another cluster of this name ({short(other.cluster_id)}, {other.members} node(s))"
     if wins(mine, other):
         return Apart(
-            f"{seen} is here. To let it end in this one: `aivailable admit` here, then"
-            f" `aivailable merge {mine.cluster_id}` there"
+            f"{seen} is here. To let it end in this one: {ADMIT} here, then"
+            f" {MERGE.of(mine.cluster_id)} there"
         )
     both_open = meeting.window_open and meeting.other_open
     if ordered or (meeting.unused and (both_open or meeting.keyed)):
         return EndInOther()
     return Apart(
-        f"{seen} is here. To let this one end in it: `aivailable admit` there, then"
-        f" `aivailable merge {other.cluster_id}` here"
+        f"{seen} is here. To let this one end in it: {ADMIT} there, then"
+        f" {MERGE.of(other.cluster_id)} here"
     )
 
 

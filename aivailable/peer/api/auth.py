@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from aivailable.advice import KEY_CREATE, KEY_LIST
 from aivailable.core.ids import AccountId, NodeId, short
 from aivailable.core.state.records import ApiKey, Scope
 from aivailable.errors import RequestError
@@ -62,7 +63,7 @@ def authenticate(
             401,
             "missing_api_key",
             "an API key is needed: send 'Authorization: Bearer KEY'; "
-            "'aivailable key create' on a member makes one",
+            f"{KEY_CREATE} on a member makes one",
         )
     _refuse_web_pages(request, check_host=local)
     record.admin = not require_auth
@@ -108,7 +109,7 @@ def _known(api_keys: ApiKeys, presented: str, *, require_auth: bool) -> ApiKey |
             401,
             "invalid_api_key",
             "this API key is unknown to the cluster or revoked; "
-            "'aivailable key list' on a member shows the valid ones",
+            f"{KEY_LIST} on a member shows the valid ones",
         )
     return key
 

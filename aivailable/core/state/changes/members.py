@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from aivailable.advice import ADMIT, KEY_LIST
 from aivailable.core.ids import short
 from aivailable.core.state.changes.change import Change, Handler, Reject
 from aivailable.core.state.commands import (
@@ -91,7 +92,7 @@ def admit(state: State, command: Command, body: Admit) -> Change | Reject:
         if body.window_serial is not None and (
             not state.window.open or body.window_serial != state.window.serial
         ):
-            return Reject("window_closed", "the join window is closed; type `aivailable admit`")
+            return Reject("window_closed", f"the join window is closed; type {ADMIT}")
     brought = tuple(replace(key, node=body.member.node) for key in body.keys)
     keys = _with_keys(state.keys, brought)
     if isinstance(keys, Reject):
@@ -243,7 +244,7 @@ def put_key(state: State, _command: Command, body: PutKey) -> Change | Reject:
 def revoke_key(state: State, _command: Command, body: RevokeKey) -> Change | Reject:
     key = state.keys.get(body.key_id)
     if key is None:
-        return Reject("unknown_key", f"no key {body.key_id}; see `aivailable key list`")
+        return Reject("unknown_key", f"no key {body.key_id}; see {KEY_LIST}")
     after = replace(state, keys={**state.keys, key.key_id: replace(key, revoked=True)})
     return Change(after, "key", key.key_id, f"key {key.key_id} revoked")
 

@@ -18,7 +18,7 @@ from aivailable.core.state.commands import RevokeKey, SetWindow
 from aivailable.core.state.records import ApiKey, Event, Scope
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.api.accounting import RequestOutcome, record_of
-from aivailable.peer.api.cluster.nodes import asked
+from aivailable.peer.api.cluster.nodes import asked, find_member
 from aivailable.peer.api.description.answer_types import (
     DeploymentsPage,
     EventsPage,
@@ -190,7 +190,7 @@ class ClusterApi:
                 "Take a member out for good",
                 (Answer(Removed, "it is a member no longer"),),
                 access=Access.ADMIN,
-                errors=(400, 409),
+                errors=(404, 409),
             ),
             Route(
                 "POST",
@@ -322,17 +322,9 @@ class ClusterApi:
     async def remove(self, request: web.Request) -> web.Response:
         """Take a member out by its id, a beginning of it, or its name."""
         record = record_of(request)
-        wanted = request.match_info["node"]
-        found = [
-            node.node
-            for node in self._observation.status().nodes
-            if node.name == wanted or (len(wanted) >= 4 and node.node.startswith(wanted))
-        ]
-        if len(found) != 1:
-            many = "is ambiguous" if found else "is no member"
-            raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
-        await self._members.remove(found[0], actor=record.actor)
-        removed: Removed = {"removed": found[0]}
+        found = find_member(self._observation.status(), request.match_info["node"])
+        await self._members.remove(found, actor=record.actor)
+        removed: Removed = {"removed": found}
         return json_answer(removed)
 
     async def leave(self, _: web.Request) -> web.Response:
