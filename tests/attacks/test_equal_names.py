@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import pytest
-from fixtures.peers import MIB, Peers, State, cluster_name, host_of, loopback_peer
+from fixtures.peers import MIB, PeerProcess, Peers, State, cluster_name, host_of, loopback_peer
 from fixtures.printed import printed, run_printed
 
 from aivailable.advice import DEPLOY
 
 FAKE = ("--engine", "fake", "--option", f"need_bytes={MIB}")
-TELL_DELAY_S = 6.0
-SLOW_TO_TELL = f"""
-import sys
+SLOW_TO_TELL = """
+import os, sys
 if "up" in sys.orig_argv:
     import asyncio
     from aivailable.peer.serving.agent import Agent
     tell = Agent.tell_inventory
     async def slowly(self):
-        await asyncio.sleep({TELL_DELAY_S})
+        while not os.path.exists(os.environ["DEVICES_KNOWN"]):
+            await asyncio.sleep(0.05)
         await tell(self)
     Agent.tell_inventory = slowly
 """
@@ -31,6 +33,16 @@ def pair(states: list[State]) -> bool:
         state["quorum"] and len(state["nodes"]) == 2 and all(n["devices"] for n in state["nodes"])
         for state in states
     )
+
+
+def asked_again(peer: PeerProcess) -> None:
+    """Until the command line was refused twice: by then it waits."""
+    log = peer.home / "logs" / "aivailable.log"
+    for _ in range(600):
+        if log.read_text().count("route=POST /cluster/v1/deployments ") >= 3:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it does not ask again")
 
 
 @pytest.mark.slow
@@ -79,14 +91,19 @@ async def test_a_deployment_waits_for_who_has_not_told_its_devices(
     (tmp_path / "sitecustomize.py").write_text(SLOW_TO_TELL)
     peer = loopback_peer(tmp_path / "one", cluster_name())
     peer.environment["PYTHONPATH"] = f"{tmp_path}:{peer.environment['PYTHONPATH']}"
+    known = tmp_path / "known"
+    peer.environment["DEVICES_KNOWN"] = str(known)
     peers.peers = [peer]
     peer.start()
     await peer.listening()
     await peers.until("founded", lambda s: s[0]["quorum"])
     asked = await peers.deploy(peer, model="early", engine="fake", options={})
-    assert (asked.status, asked.body["error"]["code"]) == (409, "devices_not_told")
+    assert (asked.status, asked.body["error"]["code"]) == (409, "devices_not_told"), asked.body
     assert "the devices of one are not known yet" in asked.body["error"]["message"]
-    done = await run_printed(peer, DEPLOY.of("early").line, *FAKE)
+    waiting = asyncio.ensure_future(run_printed(peer, DEPLOY.of("early").line, *FAKE))
+    await asyncio.to_thread(asked_again, peer)
+    known.touch()
+    done = await waiting
     assert done.code == 0, done.output
     assert "one: has not told its devices yet" in done.output
     assert "Waiting for them" in done.output

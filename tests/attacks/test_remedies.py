@@ -58,9 +58,9 @@ async def start(peers: Peers, *new: PeerProcess) -> None:
     await asyncio.gather(*(peer.listening() for peer in new))
 
 
-async def alone(peers: Peers, home: Path, *flags: str) -> PeerProcess:
+async def alone(peers: Peers, home: Path, *flags: str, port: int = 0) -> PeerProcess:
     """One founded peer."""
-    peer = loopback_peer(home, cluster_name(), flags=flags)
+    peer = loopback_peer(home, cluster_name(), flags=flags, port=port)
     await start(peers, peer)
     await peers.until("founded", founded, [peer])
     return peer
@@ -225,11 +225,11 @@ async def test_a_node_is_started_and_looked_at_by_the_printed_commands(
     peers: Peers, tmp_path: Path
 ) -> None:
     """`up` alone, without a device; then with one, in another cluster, by a seed."""
-    peer = await alone(peers, tmp_path / "one")
+    with occupied() as port:
+        pass
+    seed = f"127.0.0.1:{port}"
+    peer = await alone(peers, tmp_path / "one", port=port - 1)
     own, cluster = ("--interfaces", "127.0.0.1", "--bind", "127.0.0.1"), peer.flags[5]
-    state = await peers.state(peer)
-    seed = f"127.0.0.1:{state['nodes'][0]['addresses'][0].rsplit(':', 1)[-1]}"
-    seed = seed if seed.rsplit(":", 1)[-1].isdecimal() else f"127.0.0.1:{int(peer.url[-5:]) + 1}"
     line = " ".join(
         [
             UP.line,
