@@ -28,11 +28,11 @@ def taken(port: int, *, links: bool = False) -> ConfigError:
             for one in range(api_port + STEP, api_port + STEP * (TRIES_MAX + 1), STEP)
             if one <= PORT_MAX and _free(one) and _free(one + 1)
         ),
-        0,
+        0,  # Which `up` takes as any free port.
     )
-    whose = " (for links: the one after --port)" if links else ""
+    whose = " (links use the one after --port)" if links else ""
     return ConfigError(
-        f"port {port}{whose} is in use by another program, perhaps of another user: choose "
+        f"port {port} is in use by another program, perhaps of another user{whose}: choose "
         f"another, like {UP_PORT.of(str(free))}"
     )
 
