@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aivailable.advice import INVITE
 from aivailable.errors import ConfigError
 
 API_PORT_DEFAULT = 8420
@@ -37,6 +38,10 @@ ENV_OF_OTHERS = frozenset({"AIVAILABLE_HOME", "AIVAILABLE_URL", "AIVAILABLE_API_
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+NO_HOME = (
+    "this user has no home directory: set AIVAILABLE_HOME to a folder of its own,"
+    " like AIVAILABLE_HOME=/var/lib/aivailable"
+)
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]+)")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
@@ -278,7 +283,7 @@ def _key(value: Any) -> str | None:
     if key_bits(text) < KEY_BITS_MIN:
         raise ValueError(
             f"a join key needs at least {KEY_BITS_MIN} random bits; this one has at most "
-            f"{key_bits(text):.0f} (`aivailable invite` prints a good one)"
+            f"{key_bits(text):.0f} ({INVITE} prints a good one)"
         )
     return text
 
@@ -294,7 +299,10 @@ def _path(value: Any) -> Path:
     text = str(value) if isinstance(value, Path) else _text(value)
     if not text:
         raise ValueError("the path is empty")
-    return Path(text).expanduser().absolute()
+    try:
+        return expanded(text)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def _file(value: Any) -> Path:
@@ -327,12 +335,29 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def default_home(environment: Mapping[str, str]) -> Path:
-    """AIVAILABLE_HOME, else the platform's data directory."""
+    """AIVAILABLE_HOME, else the platform's data directory. Raises ConfigError when a user without
+    a home directory asks."""
     if environment.get("AIVAILABLE_HOME"):
-        return Path(environment["AIVAILABLE_HOME"]).expanduser().absolute()
+        return expanded(environment["AIVAILABLE_HOME"])
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("aivailable", appauthor=False))
+    try:
+        path = Path(platformdirs.user_data_dir("aivailable", appauthor=False))
+    except RuntimeError as error:
+        raise ConfigError(NO_HOME) from error
+    if not path.is_absolute():
+        # Versions of platformdirs differ: some hand back the `~` that they cannot expand.
+        raise ConfigError(NO_HOME)
+    return path
+
+
+def expanded(path: str | Path) -> Path:
+    """The whole path of one that may begin with `~`. Raises ConfigError where nobody can say what
+    that is."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {NO_HOME}") from error
 
 
 def load(
@@ -343,7 +368,7 @@ def load(
     `flags` holds what was given on the command line, by the names of config.toml; an absent name
     is not given. Raises ConfigError with every problem of every source.
     """
-    home = home.expanduser().absolute() if home else default_home(environment)
+    home = expanded(home) if home else default_home(environment)
     problems: list[str] = []
     values: dict[str, Any] = {}
     sources = [

@@ -38,6 +38,7 @@ import typer
 from typer.core import TyperGroup
 
 from aivailable import __version__
+from aivailable.advice import DEPLOY, UP
 from aivailable.cli import (
     chat,
     cluster,
@@ -86,7 +87,7 @@ app = typer.Typer(
     cls=_Commands,
     name="aivailable",
     help="The GPU machines of a LAN as one highly available LLM service.",
-    epilog="Start with `aivailable up` on each machine, then `aivailable deploy MODEL`.",
+    epilog=f"Start with {UP} on each machine, then {DEPLOY}.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aivailable import config
+from aivailable.advice import ADMIT, LOCK, STATUS, UP, UP_NEW_IDENTITY
 from aivailable.cli import render, target
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 from aivailable.core.serving.status import ClusterStatus, EventStatus
@@ -51,7 +52,7 @@ def status(
 def top(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption = None) -> None:
     """Watch the cluster live; goes on with another node when this one dies."""
     if not sys.stdout.isatty():
-        raise AivailableError("top needs a terminal; `aivailable status` prints the same once")
+        raise AivailableError(f"top needs a terminal; {STATUS} prints the same once")
     where = target.find(url, api_key, home)
     target.run(where, lambda client: client.state(), "asking for the cluster")
 
@@ -84,19 +85,17 @@ def admit(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--for") from error
     if duration_s == 0:
-        raise typer.BadParameter("must be more than 0; `aivailable lock` closes the window")
+        raise typer.BadParameter(f"must be more than 0; {LOCK} closes the window")
     where = target.find(url, api_key, home)
     target.run(where, lambda client: client.window(duration_s), "opening the join window")
-    render.say(
-        f"the join window is open for {wording.span(duration_s)}; `aivailable lock` shuts it"
-    )
+    render.say(f"the join window is open for {wording.span(duration_s)}; {LOCK} shuts it")
 
 
 def lock(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOption = None) -> None:
     """Close the join window: nobody is let in without a key."""
     where = target.find(url, api_key, home)
     target.run(where, lambda client: client.window(0), "closing the join window")
-    render.say("the join window is closed; `aivailable admit` opens it again")
+    render.say(f"the join window is closed; {ADMIT} opens it again")
 
 
 def remove(
@@ -133,7 +132,7 @@ def remove(
         typer.confirm(f"Take {node} out of the cluster for good?", abort=True)
     target.run(where, lambda client: client.remove(node, keep, end), "removing")
     render.say(
-        f"{node} is no member any more; `aivailable up --new-identity` there makes it a new node"
+        f"{node} is no member any more; {UP_NEW_IDENTITY} there makes it a new node"
         " that keeps its models"
     )
 
@@ -149,7 +148,7 @@ def leave(
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Take the node at {where.url} out of its cluster?", abort=True)
     target.run(where, lambda client: client.leave(), "leaving")
-    render.say("this node has left its cluster; `aivailable up` looks for one again")
+    render.say(f"this node has left its cluster; {UP} looks for one again")
 
 
 def events(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aivailable.advice import TOP_HOME
 from aivailable.cli import render, target
 from aivailable.cli.chat import answer
 from aivailable.cli.local_cluster import LocalCluster, LocalPeer
@@ -179,5 +180,5 @@ def _invite(peers: list[LocalPeer], model: str, status: ClusterStatus) -> None:
         f"\ncurl {peers[-1].url}/v1/chat/completions -H 'Authorization: Bearer {key}' "
         f"-H 'Content-Type: application/json' -d '{body}'\n"
     )
-    render.say(f"watch it: aivailable top --home {peers[0].home}")
+    render.say(f"watch it: {TOP_HOME.of(str(peers[0].home)).line}")
     render.note("Ctrl-C ends the demo and removes all of it.")

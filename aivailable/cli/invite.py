@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from aivailable.advice import LOCK, UP
 from aivailable.cli import render
 
 
@@ -18,8 +19,8 @@ def invite() -> None:
     render.note(
         "Shown only now and kept nowhere. Start each node with it, those of the cluster and the "
         "new ones (restart one that runs):\n"
-        "  AIVAILABLE_KEY=KEY aivailable up\n"
+        f"  AIVAILABLE_KEY=KEY {UP.line}\n"
         'or put  key = "KEY"  into config.toml in the home of the node. Nodes with the key join '
-        "each other only, the join window open or not; `aivailable lock` keeps out the rest.\n"
+        f"each other only, the join window open or not; {LOCK} keeps out the rest.\n"
         "Whoever has the key can become a member: send it as you would send a password."
     )

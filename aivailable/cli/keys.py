@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aivailable.advice import KEY_LIST
 from aivailable.cli import render, target
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 from aivailable.core.serving.status import ClusterStatus
@@ -59,7 +60,7 @@ def list_keys(url: UrlOption = None, api_key: ApiKeyOption = None, home: HomeOpt
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help=f"As {KEY_LIST} shows it.")],
     force: Annotated[bool, typer.Option("--force", help="Also the last admin key.")] = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,

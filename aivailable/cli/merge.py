@@ -10,13 +10,14 @@ from typing import Annotated
 
 import typer
 
+from aivailable.advice import STATUS
 from aivailable.cli import render, target
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 
 
 def merge(
     cluster: Annotated[
-        str, typer.Argument(help="Id of the other cluster, as `aivailable status` there says.")
+        str, typer.Argument(help=f"Id of the other cluster, as {STATUS} there says.")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: UrlOption = None,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aivailable import config
+from aivailable.advice import CHAT, DEPLOY, STATUS, UNDEPLOY
 from aivailable.cli import placing, render, render_plan, target
 from aivailable.cli.progress import LoadProgress
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
@@ -20,11 +20,15 @@ from aivailable_tui import wording
 
 if TYPE_CHECKING:
     from aivailable.client import Client
+    from aivailable.core.state.records import Deployment
 
 REPLICAS_MAX = 64
 UNPLACEABLE_PATIENCE_S = 5.0
 """An unplaceable deployment may only be waiting for the planner's next look."""
 WAIT_DEFAULT_S = 1800
+DEVICES_WAIT_S = 30.0
+"""For nodes that have joined and not told their devices."""
+DEVICES_RETRY_S = 0.5
 
 Options = Annotated[
     list[str] | None,
@@ -120,8 +124,7 @@ def _show_plan(where: target.ApiTarget, model: str, wanted: dict[str, Any]) -> N
 
 def _deploy(where: target.ApiTarget, model: str, wanted: dict[str, Any], wait: bool) -> None:
     async def work(client: Client) -> tuple[str, bool]:
-        with render.waiting(f"deploying {model}"):
-            made = await client.deploy(absolute(model), **wanted)
+        made = await _made(client, model, wanted)
         deployed = made.name
         if wait:
             known = (await wait_ready(client, deployed)).models
@@ -131,14 +134,33 @@ def _deploy(where: target.ApiTarget, model: str, wanted: dict[str, Any], wait: b
 
     deployed, chats = target.run(where, work)
     if wait and chats:
-        render.say(f"{deployed} is ready: aivailable chat {deployed} Hello")
+        render.say(f"{deployed} is ready: {CHAT.of(deployed).line}")
     elif wait:
         render.say(
             f"{deployed} is ready. Its file has no chat template, so it does not chat: it answers"
             " /v1/completions, and other endpoints if it was made for them"
         )
     else:
-        render.say(f"{deployed} is deployed; `aivailable status` shows when it is ready")
+        render.say(f"{deployed} is deployed; {STATUS} shows when it is ready")
+
+
+async def _made(client: Client, model: str, wanted: dict[str, Any]) -> Deployment:
+    """Deploy, once nodes that came a moment ago have told their devices. Raises AivailableError,
+    which names them when that takes longer than DEVICES_WAIT_S."""
+    clock = asyncio.get_running_loop().time
+    deadline_s, doing = clock() + DEVICES_WAIT_S, f"deploying {model}"
+    told = False
+    with render.waiting(doing):
+        while True:
+            try:
+                return await client.deploy(absolute(model), **wanted)
+            except AivailableError as error:
+                if getattr(error, "code", "") != "devices_not_told" or clock() > deadline_s:
+                    raise
+                if not told:
+                    render.note(f"{error}. Waiting for them, {DEVICES_WAIT_S:.0f} s at most.")
+                told = True
+            await asyncio.sleep(DEVICES_RETRY_S)
 
 
 def fit(
@@ -202,7 +224,7 @@ def list_models(
         target.find(url, api_key, home), lambda client: client.state(), "asking for the models"
     )
     if not status.models:
-        render.note("No models yet: `aivailable deploy PATH` adds a GGUF file.")
+        render.note(f"No models yet: {DEPLOY.of('PATH')} adds a GGUF file.")
         return
     render.show(render.models_table(status.models, status))
 
@@ -254,9 +276,9 @@ def absolute(model: str) -> str:
     Names may contain slashes, so a text is a path when it begins like one, names a GGUF file, or
     a file of that name is here.
     """
-    path = Path(model).expanduser()
+    path = config.expanded(model)
     if model.startswith(("/", "./", "../", "~")) or model.endswith(".gguf") or path.is_file():
-        return str(path.absolute())
+        return str(path)
     return model
 
 
@@ -276,9 +298,9 @@ async def wait_ready(client: Client, name: str, wait_s: float = WAIT_DEFAULT_S) 
         except TimeoutError:
             raise AivailableError(
                 f"{name} is not ready after {wording.span(wait_s)}{watch.why}; it goes on: "
-                "see `aivailable status`"
+                f"see {STATUS}"
             ) from None
-    raise AivailableError(f"lost sight of {name}: no node answers; try `aivailable status`")
+    raise AivailableError(f"lost sight of {name}: no node answers; try {STATUS}")
 
 
 class ReadyWatch:
@@ -312,6 +334,6 @@ class ReadyWatch:
         if now_s - self._unplaceable_since_s >= UNPLACEABLE_PATIENCE_S:
             raise AivailableError(
                 f"{self._name} cannot be placed now{self.why}. It stays deployed and starts when "
-                f"there is room; `aivailable undeploy {self._name}` gives it up"
+                f"there is room; {UNDEPLOY.of(self._name)} gives it up"
             )
         return False

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from aivailable import config
+from aivailable.advice import PAUSE_OFF, UNDRAIN
 from aivailable.cli import render, target
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 from aivailable_tui import wording
@@ -29,7 +30,7 @@ def drain(
     where = target.find(url, api_key, home)
     done = target.run(where, lambda client: client.drain(node, True, force=force), "draining")
     again = "" if done.changed else " already"
-    render.say(f"{done.name} drains{again}; `aivailable undrain {done.name}` ends it")
+    render.say(f"{done.name} drains{again}; {UNDRAIN.of(done.name)} ends it")
     if done.moving:
         render.say(f"moving away: {', '.join(done.moving)}; requests under way finish first")
     if done.staying:
@@ -46,7 +47,7 @@ def pause(
     node: Annotated[
         str | None, typer.Argument(metavar="NODE", help="Default: this machine.")
     ] = None,
-    off: Annotated[bool, typer.Option("--off", help="End it: `pause --off [NODE]`.")] = False,
+    off: Annotated[bool, typer.Option("--off", help=f"End it: {PAUSE_OFF} [NODE].")] = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     home: HomeOption = None,
@@ -54,7 +55,7 @@ def pause(
     """Give the machine back to its owner for a while: its models end, its memory is free."""
     if off:
         if node is not None:
-            raise typer.BadParameter("`pause --off` takes no time", param_hint="TIME")
+            raise typer.BadParameter(f"{PAUSE_OFF} takes no time", param_hint="TIME")
         node, duration_s = duration, 0
     elif duration is None:
         raise typer.BadParameter("say how long, like 2h, or --off", param_hint="TIME")
@@ -70,10 +71,7 @@ def pause(
     if not done.paused_left_s:
         render.say(f"{done.name} serves again")
         return
-    render.say(
-        f"{done.name} is paused for {wording.span(done.paused_left_s)}; `aivailable pause --off`"
-        " ends it"
-    )
+    render.say(f"{done.name} is paused for {wording.span(done.paused_left_s)}; {PAUSE_OFF} ends it")
     if done.ending:
         render.say(f"ending: {', '.join(done.ending)}; requests under way finish first")
 

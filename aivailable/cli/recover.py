@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from aivailable.advice import UP_NEW_IDENTITY
 from aivailable.cli import render, target
 from aivailable.cli.target import ApiKeyOption, HomeOption, UrlOption
 from aivailable.core.serving.status import ClusterStatus
@@ -66,7 +67,7 @@ def recover(
         )
     if out:
         render.note(
-            f"Out for good: {', '.join(out)}. `aivailable up --new-identity` there makes a new"
+            f"Out for good: {', '.join(out)}. {UP_NEW_IDENTITY} there makes a new"
             " node of it that keeps its models."
         )
     if result.ended_keys:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from aivailable.advice import ADMIT, DEPLOY, REMOVE
 from aivailable_tui import wording
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def status_page(status: ClusterStatus, *, long: bool = False) -> Iterator[Render
     if status.deployments:
         yield Padding(_deployments_table(status, long=long), (1, 0, 0, 0), expand=False)
     elif status.phase == "member":
-        yield Text("\nNo model is deployed: `aivailable deploy MODEL`.", style="dim")
+        yield Text(f"\nNo model is deployed: {DEPLOY}.", style="dim")
     yield from waiting_lines(status)
 
 
@@ -124,7 +125,7 @@ def level_lines(status: ClusterStatus) -> Iterator[Text]:
     names = ", ".join(wording.name_of(status, node) for node in status.held_back_by)
     yield Text(
         f"Feature level {status.feature_level}; level {newest} waits for {names}: install the newer"
-        " version there, or `aivailable remove` who never comes back.",
+        f" version there, or {REMOVE} who never comes back.",
         style="yellow",
     )
 
@@ -134,7 +135,7 @@ def waiting_lines(status: ClusterStatus) -> Iterator[Text]:
     for waiter in status.waiting:
         yield Text(
             f"\n{wording.symbol('silent')} {waiter.name} ({waiter.node[:8]}, {waiter.address}) "
-            "waits to be let in: `aivailable admit`",
+            f"waits to be let in: {ADMIT}",
             style="yellow",
         )
 

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from aivailable import config
+from aivailable.advice import DOCTOR, RUNTIME_ADD
 from aivailable.cli import render
 from aivailable.cli.target import HomeOption
 from aivailable.core.state.records import Backend
@@ -82,10 +83,10 @@ def list_runtimes(home: HomeOption = None) -> None:
             )
         if steps is not None:
             after = f"after {', '.join(steps)}" if steps else "at its beginning"
-            render.say(f"{kind.value}: half made, {after}; `aivailable runtime add` goes on")
+            render.say(f"{kind.value}: half made, {after}; {RUNTIME_ADD.of(kind.value)} goes on")
         found = found or runtime is not None or steps is not None
     if not found:
-        render.say("none besides this program's own interpreter; see `aivailable doctor`")
+        render.say(f"none besides this program's own interpreter; see {DOCTOR}")
 
 
 @app.command()
@@ -107,4 +108,4 @@ def _backend(text: str) -> Backend:
 
 
 def _home(home: Path | None) -> Path:
-    return home.expanduser().absolute() if home else config.default_home(os.environ)
+    return config.expanded(home) if home else config.default_home(os.environ)

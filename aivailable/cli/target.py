@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import typer
 
 from aivailable import config
+from aivailable.advice import UP, UP_PORT
 from aivailable.cli import render
 from aivailable.cli.port_owner import port_owner
 from aivailable.errors import AivailableError
@@ -69,7 +70,7 @@ class ApiTarget:
 
 def find(url: str | None, api_key: str | None, home: Path | None) -> ApiTarget:
     """Where a command goes. Raises AivailableError when a file of the home cannot be used."""
-    home = home.expanduser().absolute() if home else config.default_home(os.environ)
+    home = config.expanded(home) if home else config.default_home(os.environ)
     text = _read_small(home / API_FILE) if url is None else None
     found = _url_of(text, home / API_FILE) if text else URL_DEFAULT
     if api_key is None:
@@ -111,9 +112,7 @@ def explain(error: AivailableError, target: ApiTarget) -> AivailableError:
     if code == "unreachable":
         if target.chosen:
             return NobodyListens(f"nobody answers at {target.url}; is a node up there?")
-        return NobodyListens(
-            f"no AIvailable runs here ({target.url}): start it with `aivailable up`"
-        )
+        return NobodyListens(f"no AIvailable runs here ({target.url}): start it with {UP}")
     if code == "not_ours":
         return AivailableError(_whose(target))
     if getattr(error, "status", 0) in (401, 403) and target.api_key is None:
@@ -134,8 +133,8 @@ def _whose(target: ApiTarget) -> str:
     port = urlsplit(target.url).port or 0
     return (
         f"{said}: port {port} belongs to {port_owner(port)}, or the key was revoked, or a node of "
-        "an older version must be restarted. Start a node of your own with `aivailable up --port "
-        "N`, or name a node with --url and its key with --api-key"
+        f"an older version must be restarted. Start a node of your own with {UP_PORT}, "
+        "or name a node with --url and its key with --api-key"
     )
 
 

@@ -68,7 +68,7 @@ def key_hash(api_key: str) -> str:
 def key_proof(hashed: str, nonce: str, port: int) -> str:
     """What only a node that knows a key's hash can say of a nonce: HMAC-SHA256, hex. `port` is
     where it was asked."""
-    text = f"aivailable key proof 1 {nonce} {port}".encode()
+    text = f"aivailable.proof 1 {nonce} {port}".encode()
     return hmac.new(bytes.fromhex(hashed), text, hashlib.sha256).hexdigest()
 
 

@@ -36,8 +36,8 @@ from aivailable.peer.links.identity import Identity
 from aivailable.peer.links.trust import Trust, api_context
 from aivailable.peer.local_service import ADMIN_KEY_FILE
 from aivailable.peer.logs import log_to
+from aivailable.peer.membership.new_identity import start_anew
 from aivailable.peer.model_store import FileModelStore
-from aivailable.peer.new_identity import start_anew
 from aivailable.peer.node import Peer
 from aivailable.peer.ports import Endpoints, PeerConfig, Ports
 from aivailable.peer.runtimes import Interpreters, Starter

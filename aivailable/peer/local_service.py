@@ -12,6 +12,7 @@ import base64
 from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import replace
 
+from aivailable.advice import STATUS
 from aivailable.core.ids import AccountId, ClusterId, KeyId, NodeId, key_hash, key_id
 from aivailable.core.planning.planner import explanations
 from aivailable.core.serving.status import (
@@ -91,7 +92,7 @@ class CurrentSession:
             raise RequestError(
                 503,
                 "not_a_member",
-                self._membership.advice or "this node has no cluster yet; see `aivailable status`",
+                self._membership.advice or f"this node has no cluster yet; see {STATUS}",
                 retry_after_s=3,
             )
         return self.session

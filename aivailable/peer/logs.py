@@ -106,7 +106,7 @@ def _told(kind: _Kind, name: tuple[str, int, str]) -> list[str]:
     return out
 
 
-class Limited(logging.Handler):
+class LimitedHandler(logging.Handler):
     """Writes through `inner` what `Counting` lets through."""
 
     def __init__(self, inner: logging.Handler) -> None:
@@ -135,12 +135,12 @@ class Limited(logging.Handler):
 def log_to(folder: Path, level: str) -> None:
     """Everything into a file in `folder`; warnings of libraries also to stderr."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = Limited(
+    file = LimitedHandler(
         logging.handlers.RotatingFileHandler(
             folder / "aivailable.log", maxBytes=LOG_FILE_MAX_BYTES, backupCount=LOG_FILES_KEPT
         )
     )
-    stderr = Limited(logging.StreamHandler())
+    stderr = LimitedHandler(logging.StreamHandler())
     stderr.setLevel(logging.WARNING)
     stderr.addFilter(lambda record: not record.name.startswith(OURS))
     for handler in (file, stderr):

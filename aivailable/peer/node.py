@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from aivailable.advice import UP_NEW_IDENTITY
 from aivailable.core.ids import NodeId, short
 from aivailable.core.state.state import State
 from aivailable.errors import (
@@ -142,8 +143,8 @@ class Peer:
         await self.membership.forget()
         if not self.left.is_set():
             self.membership.advice = (
-                "this node was removed from its cluster: stop it, then `aivailable up"
-                " --new-identity` makes it a new node, with its models kept"
+                f"this node was removed from its cluster: stop it, then {UP_NEW_IDENTITY} makes it"
+                " a new node, with its models kept"
             )
 
     # --- ports.LinkListener
@@ -178,7 +179,7 @@ class Peer:
         if code == "removed":
             self.membership.told_removed(
                 f"{short(node)} says that this node was removed from the cluster: stop it, then"
-                " `aivailable up --new-identity` makes it a new node, with its models kept"
+                f" {UP_NEW_IDENTITY} makes it a new node, with its models kept"
             )
             return
         log.warning("%s refuses our link: %s %s", short(node), code, message)

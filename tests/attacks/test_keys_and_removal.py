@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from fixtures.peers import PeerProcess, Peers, State, loopback_peer, voting
+from fixtures.printed import printed, run_printed
 
+from aivailable.advice import KEY_CREATE_ADMIN, KEY_REVOKE_FORCE, UP_NEW_IDENTITY
 from aivailable.core.ids import key_hash, key_id
 
 TRIES = 20
 OPEN = {"duration_s": 600}
-COMMAND = "aivailable up --new-identity"
+COMMAND = UP_NEW_IDENTITY.line
 
 
 async def removed(peers: Peers, by: PeerProcess, gone: PeerProcess, query: str = "") -> Any:
@@ -79,6 +81,8 @@ async def test_the_keys_of_a_removed_member_are_dead(three: Peers) -> None:
         assert models.status == 200, "a user key stays"
 
 
+@pytest.mark.remedy("key-create-admin")
+@pytest.mark.remedy("key-revoke-force")
 async def test_the_last_admin_key_ends_only_when_forced(peers: Peers, tmp_path: Path) -> None:
     alone = loopback_peer(tmp_path / "alone", "keys-alone")
     peers.peers.append(alone)
@@ -86,14 +90,19 @@ async def test_the_last_admin_key_ends_only_when_forced(peers: Peers, tmp_path: 
     await alone.listening()
     await peers.until("founded", lambda s: s[0]["phase"] == "member" and s[0]["controller"])
     await at_level(peers, [alone])
-    path = f"/cluster/v1/keys/{key_id(key_hash(alone.key))}"
-    answer = await peers.ask(alone, "DELETE", path)
+    own = key_id(key_hash(alone.key))
+    answer = await peers.ask(alone, "DELETE", f"/cluster/v1/keys/{own}")
     assert (answer.status, answer.body["error"]["code"]) == (409, "last_admin_key")
-    assert (await peers.ask(alone, "DELETE", f"{path}?force=1")).status == 200
+    force = KEY_REVOKE_FORCE.of(own).line
+    assert printed(answer.body["error"]["message"]) == [KEY_CREATE_ADMIN.line, force]
+    made = await run_printed(alone, KEY_CREATE_ADMIN.line)
+    assert made.code == 0, made.output
+    assert (await run_printed(alone, force)).code == 0
     assert (await peers.ask(alone, "GET", "/cluster/v1/keys")).status == 401
 
 
 @pytest.mark.slow
+@pytest.mark.remedy("up-new-identity")
 async def test_a_removed_identity_stays_out_and_its_machine_comes_back_with_its_models(
     three: Peers,
 ) -> None:
@@ -162,4 +171,4 @@ async def test_the_remedies_for_a_damaged_identity_lead_back_in(three: Peers, da
     await three.until("it is in again", back, [broken, first], 30.0)
     assert model.exists()
     if damage == "moved away":
-        assert "another identity now" in broken.output()
+        assert "identity has changed" in " ".join(broken.output().split())

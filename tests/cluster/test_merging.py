@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.peers import PeerProcess, Peers, State, cluster_name, loopback_peer
+from fixtures.printed import printed, run_printed
 
 from aivailable.peer.app import new_join_key
 
@@ -26,6 +27,7 @@ def one_cluster(states: list[State]) -> bool:
     )
 
 
+@pytest.mark.remedy("merge")
 async def test_a_survivor_recovers_and_the_old_voter_is_merged_back(
     peers: Peers, tmp_path: Path
 ) -> None:
@@ -67,9 +69,10 @@ async def test_a_survivor_recovers_and_the_old_voter_is_merged_back(
     voter.start()
     await voter.listening()
     await peers.until("both see it", lambda states: all(told(old, state) for state in states))
-    await peers.ask(voter, "POST", "/cluster/v1/window", {"duration_s": 600})
-    answer = await peers.ask(survivor, "POST", "/cluster/v1/merge", {"into": old}, limit_s=30.0)
-    assert answer.status == 200, answer
+    admit, merge = printed((await peers.state(survivor))["advice"])
+    assert (await run_printed(voter, admit)).code == 0
+    ended = await run_printed(survivor, merge, "--yes")
+    assert ended.code == 0, ended.output
     await peers.until("one cluster again", one_cluster, limit_s=60.0)
     assert (await peers.state(survivor))["cluster_id"] == old
 

@@ -16,6 +16,7 @@ from aivailable.core.planning.planner import explanations, plan
 from aivailable.core.serving.status import PlanStep
 from aivailable.core.state.commands import Body, Command, ReportReplica, SetDraining
 from aivailable.core.state.machine import apply
+from aivailable.core.state.node_names import shown_name
 from aivailable.core.state.records import CommandOutcome, Control, Replica, Status
 from aivailable.core.state.state import State
 
@@ -170,13 +171,12 @@ class _Projection:
 
 
 def _step(state: State, action: str, replica: Replica, reason: str) -> PlanStep:
-    member = state.members.get(replica.node)
     return PlanStep(
         action,
         replica.deployment,
         replica.replica,
         replica.node,
-        member.name if member is not None else replica.node[:8],
+        shown_name(state.members, replica.node),
         tuple(device_name(state, replica.node, claim.device_id) for claim in replica.claims),
         sum(claim.claim_bytes for claim in replica.claims),
         reason,

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from aivailable.core.cluster.liveness import Liveness, fresh_heartbeat, is_alive, silent_ms
+from aivailable.core.cluster.liveness import (
+    NEWCOMER_GRACE_MS,
+    Liveness,
+    fresh_heartbeat,
+    is_alive,
+    silent_ms,
+)
 from aivailable.core.ids import Digest, NodeId, ReplicaId
 from aivailable.core.planning.capacity import (
     CapacityLedger,
@@ -25,6 +31,7 @@ from aivailable.core.state.constraints import (
     node_obstacle,
     strangers,
 )
+from aivailable.core.state.node_names import shown_name, shown_names
 from aivailable.core.state.records import Deployment, Member, Replica
 from aivailable.core.state.state import State, failure_key
 
@@ -35,6 +42,7 @@ __all__ = [
     "explain",
     "format_bytes",
     "is_current",
+    "newcomers",
     "place",
     "refusal",
 ]
@@ -43,6 +51,8 @@ CONTEXT_STEP = 256
 """A suggested context is a multiple of this."""
 CONTEXT_SUGGESTED_MIN = 512
 """A smaller context is not worth suggesting."""
+NOT_TOLD = "has not told its devices yet"
+NOT_HEARD = "has joined and was not heard yet"
 VERDICTS_SHOWN_MAX = 8
 """Devices named in one explanation; the rest are counted."""
 
@@ -104,16 +114,25 @@ def refusal(
 ) -> PlacementRefused:
     """What each device, or the whole node, lacks for one more replica as the ledger stands."""
     verdicts: list[DeviceVerdict] = []
+    names = shown_names(state.members)
     for node, host in ledger.hosts.items():
         there = tuple(host.replicas.values())
         obstacle = _node_obstacle(state, liveness, deployment, host.member, there)
         if obstacle:
-            verdicts.append(DeviceVerdict(node, host.member.name, "", obstacle))
+            verdicts.append(DeviceVerdict(node, names[node], "", obstacle))
         else:
             verdicts += [
-                _verdict(deployment, host.member, capacity) for capacity in host.capacities
+                _verdict(deployment, host.member, names[node], capacity)
+                for capacity in host.capacities
             ]
     return PlacementRefused(tuple(verdicts))
+
+
+def newcomers(refused: PlacementRefused) -> tuple[str, ...]:
+    """Names of nodes that came a moment ago, and whose devices are known in another moment."""
+    return tuple(
+        verdict.node_name for verdict in refused.reasons if verdict.text in (NOT_TOLD, NOT_HEARD)
+    )
 
 
 def explain(refused: PlacementRefused) -> str:
@@ -145,11 +164,15 @@ def _node_obstacle(
     if member.draining:
         return "draining"
     if not is_alive(liveness, node, state.settings.down_after_ms):
+        if node not in liveness.heard and silent_ms(liveness, node) < NEWCOMER_GRACE_MS:
+            return NOT_HEARD
         return f"not heard for {silent_ms(liveness, node) / 1000:.0f} s"
     heartbeat = fresh_heartbeat(liveness, node, state.settings.down_after_ms)
     if heartbeat is not None and heartbeat.paused_left_s > 0:
         return f"paused by its owner for another {-(-heartbeat.paused_left_s // 60)} min"
-    if inventory is None or not inventory.devices:
+    if inventory is None:
+        return NOT_TOLD
+    if not inventory.devices:
         return "has no usable device"
     if deployment.engine not in inventory.engines:
         return f"cannot run the engine {deployment.engine!r}"
@@ -173,7 +196,7 @@ def _file_obstacle(state: State, liveness: Liveness, deployment: Deployment, nod
         after_ms = state.settings.down_after_ms
         if node in holders or any(is_alive(liveness, holder, after_ms) for holder in holders):
             continue
-        names = ", ".join(state.members[holder].name or holder[:8] for holder in holders)
+        names = ", ".join(shown_name(state.members, holder) for holder in holders)
         what = file_words(deployment, digest)
         return f"lacks {what}, and no live node has it (held by: {names or 'nobody'})"
     return ""
@@ -187,10 +210,12 @@ def file_words(deployment: Deployment | None, digest: Digest) -> str:
     return "the model file"
 
 
-def _verdict(deployment: Deployment, member: Member, capacity: DeviceCapacity) -> DeviceVerdict:
+def _verdict(
+    deployment: Deployment, member: Member, name: str, capacity: DeviceCapacity
+) -> DeviceVerdict:
     obstacle = device_obstacle(deployment.where, capacity.device)
     if obstacle:
-        return DeviceVerdict(member.node, member.name, capacity.device.device_id, obstacle)
+        return DeviceVerdict(member.node, name, capacity.device.device_id, obstacle)
     need, free = deployment.need_bytes, max(0, capacity.free_bytes)
     text = f"needs {format_bytes(need)}, {format_bytes(free)} free"
     if format_bytes(need) == format_bytes(free):
@@ -198,7 +223,7 @@ def _verdict(deployment: Deployment, member: Member, capacity: DeviceCapacity) -
     context = _context_that_fits(deployment, free)
     if context:
         text += f"; would fit with ctx {context}"
-    return DeviceVerdict(member.node, member.name, capacity.device.device_id, text, need, free)
+    return DeviceVerdict(member.node, name, capacity.device.device_id, text, need, free)
 
 
 def _context_that_fits(deployment: Deployment, free: int) -> int:

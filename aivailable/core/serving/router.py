@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from aivailable.advice import DEPLOY
 from aivailable.core.ids import NodeId, ReplicaId
 from aivailable.core.serving.admission import places_sure
 from aivailable.core.serving.view import ReadyReplica, View, obstacle, ready_replicas
@@ -263,7 +264,7 @@ def _unknown(name: str, state: State) -> Refuse:
     shown = ", ".join(names[:NAMES_SHOWN_MAX])
     more = len(names) - NAMES_SHOWN_MAX
     there = f"deployed: {shown}" + (f" and {more} more" if more > 0 else "")
-    hint = there if names else "nothing is deployed yet; see `aivailable deploy`"
+    hint = there if names else f"nothing is deployed yet; {DEPLOY} deploys one"
     return Refuse(404, "model_not_found", f"no deployment is called {name[:128]!r}; {hint}")
 
 

@@ -30,6 +30,7 @@ from aivailable.core.serving.status import (
     WaitingStatus,
 )
 from aivailable.core.state.levels import waited_for
+from aivailable.core.state.node_names import shown_name
 from aivailable.core.state.records import Deployment, Device, Member, Replica, Status
 from aivailable.core.state.state import State
 from aivailable.wire.peer import DeviceLoad, ReplicaLoad
@@ -178,7 +179,7 @@ def _node(
     return NodeStatus(
         node=node,
         short=short(node),
-        name=member.name,
+        name=shown_name(view.state.members, node),
         role=member.role.value,
         state=_node_state(view, member),
         age_ms=silent_ms(liveness, node) if heard else None,
@@ -311,8 +312,7 @@ def _troubles(state: State, deployment: Deployment, ready: int) -> str:
     for key in sorted(state.failures):
         failure = state.failures[key]
         if (failure.deployment, failure.generation) == (deployment.name, deployment.generation):
-            member = state.members.get(failure.node)
-            name = member.name if member is not None else short(failure.node)
+            name = shown_name(state.members, failure.node)
             texts.append(f"failed {failure.count} × on {name}: {failure.reason}")
     return "; ".join(texts)
 
@@ -415,5 +415,4 @@ def _percent(load: ReplicaLoad | None) -> str:
 
 
 def _name(state: State, node: NodeId) -> str:
-    member = state.members.get(node)
-    return member.name if member is not None else short(node)
+    return shown_name(state.members, node)

@@ -16,6 +16,9 @@
 * `merging`: when clusters end in others.
 * `removal`: who was removed for good.
 * `keys`: where API keys come from, and which end with a member.
+* `node_names`: members of one name told apart; whom a person means.
 * `constraints`: where a deployment may run.
 * `learned_memory`: what loads were measured to need.
+
+More than fifteen files: each rule that several commands ask has its own, so that there is one of it.
 """

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from aivailable.advice import KEY_LIST
 from aivailable.core.ids import KeyId, NodeId
 from aivailable.core.state.records import ApiKey, Scope
 from aivailable.core.state.state import State
@@ -87,7 +88,7 @@ def endings(
     stays = tuple(key for key in through if key not in ends)
     problem = ""
     if unknown:
-        problem = f"no key {unknown[0]}; see `aivailable key list`"
+        problem = f"no key {unknown[0]}; see {KEY_LIST}"
     elif set(keep) & set(end):
         problem = f"key {sorted(set(keep) & set(end))[0]} cannot both stay and end"
     elif default and not _admins(state.keys, ends):

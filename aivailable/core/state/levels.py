@@ -14,7 +14,9 @@ import enum
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from aivailable.advice import REMOVE
 from aivailable.core.state.commands import KIND_LEVELS
+from aivailable.core.state.node_names import shown_name
 from aivailable.core.state.records import VALUE_LEVELS, Member
 from aivailable.wire.schema import late_fields
 
@@ -73,11 +75,11 @@ def why_not_yet(members: Mapping[str, Member], level: int, current: int) -> str:
     slow = holding_back(members, level)
     if not slow:
         return f"{text}: every member can do it, so it will in a moment; try again"
-    names = ", ".join(_named(member) for member in slow[:NAMED_MAX])
+    names = ", ".join(_named(members, member) for member in slow[:NAMED_MAX])
     more = f" and {len(slow) - NAMED_MAX} more" if len(slow) > NAMED_MAX else ""
     return (
         f"{text}: held back by {names}{more}; install the newer version there, or take out who"
-        " never comes back with `aivailable remove`"
+        f" never comes back with {REMOVE}"
     )
 
 
@@ -101,9 +103,9 @@ def newcomer_too_old(stated: int, level: int) -> str:
     )
 
 
-def _named(member: Member) -> str:
+def _named(members: Mapping[str, Member], member: Member) -> str:
     off = ", off" if member.away or member.down else ""
-    return f"{member.name} ({member.version or 'unknown version'}{off})"
+    return f"{shown_name(members, member.node)} ({member.version or 'unknown version'}{off})"
 
 
 def _install(problem: str) -> str:

@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from aivailable.advice import ADMIT, MERGE, STATUS
 from aivailable.core.ids import ClusterId, KeyId, NodeId, short
 from aivailable.core.state.crossing import Departure, Way, may_go
 from aivailable.core.state.founding import ClusterFacts
@@ -94,8 +95,8 @@ def meet(meeting: Meeting, ordered: bool = False) -> Apart | EndInOther:
     seen = f"another cluster of this name ({short(other.cluster_id)}, {other.members} node(s))"
     if wins(mine, other):
         return Apart(
-            f"{seen} is here. To let it end in this one: `aivailable admit` here, then"
-            f" `aivailable merge {mine.cluster_id}` there"
+            f"{seen} is here. To let it end in this one: {ADMIT} here, then"
+            f" {MERGE.of(mine.cluster_id)} there"
         )
     leaving = Departure(
         Way.ORDERED if ordered else Way.MERGING,
@@ -107,8 +108,8 @@ def meet(meeting: Meeting, ordered: bool = False) -> Apart | EndInOther:
     if may_go(leaving):
         return EndInOther()
     return Apart(
-        f"{seen} is here. To let this one end in it: `aivailable admit` there, then"
-        f" `aivailable merge {other.cluster_id}` here"
+        f"{seen} is here. To let this one end in it: {ADMIT} there, then"
+        f" {MERGE.of(other.cluster_id)} here"
     )
 
 
@@ -262,7 +263,7 @@ def _parted(
     """Who may come back, who may not, and the keys that end with these. Raises ValueError."""
     unknown = [other for other in expected or () if other not in state.members]
     if unknown:
-        raise ValueError(f"{short(unknown[0])} is no member; see `aivailable members`")
+        raise ValueError(f"{short(unknown[0])} is no member; see {STATUS}")
     awaited = tuple(other for other in others if expected is None or other in expected)
     given_up = tuple(other for other in others if other not in awaited)
     keys = endings(state, given_up, keep_keys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from aivailable.advice import UP_NEW_IDENTITY
 from aivailable.core.ids import NodeId, short
 from aivailable.core.state.state import State
 
@@ -20,7 +21,7 @@ def removed_for_good(state: State, node: NodeId) -> str:
     if node not in state.removed:
         return ""
     return (
-        f"{short(node)} was removed from this cluster for good: `aivailable up --new-identity` on"
+        f"{short(node)} was removed from this cluster for good: {UP_NEW_IDENTITY} on"
         " that machine makes it a new node, with its models kept"
     )
 

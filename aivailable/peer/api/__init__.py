@@ -16,4 +16,6 @@
 * `description`: `/openapi.json`, and the declared fields and routes it is made of.
 * `cluster`: `/cluster/v1/*`.
 * `openai`: OpenAI's dialect.
+
+More than fifteen files and folders: what every dialect needs is one file each.
 """

@@ -49,6 +49,7 @@ from aivailable.peer.api.openai.answers import HEADERS_WAIT_S, KEEP_ALIVE_S
 from aivailable.peer.api.openai.endpoints import OpenAi
 from aivailable.peer.api.shares import Shares
 from aivailable.peer.api.sse import stream_of
+from aivailable.peer.links.port_choice import taken
 from aivailable.peer.ports import Clock
 from aivailable.peer.service import Service
 from aivailable.peer.tasks import Tasks
@@ -322,9 +323,7 @@ def _bind_once(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
 
 def _bind_refused(error: OSError, hosts: tuple[str, ...], port: int) -> ConfigError:
     if error.errno == errno.EADDRINUSE:
-        return ConfigError(
-            f"port {port} is in use by another program; choose another with --port N"
-        )
+        return taken(port)
     if error.errno == errno.EACCES:
         return ConfigError(
             f"port {port} needs privileges that this user lacks; choose one from 1024 with --port N"

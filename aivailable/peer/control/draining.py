@@ -9,6 +9,7 @@ from aivailable.core.ids import NodeId, short
 from aivailable.core.planning.forecast import stranded, usable
 from aivailable.core.serving.status import DrainStatus
 from aivailable.core.state.commands import SetDraining
+from aivailable.core.state.node_names import shown_name
 from aivailable.errors import RequestError
 from aivailable.peer.control.cluster_view import ClusterView
 from aivailable.peer.control.proposals import Proposer
@@ -32,6 +33,7 @@ async def set_draining(
     member = state.members.get(node)
     if member is None:
         raise RequestError(404, "unknown_node", f"{short(node)} is no member")
+    name = shown_name(state.members, node)
     staying = stranded(state, liveness, node) if draining else ()
     others = [other for other in state.members if other != node]
     if (
@@ -44,7 +46,7 @@ async def set_draining(
         raise RequestError(
             409,
             "last_node",
-            f"{member.name} is the last usable node: nothing could run elsewhere{dark}; --force"
+            f"{name} is the last usable node: nothing could run elsewhere{dark}; --force"
             " drains it all the same",
         )
     if member.draining != draining:
@@ -56,7 +58,7 @@ async def set_draining(
     )
     return DrainStatus(
         node=node,
-        name=member.name,
+        name=name,
         draining=draining,
         changed=member.draining != draining,
         moving=moving if draining else (),

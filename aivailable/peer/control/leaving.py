@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
+from aivailable.advice import LEAVE
 from aivailable.core.ids import NodeId, short
 from aivailable.core.state.commands import Remove
 from aivailable.core.state.records import Role
@@ -100,7 +101,7 @@ class Leaving:
         """Take another member out. Raises ProposalRejected, ProposalUnknown, AivailableError."""
         node = expelled.node
         if node == self._node:
-            raise ProposalRejected("self", "a node takes itself out with `aivailable leave`")
+            raise ProposalRejected("self", f"a node takes itself out with {LEAVE}")
         if node not in self._cluster.state.members:
             raise ProposalRejected("not_member", f"{short(node)} is no member")
         if self._raft.leader == node:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from aivailable.core.ids import NodeId, short
 from aivailable.core.serving.status import PauseStatus
+from aivailable.core.state.node_names import shown_name
 from aivailable.errors import AivailableError, RequestError
 from aivailable.peer.control.cluster_view import ClusterView
 from aivailable.peer.control.rpc import Rpc
@@ -53,15 +54,15 @@ async def pause_node(
 ) -> PauseStatus:
     """Pause this node or ask another member to. Raises RequestError 404, 503 `unreachable`."""
     state = cluster.state
-    member = state.members.get(node)
-    if member is None:
+    if node not in state.members:
         raise RequestError(404, "unknown_node", f"{short(node)} is no member")
+    name = shown_name(state.members, node)
     try:
         if node == cluster.node:
             pause.set(duration_s)
         else:
             await rpc.ask(node, "pause", {"duration_s": str(duration_s)})
     except AivailableError as error:
-        raise RequestError(503, "unreachable", f"{member.name} was not told: {error}") from error
+        raise RequestError(503, "unreachable", f"{name} was not told: {error}") from error
     ending = tuple(entry.replica for entry in state.replicas_on(node)) if duration_s else ()
-    return PauseStatus(node, member.name, duration_s, ending)
+    return PauseStatus(node, name, duration_s, ending)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,7 +121,7 @@ def same_file(held: Path, path: Path) -> bool:
 def _path(beside: Path | None, given: str) -> Path | None:
     if beside is not None:
         return Path(companion_path(beside, given))
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     return path if path.is_absolute() else None
 
 

@@ -7,18 +7,21 @@ answers what a deployment would come to (`preview`) and where a model fits (`fit
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from aivailable.core.ids import valid_deployment_name
+from aivailable.core.ids import NodeId, short, valid_deployment_name
 from aivailable.core.planning.fit_report import chosen, device_fits
 from aivailable.core.planning.forecast import device_name, forecast, steps
-from aivailable.core.planning.placement import PlacementRefused, explain, place
+from aivailable.core.planning.placement import PlacementRefused, explain, newcomers, place
 from aivailable.core.serving.status import FitStatus, PlanStatus
 from aivailable.core.state.commands import Body, PutDeployment, RegisterModel
 from aivailable.core.state.constraints import names_node, problem
 from aivailable.core.state.learned_memory import learned_bytes, with_learned
-from aivailable.core.state.records import Companion, Deployment, Growth, Model, settled
+from aivailable.core.state.node_names import choices, meant, shown_name, shown_names
+from aivailable.core.state.records import Companion, Deployment, Growth, Member, Model, settled
 from aivailable.core.state.state import State
 from aivailable.errors import GgufError, RequestError
 from aivailable.gguf.header import read_header
@@ -49,7 +52,7 @@ class Deploying:
 
     async def deploy(self, request: DeployRequest, *, actor: str) -> Deployment:
         """Raises RequestError, ProposalError, GgufError, OSError."""
-        self._validate(request)
+        request = self._validated(request)
         candidate = None
         if request.engine == FAKE_ENGINE:
             wanted = self._fake(request)
@@ -73,7 +76,7 @@ class Deploying:
 
     async def preview(self, request: DeployRequest) -> PlanStatus:
         """The whole plan as it would become. Raises as `deploy`, but for ProposalError."""
-        self._validate(request)
+        request = self._validated(request)
         wanted, candidate = await self._candidate_of(request)
         before = self._cluster.state
         current = before.deployments.get(wanted.name)
@@ -101,7 +104,7 @@ class Deploying:
 
     async def fit(self, request: DeployRequest) -> FitStatus:
         """Whether one more replica fits now, on each device. Raises as `preview`."""
-        self._validate(request)
+        request = self._validated(request)
         wanted, candidate = await self._candidate_of(request)
         state, liveness = self._imagined(candidate), self._cluster.liveness()
         placed = chosen(state, liveness, wanted)
@@ -116,16 +119,17 @@ class Deploying:
             kv_bytes=wanted.kv_bytes,
             compute_bytes=wanted.compute_bytes,
             predicted_by=wanted.predicted_by,
-            node_name=state.members[placed.node].name if placed is not None else "",
+            node_name=shown_name(state.members, placed.node) if placed is not None else "",
             devices_chosen=devices,
             devices=device_fits(
                 state, liveness, wanted, candidate.model.facts if candidate is not None else None
             ),
         )
 
-    def _validate(self, request: DeployRequest) -> None:
-        """Raises RequestError for a name or a constraint that can never hold: a node that no
-        member is called is a slip; a neighbour may well come later."""
+    def _validated(self, request: DeployRequest) -> DeployRequest:
+        """With every node that is named as the records know it. Raises RequestError for a name or
+        a constraint that can never hold: a node that no member is called is a slip, one that
+        several are called is a question; a neighbour may well come later."""
         if request.name is not None and not valid_deployment_name(request.name):
             raise RequestError(
                 400, "invalid_name", f"{request.name!r}: letters, digits and . _ : / @ - only"
@@ -134,12 +138,12 @@ class Deploying:
         if wrong:
             raise RequestError(400, "invalid_where", wrong)
         members = self._cluster.state.members
-        for pattern in (*request.where.nodes, *request.where.not_nodes):
-            if not any(names_node(pattern, members[node]) for node in sorted(members)):
-                names = ", ".join(sorted(member.name for member in members.values()))
-                raise RequestError(
-                    400, "unknown_node", f"no member is called {pattern!r}; there are: {names}"
-                )
+        where = replace(
+            request.where,
+            nodes=tuple(_one_node(members, pattern) for pattern in request.where.nodes),
+            not_nodes=tuple(_one_node(members, pattern) for pattern in request.where.not_nodes),
+        )
+        return replace(request, where=where)
 
     async def _candidate_of(
         self, request: DeployRequest
@@ -342,6 +346,14 @@ class Deploying:
             state = replace(state, replicas=kept, deployments=others)
         answer = place(state, self._cluster.liveness(), wanted)
         if isinstance(answer, PlacementRefused):
+            fresh = ", ".join(newcomers(answer))
+            if fresh:
+                raise RequestError(
+                    409,
+                    "devices_not_told",
+                    f"{wanted.name} fits on no device yet, and the devices of {fresh} are not"
+                    f" known yet, try again in some seconds: {explain(answer)}",
+                )
             raise RequestError(
                 422, "does_not_fit", f"{wanted.name} fits on no device: {explain(answer)}"
             )
@@ -365,9 +377,29 @@ def _reach(deployment: Deployment) -> tuple[int, int]:
     return deployment.context_most, deployment.slots_most
 
 
+def _one_node(members: Mapping[NodeId, Member], pattern: str) -> str:
+    """The pattern, or the short id of the one member that it names and that shares its name with
+    others: `vm-ab12` is how people see it, not how a version before this one finds it."""
+    matching = [node for node in sorted(members) if names_node(pattern, members[node])]
+    if matching and any(char in pattern for char in "*?["):
+        return pattern
+    shown = shown_names(members)
+    found = meant(shown, pattern)
+    if len(found) > 1:
+        raise RequestError(
+            409, "ambiguous_node", f"{pattern!r} can be {choices(shown, found)}; name one of them"
+        )
+    if not found:
+        names = choices(shown, sorted(members))
+        raise RequestError(
+            400, "unknown_node", f"no member is called {pattern!r}; there are: {names}"
+        )
+    return pattern if matching == list(found) else short(found[0])
+
+
 def _as_path(model: str) -> Path | None:
     """The path that the user meant; None when it looks like a name."""
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     return path if path.is_absolute() or path.suffix == ".gguf" else None
 
 

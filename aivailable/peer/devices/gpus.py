@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from aivailable.advice import RUNTIME_ADD, UP_CPU
 from aivailable.core.state.records import Backend
 from aivailable.peer.devices.amd import AmdCard
 from aivailable.peer.devices.nvml import Card
@@ -20,11 +21,10 @@ GIB = 2**30
 NVML, KERNEL, AMD_SMI, LLAMA = "NVML", "sysfs", "amdsmi", "llama.cpp"
 PREFERENCE = (Backend.CUDA, Backend.ROCM, Backend.VULKAN)
 """The faster first, when a build offers a card by several."""
-ADD = "aivailable runtime add"
+VULKAN = f"{RUNTIME_ADD.of('vulkan')} (GGML_VULKAN)"
 """It builds llama-cpp-python for one backend beside what is there (peer.runtimes)."""
-VULKAN = f"`{ADD} vulkan` (GGML_VULKAN)"
 UNUSABLE = "is here, but cannot be used"
-SHARED = "`up --devices cpu:4GiB` lends some of the main memory"
+SHARED = f"{UP_CPU} lends some of the main memory"
 _VENDOR_OF = {Backend.CUDA: "nvidia", Backend.ROCM: "amd"}
 _ROCM_GONE = ("gfx701", "gfx803", "gfx900")
 _ROCM_NEEDS: Mapping[str, str] = {
@@ -242,7 +242,8 @@ def remedy(vendor: str, architecture: str) -> str:
     if vendor == "nvidia":
         return _cuda(architecture)
     if vendor == "amd" and architecture in _ROCM_NEEDS:
-        rocm = f"`{ADD} rocm` (GGML_HIP, GPU_TARGETS={architecture}; {_ROCM_NEEDS[architecture]})"
+        needs = f"GPU_TARGETS={architecture}; {_ROCM_NEEDS[architecture]}"
+        rocm = f"{RUNTIME_ADD.of('rocm')} (GGML_HIP, {needs})"
         return f"{rocm}; or, without ROCm: {VULKAN}"
     if vendor == "amd" and architecture in _ROCM_GONE:
         return f"{VULKAN}; ROCm has dropped {architecture}"
@@ -252,11 +253,11 @@ def remedy(vendor: str, architecture: str) -> str:
 def _cuda(architecture: str) -> str:
     number = architecture.removeprefix("sm_")
     if not number.isdecimal():
-        return f"`{ADD} cuda` (-DGGML_CUDA=on)"
+        return f"{RUNTIME_ADD.of('cuda')} (-DGGML_CUDA=on)"
     generation = int(number)
     if generation < 35:
         return f"{VULKAN}; no CUDA that llama.cpp builds with knows {architecture}"
-    build = f"`{ADD} cuda` (-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES={number}"
+    build = f"{RUNTIME_ADD.of('cuda')} (-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES={number}"
     if generation <= 37:
         return f"{build}; needs CUDA 11, the last with {architecture}); or: {VULKAN}"
     if generation < 75:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from aivailable.advice import DOCTOR, DOCTOR_PEER, UP, UP_CPU, UP_SEED
 from aivailable.core.ids import short
 from aivailable.peer.devices.gpus import UNUSABLE, Gpu
 from aivailable.peer.doctor.findings import (
@@ -35,7 +36,7 @@ NAMES_SHOWN_MAX: Final = 8
 NOTHING_HEARD: Final = (
     "are the machines in the same network? Look for AP or client isolation, a guest Wi-Fi, "
     "another VLAN, a firewall that drops UDP 5353; or go round mDNS: "
-    "`aivailable up --seed HOST` and `aivailable doctor --peer HOST`"
+    f"{UP_SEED} and {DOCTOR_PEER}"
 )
 
 
@@ -180,13 +181,13 @@ def _devices(found: MachineFinding, own: Own) -> Iterator[Check]:
             continue
         advice = (
             "without a GPU this machine still routes and votes; with one, install its driver "
-            "and look at nvidia-smi; `up --devices cpu:4GiB` lets it hold small models"
+            f"and look at nvidia-smi; {UP_CPU} lets it hold small models"
         )
         # A NAS or a Pi that only votes is no fault; a card that is there and idle is one.
         verdict = CheckVerdict.SKIPPED if absent else CheckVerdict.WARNING
         yield _machine("device", verdict, problem, advice if absent else "")
     if not seen and not problems and not found.gpus:
-        advice = "`up --devices cpu:4GiB` lets it hold small models"
+        advice = f"{UP_CPU} lets it hold small models"
         yield _machine("device", CheckVerdict.SKIPPED, "this machine has none", advice)
 
 
@@ -212,7 +213,7 @@ def _usable(gpu: Gpu, backend: str) -> str:
         return f"usable through {backend} ({'; '.join(failed)})"
     if gpu.tried:
         return f"usable through {backend} (a trial decode worked)"
-    return f"usable through {backend} (not tried yet: `up` does)"
+    return f"usable through {backend} (not tried yet: {UP} does)"
 
 
 def interface_checks(found: Sequence[InterfaceFinding]) -> Iterator[Check]:
@@ -316,13 +317,13 @@ def _hearing(
             "others",
             CheckVerdict.FAILED,
             f"{unheard} answers, but its announcement does not come in: mDNS is lost on the way",
-            f"`aivailable up --seed {unheard}`; mDNS does not cross routers, guest Wi-Fi or "
+            f"{UP_SEED.of(unheard)}; mDNS does not cross routers, guest Wi-Fi or "
             "VLANs, and needs UDP 5353 open on both machines",
         )
     elif others:
         return
     elif any(one.others for one in groups):
-        advice = "run `aivailable up` on the other machines, or `aivailable doctor` there too"
+        advice = f"run {UP} on the other machines, or {DOCTOR} there too"
         text = f"{nobody}, though other machines' mDNS comes in"
         yield Check("multicast", "others", CheckVerdict.WARNING, text, advice)
     else:

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from aivailable.advice import ADMIT, DOCTOR, DOCTOR_PEER, LEAVE, STATUS, UP, UP_CLUSTER
 from aivailable.core.serving.status import ClusterStatus, NodeStatus
 from aivailable.peer.doctor.findings import (
     Attempt,
@@ -106,7 +107,7 @@ def _no_connection(found: NodeFinding, own: Own) -> tuple[str, str]:
         case Fault.REFUSED:
             return (
                 f"{tried} refused: the machine is there, nothing listens on TCP {port}",
-                "start `aivailable up` there; if it runs with --port N, its link port is N + 1",
+                f"start {UP} there; if it runs with --port N, its link port is N + 1",
             )
         case Fault.TIMED_OUT if found.target.source == "heard":
             return (
@@ -168,7 +169,7 @@ def _no_offer(best: Attempt) -> tuple[str, str]:
         return (
             f"{where} speaks TLS like a node and then ends the visit: it has no cluster yet, is "
             "stopping, or too many strangers ask at once",
-            "wait some seconds and run doctor again; `aivailable status` there says what it does",
+            f"wait some seconds and run doctor again; {STATUS} there says what it does",
         )
     if best.fault is Fault.TIMED_OUT:
         return (
@@ -193,15 +194,15 @@ def _cluster(found: NodeFinding, offer: JoinOffer, own: Own) -> Leg:
             verdict,
             f"{named}; this machine is for {own.cluster_name!r}",
             "if they belong together, give both the same name: "
-            f"`aivailable up --cluster {offer.cluster_name!r}` here"
-            + (", after `aivailable leave`" if own.cluster_id else ""),
+            f"{UP_CLUSTER.of(offer.cluster_name)} here"
+            + (f", after {LEAVE}" if own.cluster_id else ""),
         )
     if own.cluster_id:
         return (
             CheckVerdict.FAILED,
             f"{named} has the name of ours ({own.cluster_id[:8]}), but is another one",
             "one with nothing deployed and one member gives itself up while the other's window "
-            "is open (`aivailable admit` there); else `aivailable leave` on one side, and `up`",
+            f"is open ({ADMIT} there); else {LEAVE} on one side, and {UP}",
         )
     return CheckVerdict.OK, f"{named}, the name that we look for", ""
 
@@ -234,12 +235,12 @@ def _window(offer: JoinOffer, own: Own) -> Leg:
             "",
         )
     if offer.window_open:
-        return CheckVerdict.OK, "open: `aivailable up` here joins", ""
+        return CheckVerdict.OK, f"open: {UP} here joins", ""
     key = ", or start this machine with its join key" if offer.keyed else ""
     return (
         CheckVerdict.FAILED,
         "closed: it admits nobody now",
-        f"type `aivailable admit` on one of its members, and `aivailable up` here{key}",
+        f"type {ADMIT} on one of its members, and {UP} here{key}",
     )
 
 
@@ -251,7 +252,7 @@ def membership_checks(own: Own) -> Iterator[Check]:
             text = f"belongs to {own.cluster_name!r} ({own.cluster_id[:8]}), and does not run"
         else:
             text = f"no node runs here; it would look for {own.cluster_name!r}"
-        yield _membership("phase", CheckVerdict.SKIPPED, text, "start it: `aivailable up`")
+        yield _membership("phase", CheckVerdict.SKIPPED, text, f"start it: {UP}")
         return
     yield _phase(status, own)
     if own.longest_stall_s is not None:
@@ -282,7 +283,7 @@ def _phase(status: ClusterStatus, own: Own) -> Check:
             verdict = CheckVerdict.WARNING if status.advice else CheckVerdict.OK
             return _membership("phase", verdict, f"member of {cluster}", status.advice)
         case "waiting":
-            advice = status.advice or "type `aivailable admit` on one of the cluster's members"
+            advice = status.advice or f"type {ADMIT} on one of the cluster's members"
             return _membership(
                 "phase", CheckVerdict.FAILED, "asks to join and is not let in", advice
             )
@@ -291,7 +292,7 @@ def _phase(status: ClusterStatus, own: Own) -> Check:
             verdict = CheckVerdict.FAILED if status.advice else CheckVerdict.WARNING
             advice = status.advice or "wait some seconds; it founds one when nobody is there"
             return _membership("phase", verdict, "looks for a cluster", advice)
-    advice = status.advice or "start it again with `aivailable up` to join anew"
+    advice = status.advice or f"start it again with {UP} to join anew"
     return _membership("phase", CheckVerdict.FAILED, f"{status.phase}: out of its cluster", advice)
 
 
@@ -331,8 +332,7 @@ def _others(status: ClusterStatus) -> Iterator[Check]:
                 f"{state} nodes",
                 verdict,
                 names,
-                "are they on? `aivailable doctor --peer ADDRESS` here tells the leg, `aivailable "
-                "doctor` there what it sees",
+                f"are they on? {DOCTOR_PEER} here tells the leg, {DOCTOR} there what it sees",
             )
     up = [node.name for node in status.nodes if node.state in ("here", "up")]
     yield _membership("nodes up", CheckVerdict.OK, ", ".join(up) or "none")

@@ -19,6 +19,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from aivailable.advice import INVITE
+
 JOIN_KEY_BYTES: Final = 16
 """Random bytes that go into a printed key; 125 of the 128 bits are shown."""
 PREFIX: Final = "join"
@@ -85,7 +87,7 @@ def _canonical(text: str) -> str:
         match = _PRINTED.fullmatch(text.lower())
         if match is None:
             raise ValueError(
-                "this join key is incomplete or mistyped: `aivailable invite` prints "
+                f"this join key is incomplete or mistyped: {INVITE} prints "
                 f"`{PREFIX}-` and {GROUPS + 1} groups of {GROUP_CHARS} of the characters "
                 "a–z and 2–7"
             )
@@ -93,13 +95,11 @@ def _canonical(text: str) -> str:
         if match[2] != _checksum(body):
             raise ValueError(
                 "this join key is mistyped (its last group does not fit the others): copy it "
-                "again from where `aivailable invite` printed it"
+                f"again from where {INVITE} printed it"
             )
         return match[0]
     if len(frozenset(text)) < DISTINCT_CHARS_MIN:
-        raise ValueError(
-            "this join key is a pattern, not random: use one that `aivailable invite` prints"
-        )
+        raise ValueError(f"this join key is a pattern, not random: use one that {INVITE} prints")
     return text
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from aivailable.advice import ADMIT
 from aivailable.core.ids import NodeId, short
 from aivailable.core.serving.status import WaitingStatus
 from aivailable.peer.ports import Clock
@@ -46,9 +47,7 @@ class RefusedJoiners:
         before = self._refused.get(node)
         refusal = _Refusal(name, address, self._clock.monotonic(), wrong_key)
         if before is None or before.wrong_key != wrong_key:
-            remedy = (
-                _other_key(refusal) if wrong_key else "waits to be admitted: `aivailable admit`"
-            )
+            remedy = _other_key(refusal) if wrong_key else f"waits to be admitted: {ADMIT}"
             self._tell(f"{name} ({short(node)}) {remedy}")
             log.warning("not admitted: %s (%s) %s", name, short(node), remedy)
         self._refused[node] = refusal

@@ -3,6 +3,7 @@
 * `mesh`: which connections exist.
 * `dialler`: when to dial.
 * `listening`: the port.
+* `port_choice`: what to say when a port is taken, and which one is free.
 * `connection`: frames and their order.
 * `streams`: one request, with credit.
 * `identity`: this node's key and certificate.

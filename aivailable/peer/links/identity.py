@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from aivailable.advice import UP_NEW_IDENTITY
 from aivailable.core.ids import NodeId, node_id, short
 from aivailable.errors import ConfigError, SchemaError
 from aivailable.peer.home import write_durably
@@ -74,7 +75,7 @@ class Identity:
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise ConfigError(
                 f"the identity {path} is damaged ({error}): restore it from a backup, or start "
-                "as a new node that keeps its models with `aivailable up --new-identity`"
+                f"as a new node that keeps its models with {UP_NEW_IDENTITY}"
             ) from error
         return cls(
             node=_node_id_of_key(key.public_key()),

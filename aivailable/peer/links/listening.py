@@ -10,6 +10,7 @@ import socket
 from typing import Final
 
 from aivailable.errors import ConfigError
+from aivailable.peer.links.port_choice import taken
 
 BACKLOG: Final = 64
 EPHEMERAL_ATTEMPTS_MAX: Final = 8
@@ -28,9 +29,7 @@ def bind(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
                 if attempt + 1 < EPHEMERAL_ATTEMPTS_MAX:
                     continue
             elif error.errno == errno.EADDRINUSE:
-                raise ConfigError(
-                    f"port {port} is in use by another program; choose another with --port"
-                ) from error
+                raise taken(port, links=True) from error
             raise ConfigError(
                 f"port {port} cannot be opened ({error.strerror}); choose another with --port"
             ) from error

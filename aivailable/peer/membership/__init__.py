@@ -8,5 +8,6 @@ Not to be confused with `joining`: those are the means. This is the course.
 * `merging`: two used clusters become one.
 * `carryover`: what an ended cluster brings along.
 * `recovery`: founded anew from a survivor.
+* `new_identity`: this machine as a new node, its models kept.
 * `rejoining`: a member that was off finds its way.
 """

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from aivailable.advice import ADMIT
 from aivailable.core.ids import ClusterId, NodeId, cluster_id, key_hash, short
 from aivailable.core.serving.status import WaitingStatus
 from aivailable.core.state.commands import Admit
@@ -455,7 +456,7 @@ class Membership:
             self._refused_joiners.remember(node, request)
             return JoinAnswer(
                 "window_closed",
-                f"the cluster {session.file.name!r} admits nobody now; type `aivailable admit`"
+                f"the cluster {session.file.name!r} admits nobody now; type {ADMIT}"
                 " on one of its members",
             )
         self._refused_joiners.forget(node)

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from aivailable.advice import ADMIT
 from aivailable.core.ids import SHORT_CHARS, ClusterId, NodeId, short
 from aivailable.core.state.commands import Adopt, Dissolve
 from aivailable.core.state.crossing import Arrival, Departure, Way, may_come, may_go
@@ -300,7 +301,7 @@ class Merging:
             if not may_come(Arrival(session.window.admits(state.window), by_key)):
                 return JoinAnswer(
                     "window_closed",
-                    f"the cluster {short(own)} takes in nobody now; type `aivailable admit` on one"
+                    f"the cluster {short(own)} takes in nobody now; type {ADMIT} on one"
                     " of its members, then merge again",
                 )
             serial = None if by_key else state.window.serial

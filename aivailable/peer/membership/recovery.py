@@ -11,8 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from aivailable.advice import REMOVE
 from aivailable.core.ids import KeyId, NodeId, cluster_id, short
 from aivailable.core.state.merging import Recovered, recovered
+from aivailable.core.state.node_names import shown_name
 from aivailable.core.state.records import Role
 from aivailable.core.state.state import encode_state
 from aivailable.errors import RequestError
@@ -89,13 +91,12 @@ async def recover(
 def _refuse_while_led(session: ClusterSession) -> None:
     leader = session.raft.leader
     if leader is not None:
-        member = session.state.members.get(leader)
-        name = short(leader) if member is None else member.name
+        name = shown_name(session.state.members, leader)
         raise RequestError(
             409,
             "has_leader",
             f"the cluster has a leader ({name}), so its majority lives and nothing is to be"
-            " recovered; `aivailable remove` takes out a member that is gone",
+            f" recovered; {REMOVE} takes out a member that is gone",
         )
     missing_s = session.leaderless_ms() / 1000
     if missing_s < LEADERLESS_MIN_S:

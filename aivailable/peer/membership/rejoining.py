@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from aivailable.advice import LEAVE
 from aivailable.core.ids import NodeId, short
 from aivailable.core.state.crossing import Departure, Way, may_go
 from aivailable.core.state.state import State
@@ -89,6 +90,6 @@ def asked_why(state: State, node: NodeId) -> JoinAnswer:
         return JoinAnswer("known", f"{short(node)} is a member; its links will come")
     return JoinAnswer(
         REMOVED,
-        f"{short(node)} is no member of this cluster any more: `aivailable leave` on that machine"
+        f"{short(node)} is no member of this cluster any more: {LEAVE} on that machine"
         " makes it free to join again",
     )

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from aivailable.advice import RUNTIME_REMOVE
 from aivailable.core.state.records import Backend
 from aivailable.peer.runtimes.children import Child, run_child
 from aivailable.peer.runtimes.interpreters import (
@@ -219,7 +220,7 @@ class Builder:
         if version != wanted:
             raise RuntimeTrouble(
                 f"it has llama-cpp-python {version or 'without a version'}, {wanted} is needed: "
-                "`aivailable runtime remove` and add it again"
+                f"{RUNTIME_REMOVE.of(self._request.backend.value)} and add it again"
             )
         folder = self._draft / "trial"
         folder.mkdir(exist_ok=True)
@@ -304,9 +305,7 @@ def _alone(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeTrouble(
-                "another `aivailable runtime` is at it: wait for its end"
-            ) from None
+            raise RuntimeTrouble("another runtime command is at it: wait for its end") from None
         yield
     finally:
         os.close(handle)

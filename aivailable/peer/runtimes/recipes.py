@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from aivailable.advice import RUNTIME_ADD
 from aivailable.core.state.records import Backend
 from aivailable.errors import AivailableError
 
@@ -227,7 +228,7 @@ def _last(number: int) -> tuple[int, int]:
 
 def _toolkit_for(number: int) -> str:
     if number < 35:
-        return "no CUDA that llama.cpp builds with knows it; `aivailable runtime add vulkan`"
+        return f"no CUDA that llama.cpp builds with knows it; {RUNTIME_ADD.of('vulkan')}"
     if number < 50:
         return "install CUDA 11.8 beside it (NVIDIA's cuda-toolkit-11-8), or use Vulkan"
     if number < 75:
@@ -246,7 +247,7 @@ def _rocm(architectures: Sequence[str], tools: BuildTools, common: tuple[str, ..
     built = [one for one in targets if one not in gone]
     if not built:
         why = f"ROCm has dropped {', '.join(gone)}" if gone else "no AMD card is seen here"
-        more = "`aivailable runtime add vulkan`" if gone else "name a target with --arch gfx906"
+        more = f"{RUNTIME_ADD.of('vulkan')}" if gone else "name a target with --arch gfx906"
         raise RuntimeTrouble(f"{why}; {more}")
     environment = (
         {}

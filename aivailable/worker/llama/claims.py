@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from aivailable.advice import RUNTIME_ADD
 from aivailable.wire.worker import DeviceClaim, is_software
 from aivailable.worker.engine import LoadRefused
 from aivailable.worker.llama.library import (
@@ -146,7 +147,7 @@ def claim_devices(library: Any, claims: Sequence[DeviceClaim]) -> Claimed:
         raise LoadRefused(
             "not_fully_offloaded",
             f"this llama.cpp was built without {backends[0]}; run: "
-            f"aivailable runtime add {backends[0]}",
+            f"{RUNTIME_ADD.of(backends[0]).line}",
         )
     prefix = BACKEND_PREFIXES[backends[0]]
     present = [gpu for gpu in gpu_devices(library) if gpu.name.startswith(prefix)]

@@ -232,7 +232,7 @@ def test_the_reason_names_a_few_and_what_to_do() -> None:
     assert "host-n0 (0.1), " in text
     assert "host-n5" not in text
     assert "and 4 more" in text
-    assert "`aivailable remove`" in text
+    assert "`aivailable remove NODE`" in text
     assert "try again" in why_not_yet({"n1": member(feature_max=NEXT)}, NEXT, LEVEL)
     assert waited_for({}) == ()
     assert State().feature_level == 1

@@ -244,7 +244,7 @@ async def test_what_a_removal_does_to_keys_is_shown_before_and_said_after(
 async def test_nobody_is_removed_by_guess(
     admin: aiohttp.ClientSession, service: FakeService, wanted: str
 ) -> None:
-    assert (await call(admin, "DELETE", f"members/{wanted}"))[0] == 400
+    assert (await call(admin, "DELETE", f"members/{wanted}"))[0] == 404
     assert service.members.removed == []
 
 

@@ -20,8 +20,9 @@ async def test_a_port_in_use_is_a_clear_config_error(server: ApiServer) -> None:
         second = ApiServer(FakeService(), HandClock(), hosts=hosts, port=server.port)
         with pytest.raises(ConfigError) as caught:
             await second.start()
-        assert str(caught.value) == (
-            f"port {server.port} is in use by another program; choose another with --port N"
+        assert str(caught.value).startswith(
+            f"port {server.port} is in use by another program, perhaps of another user: choose"
+            " another, like `aivailable up --port "
         )
         await second.stop()
 

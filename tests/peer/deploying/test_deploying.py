@@ -352,6 +352,36 @@ def test_automatic_slots_never_cost_more_than_is_claimed_for_them() -> None:
     run(scenario(100, 100))
 
 
+def test_a_name_that_two_members_have_is_asked_back_and_what_is_shown_is_taken() -> None:
+    async def scenario() -> None:
+        stage = Stage(2)
+        state = stage.cluster.state
+        twins = {
+            f"{first}{'x' * 51}": replace(state.members[node], node=f"{first}{'x' * 51}", name="vm")
+            for first, node in (("a", "n1"), ("b", "n2"))
+        }
+        stage.cluster.state = replace(state, members={**state.members, **twins})
+        for where in (Where(nodes=("vm",)), Where(not_nodes=("VM",))):
+            error = await stage.refused(name="there", where=where)
+            assert (error.status, error.code) == (409, "ambiguous_node")
+            assert "vm-axxx (axxxxxxx), vm-bxxx (bxxxxxxx)" in str(error)
+        made = await stage.deploy(name="there", where=Where(not_nodes=("vm-bxxx", "v*")))
+        assert made.where.not_nodes == ("bxxxxxxx", "v*")
+
+    run(scenario())
+
+
+def test_a_member_that_has_not_told_its_devices_is_named_and_may_be_waited_for() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.cluster.state = replace(stage.cluster.state, inventories={})
+        error = await stage.refused(name="early")
+        assert (error.status, error.code) == (409, "devices_not_told")
+        assert "has not told its devices yet" in str(error)
+
+    run(scenario())
+
+
 def test_a_node_that_nobody_is_called_is_refused_with_those_that_there_are() -> None:
     async def scenario() -> None:
         stage = Stage()

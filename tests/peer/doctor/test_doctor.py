@@ -259,7 +259,7 @@ def test_our_own_node_must_be_heard_too() -> None:
         (node(Stage.OFFER, Fault.CLOSED), "answer", "wait some seconds"),
         (node(Stage.OFFER, Fault.TIMED_OUT), "answer", "what listens there"),
         (node(Stage.OFFER, Fault.FOREIGN), "answer", "another program"),
-        (node(Stage.DONE, cluster_name="other"), "cluster", "--cluster 'other'"),
+        (node(Stage.DONE, cluster_name="other"), "cluster", "--cluster other"),
         (node(Stage.DONE, proto_min=PROTO_MAX + 1, proto_max=PROTO_MAX + 1), "protocol", "here"),
         (node(Stage.DONE, proto_min=0, proto_max=0), "protocol", "there"),
         (node(Stage.DONE, window_open=False), "window", "`aivailable admit`"),
@@ -342,7 +342,7 @@ def test_the_best_of_several_addresses_counts() -> None:
         ),
         ({"advice": "the disk is full"}, "phase", "warning", "the disk is full"),
         ({"quorum": False}, "quorum", "failed", "until 2 are up"),
-        ({}, "silent nodes", "warning", "--peer ADDRESS"),
+        ({}, "silent nodes", "warning", "--peer HOST"),
     ],
 )
 def test_each_state_of_membership(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from aivailable.advice import DEPLOY
 from aivailable.core.serving.status import ClusterStatus, DeploymentStatus, ReplicaStatus
 from aivailable_tui import wording
 from aivailable_tui.widgets.panel import STYLES, Panel, fit
@@ -31,7 +32,7 @@ class DeploymentsPanel(Panel):
                 for replica in status.replicas
                 if replica.deployment == deployment.name
             )
-        hint = "nothing is deployed: aivailable deploy MODEL"
+        hint = f"nothing is deployed: {DEPLOY.line}"
         return drawn or [Content.styled(hint, STYLES["quiet"])]
 
 

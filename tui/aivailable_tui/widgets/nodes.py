@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
+from aivailable.advice import ADMIT
 from aivailable.core.serving.status import ClusterStatus, DeviceStatus, NodeStatus
 from aivailable_tui import wording
 from aivailable_tui.widgets.panel import STYLES, Panel, fit
@@ -63,7 +64,7 @@ class NodesPanel(Panel):
         for node in status.nodes:
             drawn.extend(_node_lines(status, node, width, columns))
         for waiter in status.waiting:
-            waiting = f"{waiter.name} ({waiter.address}) waits: aivailable admit"
+            waiting = f"{waiter.name} ({waiter.address}) waits: {ADMIT.line}"
             text = f"{wording.symbol('silent')} {waiting}"
             drawn.append(Content.styled(fit(text, width).rstrip(), STYLES["warn"]))
         return drawn or [Content.styled(status.advice or "nobody yet", STYLES["quiet"])]

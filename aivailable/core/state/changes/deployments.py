@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from aivailable.advice import MODELS
 from aivailable.core.ids import valid_deployment_name
 from aivailable.core.state.changes.change import Change, Handler, Reject
 from aivailable.core.state.changes.models import DIGEST_CHARS, with_copy, without_orphans
@@ -136,7 +137,7 @@ def _deployment_problem(state: State, wanted: Deployment) -> Reject | None:
             return Reject("invalid_name", f"{name!r}: letters, digits and . _ : / @ - only")
     model = state.models.get(wanted.digest)
     if model is None and wanted.engine != "fake":
-        return Reject("unknown_model", "no such model; see `aivailable models`")
+        return Reject("unknown_model", f"no such model; see {MODELS}")
     if not 1 <= wanted.slots <= SLOTS_MAX:
         return Reject("invalid_slots", f"slots: 1 to {SLOTS_MAX}")
     if not 1 <= wanted.context <= CONTEXT_MAX_TOKENS:

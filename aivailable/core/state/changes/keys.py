@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from aivailable.advice import KEY_CREATE_ADMIN, KEY_LIST, KEY_REVOKE_FORCE
 from aivailable.core.ids import NodeId
 from aivailable.core.state.changes.change import Change, Handler, Reject
 from aivailable.core.state.commands import Admit, Command, PutKey, RevokeKey
@@ -55,14 +56,14 @@ def put_key(state: State, command: Command, body: PutKey) -> Change | Reject:
 def revoke_key(state: State, _command: Command, body: RevokeKey) -> Change | Reject:
     key = state.keys.get(body.key_id)
     if key is None:
-        return Reject("unknown_key", f"no key {body.key_id}; see `aivailable key list`")
+        return Reject("unknown_key", f"no key {body.key_id}; see {KEY_LIST}")
     if state.feature_level < RECORDS_LEVEL:
         keys = {**state.keys, key.key_id: replace(key, revoked=True)}
     elif is_last_admin(state.keys, key.key_id) and not body.force:
         return Reject(
             "last_admin_key",
-            f"{key.key_id} is the last admin key: make another one first with `aivailable key"
-            f" create --scope admin`, or end it with `aivailable key revoke {key.key_id} --force`",
+            f"{key.key_id} is the last admin key: make another one first with"
+            f" {KEY_CREATE_ADMIN}, or end it with {KEY_REVOKE_FORCE.of(key.key_id)}",
         )
     else:
         keys = ended(state.keys, (key.key_id,), state.version + 1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from aivailable.advice import ADMIT, REMOVE
 from aivailable.core.ids import NodeId, short
 from aivailable.core.state.changes.change import Change, Handler, Reject
 from aivailable.core.state.changes.keys import with_brought, with_keys
@@ -108,7 +109,7 @@ def admit(state: State, command: Command, body: Admit) -> Change | Reject:
         if body.window_serial is not None and (
             not state.window.open or body.window_serial != state.window.serial
         ):
-            return Reject("window_closed", "the join window is closed; type `aivailable admit`")
+            return Reject("window_closed", f"the join window is closed; type {ADMIT}")
     keys = with_brought(state, command, body)
     if isinstance(keys, Reject):
         return keys
@@ -159,7 +160,9 @@ def lapse(state: State, _command: Command, body: Lapse) -> Change | Reject:
     if member is None:
         return Reject("not_member", f"{short(body.node)} is no member")
     if member.role is Role.VOTER or body.node in state.inventories:
-        return Reject("not_idle", f"{member.name} has been here: `aivailable remove` takes it out")
+        return Reject(
+            "not_idle", f"{member.name} has been here: {REMOVE.of(body.node)} takes it out"
+        )
     keys = without_brought(state.keys, body.node)
     if keys is None:
         return Reject("keys", "the last admin key does not end by itself")

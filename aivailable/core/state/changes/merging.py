@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from aivailable.advice import ADMIT
 from aivailable.core.ids import NODE_ID_CHARS, short
 from aivailable.core.state.changes.change import Change, Handler, Reject
 from aivailable.core.state.changes.members import MEMBERS_MAX, NAME_MAX_CHARS
@@ -34,7 +35,7 @@ def adopt(state: State, _command: Command, body: Adopt) -> Change | Reject:
     if body.window_serial is not None and (
         not state.window.open or body.window_serial != state.window.serial
     ):
-        return Reject("window_closed", "the join window is closed; type `aivailable admit`")
+        return Reject("window_closed", f"the join window is closed; type {ADMIT}")
     if not 0 < len(body.members) <= ADOPTED_MAX:
         return Reject("too_many", f"a cluster of 1 to {ADOPTED_MAX} members can end in another")
     if any(not 0 < len(node) <= NODE_ID_CHARS for node in body.members):

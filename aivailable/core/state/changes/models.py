@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from aivailable.advice import MODELS
 from aivailable.core.ids import short
 from aivailable.core.state.changes.change import Change, Handler, Reject
 from aivailable.core.state.commands import (
@@ -54,7 +55,7 @@ def register_model(state: State, command: Command, body: RegisterModel) -> Chang
 
 def remove_model(state: State, _command: Command, body: RemoveModel) -> Change | Reject:
     if body.digest not in state.models:
-        return Reject("unknown_model", "no such model; see `aivailable models`")
+        return Reject("unknown_model", f"no such model; see {MODELS}")
     users = [name for name in sorted(state.deployments) if _uses(state, name, body.digest)]
     if users:
         return Reject("in_use", f"deployed as {', '.join(users)}; undeploy first")

@@ -19,6 +19,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
+from aivailable.advice import KEY_LIST
 from aivailable.core.ids import NodeId
 from aivailable.core.state.records import ApiKey, Scope
 from aivailable.errors import RequestError
@@ -109,6 +110,6 @@ def _known(api_keys: ApiKeys, presented: str, *, require_auth: bool) -> ApiKey |
             401,
             "invalid_api_key",
             "this API key is unknown to the cluster or revoked; "
-            "'aivailable key list' on a member shows the valid ones",
+            f"{KEY_LIST} on a member shows the valid ones",
         )
     return key

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aivailable.advice import KEY_CREATE
 from aivailable.errors import RequestError
 from aivailable.peer.api.auth.source import Network
 from aivailable.peer.api.auth.web_pages import HostKind, OriginKind
@@ -75,7 +76,7 @@ def _by_place(asker: Asker) -> RequestError | None:
     return RequestError(
         401,
         "missing_api_key",
-        f"{why}; send 'Authorization: Bearer KEY'; 'aivailable key create' on a member makes one",
+        f"{why}; send 'Authorization: Bearer KEY'; {KEY_CREATE} on a member makes one",
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from aivailable.core.ids import NodeId, short
+from aivailable.core.ids import NodeId
 from aivailable.core.serving.status import HERE, ClusterStatus, DrainStatus, PauseStatus
+from aivailable.core.state.node_names import choices, meant
 from aivailable.errors import RequestError
 from aivailable.peer.api.accounting import record_of
 from aivailable.peer.api.bodies.reading import read_body
@@ -19,10 +20,6 @@ from aivailable.peer.api.documents import json_answer
 from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.control.pausing import PAUSE_MAX_S
 from aivailable.peer.service import Members, Observation
-
-PREFIX_MIN_CHARS = 4
-NODES_NAMED_MAX = 32
-"""In one refusal; the rest are counted."""
 
 PAUSE: Fields = {"duration_s": Integer(0, PAUSE_MAX_S, required=True, text="0 ends it")}
 DRAIN_QUERY: Fields = {
@@ -112,19 +109,12 @@ def find_member(status: ClusterStatus, wanted: str) -> NodeId:
 
     Raises RequestError: 404 `unknown_node` names who there is, 409 `ambiguous_node` who fits.
     """
-    exact = [node for node in status.nodes if wanted in (node.name, node.node)]
-    begun = [
-        node
-        for node in status.nodes
-        if len(wanted) >= PREFIX_MIN_CHARS and node.node.startswith(wanted)
-    ]
-    found = exact or begun
+    shown = {node.node: node.name for node in status.nodes}
+    found = meant(shown, wanted)
     if len(found) == 1:
-        return found[0].node
-    listed = found or list(status.nodes)
-    names = ", ".join(f"{node.name} ({short(node.node)})" for node in listed[:NODES_NAMED_MAX])
-    more = len(listed) - NODES_NAMED_MAX
-    names = (names or "nobody") + (f" and {more} more" if more > 0 else "")
+        return found[0]
     if found:
-        raise RequestError(409, "ambiguous_node", f"{wanted!r} can be {names}; give more of the id")
+        names = choices(shown, found)
+        raise RequestError(409, "ambiguous_node", f"{wanted!r} can be {names}; name one of them")
+    names = choices(shown, shown)
     raise RequestError(404, "unknown_node", f"{wanted!r} is no member; members are {names}")

@@ -21,7 +21,6 @@ from aivailable.peer.api.description.answer_types import (
 from aivailable.peer.api.description.fields import Fields, String
 from aivailable.peer.api.description.routes import Access, Answer, Route
 from aivailable.peer.api.documents import json_answer
-from aivailable.peer.api.errors import ParameterError
 from aivailable.peer.service import ApiKeys, Members, Observation
 
 KEYS_QUERY: Fields = {
@@ -109,16 +108,7 @@ class RemovalApi:
         return json_answer(page)
 
     def _named(self, request: web.Request) -> NodeId:
-        wanted = request.match_info["node"]
-        found = [
-            node.node
-            for node in self._observation.status().nodes
-            if node.name == wanted or (len(wanted) >= 4 and node.node.startswith(wanted))
-        ]
-        if len(found) != 1:
-            many = "is ambiguous" if found else "is no member"
-            raise ParameterError("node", f"{wanted!r} {many}; see `aivailable members`")
-        return found[0]
+        return find_member(self._observation.status(), request.match_info["node"])
 
     async def recover(self, request: web.Request) -> web.Response:
         """Found the cluster anew from this node's copy; says what was given up."""

@@ -7,6 +7,7 @@ Not to be confused with `core.state.changes.models`, the catalogue in the state.
 
 from __future__ import annotations
 
+from aivailable.advice import DEPLOY
 from aivailable.core.state.records import Deployment
 from aivailable.errors import RequestError
 from aivailable.peer.api.errors import ParameterError
@@ -42,8 +43,7 @@ def unknown_model(observation: Observation, name: str) -> RequestError:
     names = [one.name for one in observation.deployments()]
     if not names:
         return _not_found(
-            f"there is no model {name!r}: nothing is deployed yet; "
-            "'aivailable deploy MODEL' on a member deploys one"
+            f"there is no model {name!r}: nothing is deployed yet; {DEPLOY} on a member deploys one"
         )
     more = ", …" if len(names) > MODELS_NAMED_MAX else ""
     known = ", ".join(names[:MODELS_NAMED_MAX])

@@ -12,7 +12,7 @@ from aivailable.errors import ConfigError
 from aivailable.peer.home import FileHome
 from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.links.identity import IDENTITY_NAME, Identity
-from aivailable.peer.new_identity import start_anew
+from aivailable.peer.membership.new_identity import start_anew
 
 CLUSTER = "c" * 26
 

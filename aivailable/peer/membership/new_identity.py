@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from aivailable.advice import LEAVE, UP
 from aivailable.core.ids import ClusterId, short
 from aivailable.errors import ConfigError
 from aivailable.peer.home import FileHome
@@ -34,8 +35,7 @@ def start_anew(
     if file is not None and node and file.is_of(node) and not removed:
         raise ConfigError(
             f"this node belongs to the cluster {file.name!r} ({short(file.cluster_id)}): start it"
-            " with `aivailable up` and take it out with `aivailable leave`; then --new-identity"
-            " makes it a new node"
+            f" with {UP} and take it out with {LEAVE}; then --new-identity makes it a new node"
         )
     number = _free_number(home)
     for name in (CLUSTER_FILE, ADMIN_KEY_FILE, IDENTITY_NAME):
