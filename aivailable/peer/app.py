@@ -27,14 +27,13 @@ from aivailable.peer.api.server import ApiServer
 from aivailable.peer.deploying.memory_predictor import MemoryPredictor
 from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
 from aivailable.peer.devices.simulated import FILE_NAME, SimulatedUse
-from aivailable.peer.home import FileHome
+from aivailable.peer.home import ADMIN_KEY_FILE, FileHome
 from aivailable.peer.joining.channel import JoinListener, TlsJoinClient
 from aivailable.peer.joining.discovery import MdnsDiscovery
 from aivailable.peer.joining.join_key import JOIN_KEY_BYTES, JoinKey, make_join_key
 from aivailable.peer.links import TlsLinks
 from aivailable.peer.links.identity import Identity
 from aivailable.peer.links.trust import Trust, api_context
-from aivailable.peer.local_service import ADMIN_KEY_FILE
 from aivailable.peer.logs import log_to
 from aivailable.peer.membership.new_identity import start_anew
 from aivailable.peer.model_store import FileModelStore

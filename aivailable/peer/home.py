@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aivailable.errors import ConfigError
 
+ADMIN_KEY_FILE = "admin.key"
 LOCK_NAME = "lock"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 

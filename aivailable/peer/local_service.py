@@ -38,6 +38,7 @@ from aivailable.errors import (
 from aivailable.peer.control.draining import set_draining
 from aivailable.peer.control.pausing import pause_node
 from aivailable.peer.deploying.deploying import Deploying
+from aivailable.peer.home import ADMIN_KEY_FILE
 from aivailable.peer.membership.membership import Membership
 from aivailable.peer.membership.recovery import Wish, recover
 from aivailable.peer.ports import Ports
@@ -45,7 +46,6 @@ from aivailable.peer.service import DeployRequest, NodeFigures, RaftFigures, Rou
 from aivailable.peer.session import ClusterSession
 from aivailable.wire.generation import Generate, GenerationEvent
 
-ADMIN_KEY_FILE = "admin.key"
 BARRIER_DEADLINE_S = 5.0
 KEY_PREFIX = "aiv_"
 KEY_BYTES = 20

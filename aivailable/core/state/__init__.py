@@ -20,5 +20,5 @@
 * `constraints`: where a deployment may run.
 * `learned_memory`: what loads were measured to need.
 
-More than fifteen files: each rule that several commands ask has its own, so that there is one of it.
+More than fifteen files: each rule that several commands ask has a file of its own.
 """

@@ -13,10 +13,9 @@ from typing import Final
 from aivailable.advice import LEAVE, UP
 from aivailable.core.ids import ClusterId, short
 from aivailable.errors import ConfigError
-from aivailable.peer.home import FileHome
+from aivailable.peer.home import ADMIN_KEY_FILE, FileHome
 from aivailable.peer.joining.cluster_file import CLUSTER_FILE, ClusterFile
 from aivailable.peer.links.identity import IDENTITY_NAME, Identity
-from aivailable.peer.local_service import ADMIN_KEY_FILE
 from aivailable.peer.membership.rejoining import REMOVED_FILE
 
 SET_ASIDE_MAX: Final = 1000
