@@ -20,7 +20,7 @@ from aivailable.errors import AivailableError
 
 ENGINE: Final = "llama-cpp-python==0.3.36"
 """The one version that workers are written for; the same pin as the extra `engine`."""
-BESIDE: Final = ("jinja2>=3.1.5", "msgpack>=1.1,<2", "numpy>=1.26")
+BESIDE: Final = ("jinja2>=3.1.6", "msgpack>=1.1,<2", "numpy>=1.26")
 """What a worker imports besides, where it is not lent (interpreters.LENT). Another entry would be
 another recipe: what is half made would begin anew, and what is whole would lack it."""
 GIB: Final = 2**30

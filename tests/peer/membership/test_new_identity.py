@@ -77,6 +77,6 @@ def test_nothing_is_there_to_set_aside(home: FileHome) -> None:
 
 def test_a_file_from_before_names_its_node_by_its_vote() -> None:
     voter = ClusterFile(CLUSTER, "lab", Role.VOTER, ("n1", "n2"))
-    assert (voter.belongs_to("n1"), voter.belongs_to("n9")) == (True, False)
+    assert (voter.is_of("n1"), voter.is_of("n9")) == (True, False)
     observer = ClusterFile(CLUSTER, "lab", Role.OBSERVER, ("n1",))
-    assert observer.belongs_to("n9")
+    assert observer.is_of("n9")
