@@ -139,7 +139,7 @@ def told(only: tuple[str, ...], used: tuple[str, ...]) -> str:
 
 
 def _carries_a_lan(name: str) -> bool:
-    """A default route goes through it, or a card of flesh and blood is plugged into it. Where the
+    """A default route goes through it, or a real card is plugged into it. Where the
     system does not tell, neither."""
     if name in _default_route_cards():
         return True
