@@ -28,6 +28,7 @@ from aivailable.peer.deploying.memory_predictor import MemoryPredictor
 from aivailable.peer.devices import Benchmark, SystemDevices, Trials, kept_in, survey
 from aivailable.peer.devices.simulated import FILE_NAME, SimulatedUse
 from aivailable.peer.home import ADMIN_KEY_FILE, FileHome
+from aivailable.peer.joining.cards import told
 from aivailable.peer.joining.channel import JoinListener, TlsJoinClient
 from aivailable.peer.joining.discovery import MdnsDiscovery
 from aivailable.peer.joining.join_key import JOIN_KEY_BYTES, JoinKey, make_join_key
@@ -115,6 +116,7 @@ async def _run(config: Config, announce: Callable[[str], None], new_identity: bo
             await peer.start()
             _write_api_file(config, api.port)
             announce(_greeting(config, api.port))
+            announce(_cards(config, ports.discovery.addresses()))
             measuring = asyncio.ensure_future(benchmark.run())
             try:
                 await _first(stop, peer.left)
@@ -173,7 +175,9 @@ async def _build(
         home=home,
         links=links,
         join_client=TlsJoinClient(identity, trust, key=key),
-        discovery=MdnsDiscovery(endpoints, config.interfaces or ()),
+        discovery=MdnsDiscovery(
+            endpoints, config.interfaces or (), tuple(host for host, _ in config.seeds)
+        ),
         devices=devices,
         launcher=SubprocessLauncher(config.home / "logs", starter=starter),
         model_store=FileModelStore(
@@ -269,6 +273,13 @@ def _greeting(config: Config, port: int) -> str:
     others = " (and on this machine's other addresses)" if everywhere else ""
     text = f"API on {_api_url(config, port)}/v1{others}\nkey in {config.home / ADMIN_KEY_FILE}"
     return text if config.require_auth else f"{text}\n{NO_AUTH_WARNING}"
+
+
+def _cards(config: Config, used: tuple[str, ...]) -> str:
+    try:
+        return told(config.interfaces or (), used)
+    except OSError as error:
+        return f"network cards: this machine does not tell ({error})"
 
 
 async def _first(*events: asyncio.Event) -> None:

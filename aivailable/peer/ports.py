@@ -194,6 +194,10 @@ class Discovery(Protocol):
         """Our own reachable IP literals, best first."""
         ...
 
+    def reach(self, addresses: tuple[str, ...]) -> None:
+        """Where members are now: our addresses that lead there count as reachable, too."""
+        ...
+
     async def stop(self) -> None: ...
 
 

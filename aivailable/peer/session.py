@@ -157,7 +157,7 @@ class ClusterSession:
 
     async def start(self) -> None:
         """Open the log, link to the members known so far, and take part."""
-        self._ports.links.set_contacts(self.file.cluster_id, self.contacts())
+        self.addresses_changed()
         await self.raft.start()
         for node in self._ports.links.connected():
             self.raft.link_up(node)
@@ -375,7 +375,7 @@ class ClusterSession:
         # Every other member: whoever votes is known to the log, and a voter that is demoted goes
         # on receiving it.
         self.raft.set_observers(tuple(seat.node for seat in file.seats))
-        self._ports.links.set_contacts(file.cluster_id, self.contacts())
+        self.addresses_changed()
 
     @property
     def expelled(self) -> bool:
@@ -394,8 +394,10 @@ class ClusterSession:
         return tuple(contacts)
 
     def addresses_changed(self) -> None:
-        """mDNS has news: where members are may have changed."""
-        self._ports.links.set_contacts(self.file.cluster_id, self.contacts())
+        """Where members are may have changed: link to them, and be there for them."""
+        contacts = self.contacts()
+        self._ports.discovery.reach(tuple(host for one in contacts for host, _ in one.addresses))
+        self._ports.links.set_contacts(self.file.cluster_id, contacts)
 
     def _raft_changed(self) -> None:
         self.controller.nudge()

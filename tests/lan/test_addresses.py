@@ -163,6 +163,23 @@ async def test_cards_that_wake_up_late_and_cards_that_do_not_count(
         assert all(peer.alive for peer in peers.peers)
 
 
+async def test_a_bridge_that_carries_the_lan_counts_and_docker_s_does_not(
+    hosts: Lan, tmp_path: Path
+) -> None:
+    """Both begin with `br-`, and `up` says which is used."""
+    hosts.bridge_card(1, "br-lan")
+    hosts.ip(1, "link", "add", "br-12ab", "type", "bridge")
+    hosts.ip(1, "addr", "add", "172.30.1.1/24", "dev", "br-12ab")
+    hosts.ip(1, "link", "set", "br-12ab", "up")
+    async with Peers([host_peer(hosts, number, tmp_path) for number in (1, 2, 3)]) as peers:
+        states = await formed(hosts, peers)
+        shown = {address for state in states for n in state["nodes"] for address in n["addresses"]}
+        assert shown == {hosts.address(number) for number in (1, 2, 3)}
+        told = peers.peers[0].output()
+        assert f"network cards in use: br-lan ({hosts.address(1)});" in told
+        assert "left out: br-12ab (a bridge with neither default route nor real card)" in told
+
+
 async def test_a_seed_is_enough_where_multicast_is_filtered(hosts: Lan, tmp_path: Path) -> None:
     """Two are told where the first one is; after a restart of all nobody is told anything. One
     whose address changes then finds the others by their old ones."""

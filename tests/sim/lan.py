@@ -91,6 +91,9 @@ class SimDiscovery:
     def addresses(self) -> tuple[str, ...]:
         return (self._address,)
 
+    def reach(self, addresses: tuple[str, ...]) -> None:
+        """There is one network, and one way."""
+
     async def stop(self) -> None:
         self._running = False
 

@@ -32,14 +32,8 @@ from aivailable.peer.doctor.findings import (
     ProbeTarget,
     Stage,
 )
-from aivailable.peer.joining.discovery import (
-    LOOPBACK,
-    SERVICE_TYPE,
-    VIRTUAL_INTERFACES,
-    Interface,
-    MdnsDiscovery,
-    usable_interfaces,
-)
+from aivailable.peer.joining.cards import LOOPBACK, Interface, left_out, usable_interfaces
+from aivailable.peer.joining.discovery import SERVICE_TYPE, MdnsDiscovery
 from aivailable.peer.links.identity import node_id_of
 from aivailable.peer.links.trust import SNI_JOIN, join_context, peer_certificate
 from aivailable.peer.ports import Endpoints
@@ -113,8 +107,8 @@ def own_addresses() -> frozenset[str]:
 def _why_left_out(name: str, has_address: bool, named: bool) -> str:
     if name == LOOPBACK:
         return "this machine itself" if not named else "not among --interfaces"
-    if name.startswith(VIRTUAL_INTERFACES):
-        return "container, virtual machine or VPN"
+    if reason := left_out(name):
+        return reason
     if not has_address:
         return "no address"
     return "not among --interfaces" if named else "only a link-local IPv6 address"

@@ -3,6 +3,7 @@
 Not to be confused with `membership`: that is the course of a node's life in clusters. These are
 its means.
 
+* `cards`: which network cards are ours to use, and why not the others.
 * `discovery`: hears and announces by mDNS.
 * `announcement_limits`: what of the LAN's mDNS traffic the library gets to see.
 * `sources`: whom a limit per source counts.

@@ -85,6 +85,22 @@ def fit_answer(answer: JoinAnswer, first: NodeId) -> JoinAnswer:
     return shortened
 
 
+def _by_this_way(answer: JoinAnswer, server: NodeId, remote: str) -> JoinAnswer:
+    """The address that carried the join is tried first for the link: the server may not know it
+    for its own, as one of a VPN."""
+    return dataclasses.replace(
+        answer,
+        seats=tuple(
+            dataclasses.replace(
+                seat, addresses=(remote, *(one for one in seat.addresses if one != remote))
+            )
+            if seat.node == server
+            else seat
+            for seat in answer.seats
+        ),
+    )
+
+
 class JoinListener:
     """The server's side. Silent until `open`."""
 
@@ -294,6 +310,7 @@ class TlsJoinClient:
                 )
             visit.writer.write(encode_join(signed))
             answer = _decode(await visit.next_frame(), JoinAnswer)
+            remote = visit.writer.get_extra_info("peername")[0]
         if answer.code:
             return JoinAnswer(_printable(answer.code), _printable(answer.message))
         if answer.cluster_id != offer.cluster_id:
@@ -301,7 +318,7 @@ class TlsJoinClient:
         if key is not None and not key.is_server_proof(answer.key_proof, shown):
             log.warning("%s let us in without the join key: not believed", _at(address))
             return JoinAnswer("bad_proof", UNPROVED)
-        return answer
+        return _by_this_way(answer, offer.node, remote)
 
     @asynccontextmanager
     async def _visit(self, address: tuple[str, int]) -> AsyncIterator[_Call]:

@@ -1,8 +1,11 @@
 """Hears and makes mDNS announcements on the LAN (RFC 6762, 6763): a hint, nothing more.
 
-Owns zeroconf, the choice of interfaces, and the form of our announcement:
+Owns zeroconf, on the cards that `cards` chooses, and the form of our announcement:
 SRV port = link port; TXT {v, id, inst, cid, cn, api, win}. It must not conclude anything about
 who is a member. Implements ports.Discovery; built by peer.app.
+
+A VPN carries no multicast, so nothing is announced there. But the card that leads to a seed or to
+a member is ours, too: its address stands in our member record, last, and others link to it.
 
 Nothing on the network is ever final here: interfaces come and go (Wi-Fi, wake-up, a cable), so
 they are looked at again for ever; a switch may drop multicast for its first half minute, so we
@@ -15,16 +18,21 @@ import asyncio
 import ipaddress
 import logging
 import re
-import socket
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
-import ifaddr
 import zeroconf
 from zeroconf import IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from aivailable.peer.joining.announcement_limits import AnnouncementLimits, Limited
+from aivailable.peer.joining.cards import (
+    Interface,
+    address_rank,
+    is_ready,
+    own_addresses_towards,
+    usable_interfaces,
+)
 from aivailable.peer.ports import Endpoints, Sighting
 
 SERVICE_TYPE: Final = "_aivailable._tcp.local."
@@ -39,39 +47,16 @@ SIGHTINGS_MAX: Final = 256
 ADDRESSES_MAX: Final = 8
 CLUSTER_NAME_MAX_BYTES: Final = 200
 """One TXT entry holds 255 bytes with its key."""
-LOOPBACK: Final = "lo"
-VIRTUAL_INTERFACES: Final = (
-    *("docker", "veth", "br-", "virbr", "vmnet", "vboxnet", "lxcbr", "lxdbr", "podman", "cni"),
-    *("flannel", "cali", "tun", "tap", "wg", "tailscale", "zt", "utun", "ppp", "ipsec", "nordlynx"),
-)
-"""Containers, virtual machines and tunnels: their addresses mean nothing to the LAN."""
+ADDRESSES_TOWARDS_MAX: Final = 4
+"""Of ours that only lead to seeds and members: they must not push the LAN's out of the record."""
+WAYS_LOOKED_AT_MAX: Final = 256
+"""Addresses of members asked about at each rescan; each takes some microseconds."""
+SEED_NAMES_S: Final = 30.0
+"""How often a seed's name is looked up again: a VPN may be up later than we are."""
 
 _WORD = re.compile(r"[a-z0-9]{0,64}\Z")
 
 log = logging.getLogger(__name__)
-
-
-class Interface(NamedTuple):
-    """One usable address of this machine."""
-
-    name: str
-    number: int
-    """The kernel's."""
-    address: str
-
-
-def usable_interfaces(only: tuple[str, ...] = ()) -> tuple[Interface, ...]:
-    """Our addresses, best first: IPv4, then IPv6, self-assigned ones last. `only` names
-    addresses or interfaces to take, whatever they are (the demo's loopback). Raises OSError."""
-    found = []
-    for adapter in ifaddr.get_adapters():
-        for entry in adapter.ips:
-            address = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
-            named = address in only or adapter.name in only
-            wanted = named if only else _wanted(adapter.name, address)
-            if wanted:
-                found.append(Interface(adapter.name, adapter.index or 0, address))
-    return tuple(sorted(found, key=_rank))
 
 
 def sighting_of(
@@ -103,9 +88,14 @@ def sighting_of(
 class MdnsDiscovery:
     """ports.Discovery over zeroconf."""
 
-    def __init__(self, endpoints: Endpoints, interfaces: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        interfaces: tuple[str, ...] = (),
+        seeds: tuple[str, ...] = (),
+    ) -> None:
         """`endpoints`: read when something is announced. `interfaces`: our addresses to use, e.g.
-        ("127.0.0.1",); empty = the LAN's."""
+        ("127.0.0.1",); empty = the LAN's. `seeds`: names or addresses that we are to reach."""
         self.problem = "not started"
         """Why nothing is heard or announced at the moment, "" when all is well."""
         self._endpoints = endpoints
@@ -113,6 +103,11 @@ class MdnsDiscovery:
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._interfaces: tuple[Interface, ...] = ()
+        self._seeds = seeds
+        self._seed_addresses: tuple[str, ...] = seeds
+        self._member_addresses: tuple[str, ...] = ()
+        self._towards: tuple[str, ...] = ()
+        """Our addresses that lead to those two, as of the last look."""
         self._own: Sighting | None = None
         self._info: AsyncServiceInfo | None = None
         self._broadcasts: asyncio.Future[None] | None = None
@@ -121,16 +116,20 @@ class MdnsDiscovery:
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._changing = asyncio.Lock()
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
         await self._rescan()
-        self._watch = asyncio.get_running_loop().create_task(self._keep_watching())
+        loop = asyncio.get_running_loop()
+        self._watches = (
+            loop.create_task(self._keep_watching()),
+            loop.create_task(self._keep_looking_up()),
+        )
 
     async def stop(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         async with self._changing:
             await self._close(goodbye=True)
         self.problem = "stopped"
@@ -160,9 +159,42 @@ class MdnsDiscovery:
         self._news.clear()
 
     def addresses(self) -> tuple[str, ...]:
+        lan = self._lan_addresses()
+        towards = tuple(one for one in self._towards if one not in lan)[:ADDRESSES_TOWARDS_MAX]
+        return (*lan[: ADDRESSES_MAX - len(towards)], *towards)
+
+    def reach(self, addresses: tuple[str, ...]) -> None:
+        if addresses != self._member_addresses:
+            self._member_addresses = addresses
+            self._look_at_ways()
+
+    def _lan_addresses(self) -> tuple[str, ...]:
         return tuple(interface.address for interface in self._interfaces)
 
     # Interfaces.
+
+    def _look_at_ways(self) -> None:
+        """Which of ours the kernel would use towards seeds and members, as of now."""
+        asked = (*self._seed_addresses, *self._member_addresses)[:WAYS_LOOKED_AT_MAX]
+        towards = own_addresses_towards(asked)
+        if towards != self._towards:
+            log.info("addresses towards seeds and members: %s", ", ".join(towards) or "none")
+        self._towards = towards
+
+    async def _keep_looking_up(self) -> None:
+        """Names of seeds: what they stand for may change, or be known late."""
+        known: dict[str, tuple[str, ...]] = {}
+        while self._seeds:
+            for seed in self._seeds:
+                try:
+                    entries = await asyncio.get_running_loop().getaddrinfo(seed, None)
+                except (OSError, UnicodeError) as error:
+                    log.info("the seed %s cannot be looked up now: %s", seed, error)
+                    continue  # What it stood for still counts.
+                known[seed] = tuple(dict.fromkeys(str(entry[4][0]) for entry in entries))
+            self._seed_addresses = tuple(one for addresses in known.values() for one in addresses)
+            self._look_at_ways()
+            await asyncio.sleep(SEED_NAMES_S)
 
     async def _keep_watching(self) -> None:
         loop = asyncio.get_running_loop()
@@ -181,9 +213,10 @@ class MdnsDiscovery:
     async def _rescan(self) -> None:
         """Open, or open again, when the interfaces are not those in use."""
         async with self._changing:
+            self._look_at_ways()
             try:
                 usable = usable_interfaces(self._only)
-                interfaces = tuple(one for one in usable if _is_ready(one))
+                interfaces = tuple(one for one in usable if is_ready(one.address))
                 if self._zeroconf is not None and interfaces == self._interfaces:
                     return
                 await self._close(goodbye=False)
@@ -288,7 +321,7 @@ class MdnsDiscovery:
             server=f"{label}.local.",
             host_ttl=RECORD_TTL_S,
             other_ttl=RECORD_TTL_S,
-            parsed_addresses=list(self.addresses()[:ADDRESSES_MAX]),
+            parsed_addresses=list(self._lan_addresses()[:ADDRESSES_MAX]),
         )
 
     # What others announce.
@@ -322,7 +355,7 @@ class MdnsDiscovery:
                 self._hear(mdns, name, info)
 
     def _hear(self, mdns: Zeroconf, name: str, info: AsyncServiceInfo) -> None:
-        addresses = sorted(info.parsed_scoped_addresses(IPVersion.All), key=_address_rank)
+        addresses = sorted(info.parsed_scoped_addresses(IPVersion.All), key=address_rank)
         properties = _latest_text(mdns, name) or info.properties
         sighting = sighting_of(properties, addresses, info.port or 0)
         full = name not in self._heard and len(self._heard) >= SIGHTINGS_MAX
@@ -340,36 +373,6 @@ def _latest_text(mdns: Zeroconf, name: str) -> Mapping[bytes, bytes | None]:
     if not isinstance(text, bytes):
         return {}
     return AsyncServiceInfo(SERVICE_TYPE, name, properties=text).properties
-
-
-def _wanted(interface: str, address: str) -> bool:
-    if interface.startswith(VIRTUAL_INTERFACES) or interface == LOOPBACK:
-        return False
-    parsed = ipaddress.ip_address(address)
-    # An IPv6 link-local address says nothing without the listener's own interface number.
-    return not (parsed.is_loopback or (parsed.version == 6 and parsed.is_link_local))
-
-
-def _is_ready(interface: Interface) -> bool:
-    """Whether the kernel lets us send from there: not while it still checks an IPv6 address for a
-    double, nor when the address has just gone. zeroconf would leave it out without a word."""
-    family = socket.AF_INET6 if ":" in interface.address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((interface.address, 0))
-        except OSError as error:
-            log.debug("%s on %s is not ready: %s", interface.address, interface.name, error)
-            return False
-    return True
-
-
-def _address_rank(address: str) -> tuple[bool, int, str]:
-    parsed = ipaddress.ip_address(address)
-    return parsed.is_link_local, parsed.version, address
-
-
-def _rank(interface: Interface) -> tuple[tuple[bool, int], int, str]:
-    return _address_rank(interface.address)[:2], interface.number, interface.address
 
 
 def _multicast_choice(interfaces: tuple[Interface, ...]) -> list[str]:

@@ -45,6 +45,21 @@ async def test_a_joiner_that_proves_its_key_is_admitted(house: House) -> None:
     assert dataclasses.replace(request, certificate=b"", signature=b"") == REQUEST
 
 
+async def test_the_address_that_carried_the_join_is_tried_first_for_the_link(house: House) -> None:
+    """The server may know only others for its own, or none."""
+    other = Seat("o" * 52, b"d", ("10.0.0.9",), 2, True)
+    seat = Seat(house.node.id, b"c", ("10.0.0.1", "127.0.0.1"), 1, True)
+    house.server.seats = (seat, other)
+    answer = await house.client.join(house.address, REQUEST)
+    assert answer.seats == (
+        dataclasses.replace(seat, addresses=("127.0.0.1", "10.0.0.1")),
+        other,
+    )
+    house.server.seats = (dataclasses.replace(seat, addresses=()),)
+    answer = await house.client.join(house.address, REQUEST)
+    assert answer.seats[0].addresses == ("127.0.0.1",)
+
+
 async def test_a_wrong_signature_is_refused(house: House) -> None:
     reader, writer = await house.connect()
     assert isinstance(await read_message(reader), JoinOffer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import ifaddr
@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zeroconf import DNSOutgoing, DNSText, Zeroconf
 
-from aivailable.peer.joining import discovery
-from aivailable.peer.joining.discovery import MdnsDiscovery, sighting_of, usable_interfaces
+from aivailable.peer.joining import cards, discovery
+from aivailable.peer.joining.cards import usable_interfaces
+from aivailable.peer.joining.discovery import MdnsDiscovery, sighting_of
 from aivailable.peer.ports import Endpoints, Sighting
 
 DEADLINE_S = 15.0
@@ -120,7 +121,7 @@ async def test_a_late_one_hears_who_was_there(ports: list[MdnsDiscovery]) -> Non
 
 async def test_no_address_is_a_problem_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "RESCAN_S", 0.01)
-    monkeypatch.setattr(discovery.ifaddr, "get_adapters", list)
+    monkeypatch.setattr(cards.ifaddr, "get_adapters", list)
     port = MdnsDiscovery(Endpoints(9000), LOOPBACK_ONLY)
     await port.start()
     assert "no network interface" in port.problem
@@ -170,12 +171,63 @@ async def test_an_address_that_is_not_ours_yet_is_waited_for(
     monkeypatch.setattr(discovery, "RESCAN_S", 0.01)
     with monkeypatch.context() as early:
         machine = [adapter("card0", 3, "192.0.2.77"), adapter("card1", 4, "2001:db8::77")]
-        early.setattr(discovery.ifaddr, "get_adapters", lambda: machine)
+        early.setattr(cards.ifaddr, "get_adapters", lambda: machine)
         port = MdnsDiscovery(Endpoints(9000), ("card0", "card1", *LOOPBACK_ONLY))
         await port.start()
         assert "no network interface" in port.problem
     await until(port, lambda: port.problem == "")
     assert port.addresses() == LOOPBACK_ONLY
+    await port.stop()
+
+
+async def test_what_leads_to_seeds_and_members_is_ours_and_is_not_announced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The LAN's addresses stay first, and the record has room for both."""
+    ways = {"10.8.0.1": "10.8.0.2", "10.9.0.1": "10.9.0.2", "127.0.0.9": "127.0.0.1"}
+
+    def towards(addresses: Iterable[str]) -> tuple[str, ...]:
+        return tuple(ways[one] for one in addresses if one in ways)
+
+    monkeypatch.setattr(discovery, "own_addresses_towards", towards)
+    port = MdnsDiscovery(Endpoints(9000), LOOPBACK_ONLY, ("10.8.0.1",))
+    await port.start()
+    assert port.addresses() == ("127.0.0.1", "10.8.0.2")
+    port.reach(("127.0.0.9", "10.9.0.1"))
+    assert port.addresses() == ("127.0.0.1", "10.8.0.2", "10.9.0.2")
+    assert port._announcement(sighting(0)).parsed_addresses() == ["127.0.0.1"]
+    ways |= {f"10.{n}.0.1": f"10.{n}.0.2" for n in range(10, 30)}
+    port.reach((*ways,))
+    assert port.addresses()[0] == "127.0.0.1"
+    assert len(port.addresses()) <= discovery.ADDRESSES_MAX
+    port.reach(())
+    assert port.addresses() == ("127.0.0.1", "10.8.0.2")
+    await port.stop()
+
+
+async def test_a_seed_s_name_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "SEED_NAMES_S", 0.01)
+    known = asyncio.Event()
+
+    def towards(addresses: Iterable[str]) -> tuple[str, ...]:
+        if "10.8.0.1" in addresses:
+            known.set()
+        return ()
+
+    monkeypatch.setattr(discovery, "own_addresses_towards", towards)
+    answers: list[Any] = [OSError("not yet"), UnicodeError("odd"), [(0, 0, 0, "", ("10.8.0.1", 0))]]
+
+    async def getaddrinfo(host: str, port: None) -> Any:
+        answer = answers[0] if len(answers) == 1 else answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    port = MdnsDiscovery(Endpoints(9000), LOOPBACK_ONLY, ("a.vpn",))
+    await port.start()
+    async with asyncio.timeout(DEADLINE_S):
+        await known.wait()
     await port.stop()
 
 
@@ -193,7 +245,7 @@ def test_interfaces_of_the_lan_only_best_first(monkeypatch: pytest.MonkeyPatch) 
         adapter("br-12ab", 5, "172.18.0.1"),
         adapter("tailscale0", 6, "100.64.0.1"),
     ]
-    monkeypatch.setattr(discovery.ifaddr, "get_adapters", lambda: machine)
+    monkeypatch.setattr(cards.ifaddr, "get_adapters", lambda: machine)
     found = [(entry.name, entry.address) for entry in usable_interfaces()]
     assert found == [
         ("eth0", "192.168.1.5"),
