@@ -1,0 +1,89 @@
+"""Begun handshakes that flood the link port: members keep their links, and get new ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+from attacks.beside import links_port
+from attacks.test_connections import narrowed, said_bytes
+from fixtures.peers import MIB, PeerProcess, Peers, State, voting
+
+SILENT = 27 * 3
+HELLO_BEGUN = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+"""A ClientHello that does not go on."""
+AGAIN_S = 0.05
+HELD_S = 3.0
+"""Longer than LINK_DEAD_S and an election's timeout."""
+BACK_LIMIT_S = 20.0
+LOG_MAX_BYTES = MIB
+
+
+async def hold(port: int, first: bytes) -> None:
+    """One connection, opened again whenever it is ended."""
+    while True:
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(first)
+                await reader.read()
+            finally:
+                writer.transport.abort()
+        await asyncio.sleep(AGAIN_S)
+
+
+@contextlib.asynccontextmanager
+async def flooded(peers: list[PeerProcess]) -> AsyncIterator[None]:
+    """SILENT connections and as many begun handshakes at the link port of each."""
+    ports = [links_port(peer, urlsplit(peer.url).port or 0) for peer in peers]
+    held = [
+        asyncio.create_task(hold(port, first))
+        for port in ports
+        for first in [b"", HELLO_BEGUN] * SILENT
+    ]
+    try:
+        yield
+    finally:
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+
+
+def all_up(states: list[State]) -> bool:
+    return voting(3)(states) and all(
+        node["state"] in ("here", "up") for one in states for node in one["nodes"]
+    )
+
+
+@pytest.mark.slow
+async def test_a_flood_of_begun_handshakes_cuts_no_link_and_keeps_no_member_out(
+    three: Peers,
+) -> None:
+    narrow = await narrowed(three)
+    states = await three.until("all see each other", all_up)
+    term, leader = states[0]["term"], states[0]["leader"]
+    own = {id(peer): next(n["node"] for n in state["nodes"] if n["state"] == "here")
+           for peer, state in zip(three.peers, states, strict=True)}  # fmt: skip
+    restarted = next(p for p in three.peers if p is not narrow and own[id(p)] != leader)
+    async with flooded([peer for peer in three.peers if peer is not restarted]):
+        until_s = time.monotonic() + HELD_S
+        while time.monotonic() < until_s:
+            states = await three.states()
+            assert all_up(states), states
+            assert {state["term"] for state in states} == {term}
+            await asyncio.sleep(0.2)
+        restarted.kill()
+        restarted.start()
+        began_s = time.monotonic()
+        await restarted.listening()
+        states = await three.until("the restarted one is linked", all_up, limit_s=BACK_LIMIT_S)
+        took_s = time.monotonic() - began_s
+        assert {state["term"] for state in states} == {term}
+    said = [said_bytes(peer) for peer in three.peers]
+    print(f"links port: a restarted member is back after {took_s:.1f} s, {said} bytes said")
+    assert max(said) < LOG_MAX_BYTES
+    assert all("Traceback" not in peer.output() for peer in three.peers)
