@@ -16,7 +16,8 @@ from fixtures.peers import MIB, PeerProcess, Peers, State, voting
 SILENT = 27 * 3
 HELLO_BEGUN = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 """A ClientHello that does not go on."""
-AGAIN_S = 0.05
+AGAIN_S = 0.25
+"""Some 400 new connections a second for each port, on the processors of the members."""
 HELD_S = 3.0
 """Longer than LINK_DEAD_S and an election's timeout."""
 BACK_LIMIT_S = 20.0
@@ -53,10 +54,18 @@ async def flooded(peers: list[PeerProcess]) -> AsyncIterator[None]:
         await asyncio.gather(*held, return_exceptions=True)
 
 
+def troubles(states: list[State], term: int) -> list[str]:
+    """What no flood may do: a node down, no quorum, an election."""
+    return [
+        f"{node['name']} is {node['state']}"
+        for state in states
+        for node in state["nodes"]
+        if node["state"] not in ("here", "up")
+    ] + [f"term {one['term']}" for one in states if one["term"] != term or not one["quorum"]]
+
+
 def all_up(states: list[State]) -> bool:
-    return voting(3)(states) and all(
-        node["state"] in ("here", "up") for one in states for node in one["nodes"]
-    )
+    return voting(3)(states) and not troubles(states, states[0]["term"])
 
 
 @pytest.mark.slow
@@ -72,9 +81,7 @@ async def test_a_flood_of_begun_handshakes_cuts_no_link_and_keeps_no_member_out(
     async with flooded([peer for peer in three.peers if peer is not restarted]):
         until_s = time.monotonic() + HELD_S
         while time.monotonic() < until_s:
-            states = await three.states()
-            assert all_up(states), states
-            assert {state["term"] for state in states} == {term}
+            assert troubles(await three.states(), term) == []
             await asyncio.sleep(0.2)
         restarted.kill()
         restarted.start()
@@ -82,7 +89,7 @@ async def test_a_flood_of_begun_handshakes_cuts_no_link_and_keeps_no_member_out(
         await restarted.listening()
         states = await three.until("the restarted one is linked", all_up, limit_s=BACK_LIMIT_S)
         took_s = time.monotonic() - began_s
-        assert {state["term"] for state in states} == {term}
+        assert troubles(states, term) == []
     said = [said_bytes(peer) for peer in three.peers]
     print(f"links port: a restarted member is back after {took_s:.1f} s, {said} bytes said")
     assert max(said) < LOG_MAX_BYTES
