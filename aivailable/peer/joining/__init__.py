@@ -6,7 +6,6 @@ its means.
 * `cards`: which network cards are ours to use, and why not the others.
 * `discovery`: hears and announces by mDNS.
 * `announcement_limits`: what of the LAN's mDNS traffic the library gets to see.
-* `sources`: whom a limit per source counts.
 * `sightings`: who is around, by mDNS and by seeds.
 * `silent_nodes`: who is announced and does not answer.
 * `channel`: the join channel over TLS, both sides.

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from zeroconf import DNSIncoming, DNSPointer, DNSService, DNSText  # type: ignore[attr-defined]
 
-from aivailable.peer.joining.sources import is_here, source_of
+from aivailable.peer.links.sources import is_here, source_of
 
 NAMES_MAX: Final = 256
 """Nodes of whom the LAN may tell us at a time."""

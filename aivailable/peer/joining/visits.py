@@ -1,6 +1,6 @@
 """How many strangers the join port listens to at a time, and how many it lets in from one place.
 
-Owns the seats at the join channel and the rate of admissions, per source (joining.sources) and in
+Owns the seats at the join channel and the rate of admissions, per source (links.sources) and in
 total. What is full turns the greediest away, not whoever came last. It must not know sockets.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Protocol
 
-from aivailable.peer.joining.sources import is_here, source_of
+from aivailable.peer.links.sources import is_here, source_of
 from aivailable.wire.limits import JOIN_CONNECTIONS_MAX
 
 VISITS_PER_SOURCE_MAX: Final = 4

@@ -8,6 +8,10 @@
 * `streams`: one request, with credit.
 * `identity`: this node's key and certificate.
 * `trust`: who may speak to us.
+* `accepting`: the sockets that listen, out of descriptors too; the API's as well.
+* `arrivals`: from an accepted socket to TLS.
+* `handshakes`: how many of whom may be under way; pure.
+* `sources`: whom a limit per source counts.
 """
 
 from aivailable.peer.links.mesh import ANY_HOST, TlsLinks

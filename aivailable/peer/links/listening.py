@@ -12,7 +12,8 @@ from typing import Final
 from aivailable.errors import ConfigError
 from aivailable.peer.links.port_choice import taken
 
-BACKLOG: Final = 64
+BACKLOG: Final = 256
+"""Connections in the kernel's line: a flood that comes between two turns of the loop fits."""
 EPHEMERAL_ATTEMPTS_MAX: Final = 8
 _NO_SUCH_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 

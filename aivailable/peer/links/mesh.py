@@ -18,13 +18,13 @@ import asyncio
 import functools
 import logging
 import random
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aivailable.core.ids import NodeId, short
 from aivailable.errors import LinkError, LinkLost
+from aivailable.peer.links.arrivals import SHUTDOWN_DEADLINE_S, Arrivals
 from aivailable.peer.links.connection import Connection
 from aivailable.peer.links.dialler import Dialler
 from aivailable.peer.links.identity import Identity
@@ -32,12 +32,11 @@ from aivailable.peer.links.listening import bind
 from aivailable.peer.links.streams import LinkStream
 from aivailable.peer.links.trust import SNI_LINK, SNI_WEIGHTS, Trust
 from aivailable.peer.ports import Contact, LinkListener
-from aivailable.wire.limits import HANDSHAKE_DEADLINE_S, LINK_PING_S, PROTO_MAX, PROTO_MIN
+from aivailable.wire.limits import LINK_PING_S, PROTO_MAX, PROTO_MIN
 from aivailable.wire.peer import LinkHello, LinkRefused
 
 DIAL_DEADLINE_S: Final = 2.0
 """TCP, TLS and hello to one address."""
-SHUTDOWN_DEADLINE_S: Final = 1.0
 CONTEST_S: Final = 2.5 * LINK_PING_S
 WORDLESS_MIN: Final = 2
 TOLD_AGAIN_S: Final = 3600.0
@@ -85,7 +84,7 @@ class TlsLinks:
         self._hosts = hosts
         self._listener: LinkListener
         self._loop: asyncio.AbstractEventLoop
-        self._servers: list[asyncio.Server] = []
+        self._arrivals: Arrivals | None = None
         self._started = False
         self._cluster_id = ""
         self._contacts: dict[NodeId, Contact] = {}
@@ -111,15 +110,14 @@ class TlsLinks:
         self._loop = asyncio.get_running_loop()
         sockets = bind(self._hosts, self.port)
         self.port = sockets[0].getsockname()[1]
-        for opened in sockets:
-            self._servers.append(await self._serve(opened))
+        self._arrivals = Arrivals(sockets, self._trust, self._greet, self._turned_away)
+        self._tell_arrivals()
+        self._arrivals.open()
         self._started = True
         self._update_diallers()
 
     async def stop(self) -> None:
         self._started = False
-        for server in self._servers:
-            server.close()
         diallers = [dialler.task for dialler in self._diallers.values()]
         handlers = [task for connection in self._open for task in connection.tasks]
         self._diallers.clear()
@@ -128,6 +126,8 @@ class TlsLinks:
         gone = [connection.gone for connection in self._open]
         for connection in [*self._open]:
             connection.close("stopped")
+        if self._arrivals is not None:
+            await self._arrivals.close()
         await asyncio.gather(*diallers, *handlers, return_exceptions=True)
         if gone:
             await asyncio.wait(gone, timeout=SHUTDOWN_DEADLINE_S)
@@ -147,6 +147,7 @@ class TlsLinks:
             return
         self._cluster_id, self._contacts = cluster_id, others
         self._trust.set_members(contact.certificate for contact in others.values())
+        self._tell_arrivals()
         for connection in [*self._open]:
             if other_cluster:
                 connection.refuse("other_cluster", "this node has left its cluster, or stops")
@@ -361,20 +362,17 @@ class TlsLinks:
 
     # Listening and dialling.
 
-    async def _serve(self, opened: socket.socket) -> asyncio.Server:
-        return await self._loop.create_server(
-            lambda: _Arrival(self._greet, self._turned_away),
-            sock=opened,
-            ssl=self._trust.server_context,
-            ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
-            ssl_shutdown_timeout=SHUTDOWN_DEADLINE_S,
-        )
-
     def _greet(self, transport: asyncio.BaseTransport) -> asyncio.Protocol | None:
         """Who handles a connection that has just passed TLS; None: nobody."""
         if not self._trust.is_join(transport):
             return Connection(self, dialled=False)
         return None if self._stranger is None else self._stranger()
+
+    def _tell_arrivals(self) -> None:
+        if self._arrivals is not None:
+            self._arrivals.set_known(
+                address for contact in self._contacts.values() for address, _ in contact.addresses
+            )
 
     def _turned_away(self) -> None:
         """A connection did not pass TLS in time. The library does not tell us whose it was."""
@@ -465,27 +463,3 @@ class TlsLinks:
             self._listener.refused(
                 node, "not_member", "it closes without a word: we are not in its member list"
             )
-
-
-class _Arrival(asyncio.Protocol):
-    """A fresh connection until TLS has told what it is for; `missed` is called when it never does:
-    a failed handshake is silent in asyncio."""
-
-    def __init__(
-        self,
-        greet: Callable[[asyncio.BaseTransport], asyncio.Protocol | None],
-        missed: Callable[[], None],
-    ) -> None:
-        self._greet = greet
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(HANDSHAKE_DEADLINE_S, missed)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._deadline.cancel()
-        assert isinstance(transport, asyncio.Transport)
-        protocol = self._greet(transport)
-        if protocol is None:
-            transport.abort()
-            return
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)

@@ -36,7 +36,7 @@ from fixtures.peers import (
 )
 
 from aivailable.core.ids import short
-from aivailable.peer.links import mesh
+from aivailable.peer.links import arrivals
 from aivailable.wire.join import JoinAnswer, JoinOffer, JoinRequest, join_transcript
 
 ATTEMPTS = 3
@@ -47,7 +47,7 @@ TURNED_AWAY = "a stranger at the link port was refused"
 
 @pytest.fixture
 async def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Node]]:
-    monkeypatch.setattr(mesh, "HANDSHAKE_DEADLINE_S", 1.0)
+    monkeypatch.setattr(arrivals, "HANDSHAKE_DEADLINE_S", 1.0)
     nodes = await start_nodes(tmp_path, 2)
     introduce(*nodes)
     await linked(*nodes)

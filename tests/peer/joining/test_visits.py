@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fixtures.peer_ports import HandClock
 
-from aivailable.peer.joining.sources import is_here, source_of
 from aivailable.peer.joining.visits import (
     ADMISSIONS_BURST,
     ADMISSIONS_PER_SOURCE_BURST,
@@ -13,6 +12,7 @@ from aivailable.peer.joining.visits import (
     AdmissionRate,
     Seats,
 )
+from aivailable.peer.links.sources import is_here, source_of
 from aivailable.wire.limits import JOIN_CONNECTIONS_MAX
 
 

@@ -1,8 +1,4 @@
-"""Accepting connections: each gets a place or an answer, and being out of descriptors is survived.
-
-asyncio's own server tries again for each waiting connection and logs a traceback each time; here
-accepting pauses, and one line says so.
-"""
+"""Accepting connections: each gets a place or an answer."""
 
 from __future__ import annotations
 
@@ -14,15 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aivailable.peer.api.door.connection import ApiConnection, refusal
-from aivailable.peer.api.door.places import ApiPlace, Places, source_of
+from aivailable.peer.api.door.places import ApiPlace, Places, caller_of
 from aivailable.peer.api.door.unread import Unread
+from aivailable.peer.links.accepting import Acceptor
 
-ACCEPTS_PER_TURN = 32
-"""Connections taken before the loop's other work has its turn."""
-PAUSE_S = 1.0
-"""How long nothing is accepted when a connection could not be."""
-SAY_AGAIN_S = 60.0
-"""The same trouble is logged once in so long."""
 HANDSHAKE_DEADLINE_S = 10.0
 
 log = logging.getLogger("aivailable.api")
@@ -39,7 +30,6 @@ class Door:
         *,
         tls: Any | None = None,
     ) -> None:
-        self._sockets = tuple(sockets)
         self._speak = speak
         self._places = places
         self._tls = tls
@@ -47,57 +37,29 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self._open: dict[ApiPlace, ApiConnection] = {}
         self._opening: dict[ApiPlace, asyncio.Task[None]] = {}
-        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._said_s: dict[str, float] = {}
+        self._acceptor = Acceptor(sockets, self._take, what="the API", log=log)
 
     def open(self) -> None:
-        for one in self._sockets:
-            self._loop.add_reader(one, self._ready, one)
+        self._acceptor.open()
 
     async def close(self) -> None:
         """Takes no more; those that are open stay."""
-        for pause in self._pauses.values():
-            pause.cancel()
-        for one in self._sockets:
-            self._loop.remove_reader(one)
-            one.close()
+        self._acceptor.close()
         opening = tuple(self._opening.values())
         for task in opening:
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
 
-    def _ready(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                one, address = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._pause(listener, error)
-                return
-            one.setblocking(False)
-            self._take(one, str(address[0]))
-
-    def _pause(self, listener: socket.socket, error: OSError) -> None:
-        """Out of descriptors or memory: the connections wait in the kernel's line."""
-        self._say(
-            "pause",
-            f"no connection can be accepted ({error.strerror}): the API pauses; "
-            "allow the service more open files (LimitNOFILE, ulimit -n)",
-        )
-        self._loop.remove_reader(listener)
-        self._pauses[listener] = self._loop.call_later(
-            PAUSE_S, self._loop.add_reader, listener, self._ready, listener
-        )
-
     def _take(self, one: socket.socket, address: str) -> None:
-        source = source_of(address)
+        source = caller_of(address)
         place, gone = self._places.admit(source)
         if gone is not None:
-            self._say("full", f"too many quiet connections from {gone.source}: the oldest go")
+            self._acceptor.say(
+                "full", f"too many quiet connections from {gone.source}: the oldest go"
+            )
             self._end(gone)
         if place is None:
-            self._say("busy", f"a connection from {source} is refused: all are busy")
+            self._acceptor.say("busy", f"a connection from {source} is refused: all are busy")
             if self._tls is None:
                 with contextlib.suppress(OSError):
                     one.send(refusal(503, "overloaded", "too many connections at once"))
@@ -136,9 +98,3 @@ class Door:
     def _forget(self, place: ApiPlace) -> None:
         self._open.pop(place, None)
         self._places.leave(place)
-
-    def _say(self, kind: str, text: str) -> None:
-        now_s = self._loop.time()
-        if now_s - self._said_s.get(kind, -SAY_AGAIN_S) >= SAY_AGAIN_S:
-            self._said_s[kind] = now_s
-            log.warning("%s", text)

@@ -9,11 +9,10 @@ same address as a flood is served too.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 
-SOURCE_IPV6_BITS = 64
-"""Addresses of one network are one source."""
+from aivailable.peer.links.sources import is_here, source_of
+
 LOOPBACK = "loopback"
 """The source of this machine's own connections: its command line, monitor, proxies."""
 LOOPBACK_SHARE = 2
@@ -24,18 +23,9 @@ LOOPBACK_SURE = 32
 """So many quiet connections of loopback give way to no other source."""
 
 
-def source_of(address: str) -> str:
+def caller_of(address: str) -> str:
     """Whose connection it is: loopback, an IPv4 address, or an IPv6 network."""
-    try:
-        one = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(one, ipaddress.IPv6Address):
-        if one.ipv4_mapped is not None:
-            return source_of(str(one.ipv4_mapped))
-        if not one.is_loopback and not one.is_link_local:
-            return str(ipaddress.ip_network((one, SOURCE_IPV6_BITS), strict=False))
-    return LOOPBACK if one.is_loopback else str(one)
+    return LOOPBACK if is_here(address) else source_of(address)
 
 
 @dataclass(eq=False, slots=True)

@@ -20,6 +20,7 @@ from aivailable.peer.api.door import accepting, connection
 from aivailable.peer.api.door.accepting import Door
 from aivailable.peer.api.door.unread import UNREAD_PER_ACCOUNT_MAX, Unread
 from aivailable.peer.api.server import BODIES_MAX, ApiServer
+from aivailable.peer.links import accepting as links_accepting
 from aivailable.peer.links.identity import Identity
 from aivailable.peer.links.trust import api_context
 
@@ -132,7 +133,7 @@ async def test_out_of_descriptors_is_one_line_and_a_pause(
                 raise OSError(errno.EMFILE, "Too many open files")
             return super().accept()
 
-    monkeypatch.setattr(accepting, "PAUSE_S", SOON_S)
+    monkeypatch.setattr(links_accepting, "PAUSE_S", SOON_S)
     listener = Exhausted()
     listener.bind(("127.0.0.1", 0))
     listener.listen()

@@ -13,7 +13,7 @@ from aivailable.peer.api.door.descriptors import (
     limit,
     raise_limit,
 )
-from aivailable.peer.api.door.places import LOOPBACK, LOOPBACK_SURE, ApiPlace, Places, source_of
+from aivailable.peer.api.door.places import LOOPBACK, LOOPBACK_SURE, ApiPlace, Places, caller_of
 
 TOTAL = 80
 SHARE = TOTAL // 8
@@ -39,7 +39,7 @@ def admitted(places: Places, source: str) -> ApiPlace:
     ],
 )
 def test_whose_a_connection_is(address: str, source: str) -> None:
-    assert source_of(address) == source
+    assert caller_of(address) == source
 
 
 def test_of_one_source_the_longest_silent_gives_way_to_its_next() -> None:
