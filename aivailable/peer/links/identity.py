@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,8 +119,11 @@ def _public_key(certificate: bytes) -> ec.EllipticCurvePublicKey:
     if len(certificate) > CERTIFICATE_MAX_BYTES:
         raise SchemaError(f"a certificate is over {CERTIFICATE_MAX_BYTES} bytes")
     try:
-        key = x509.load_der_x509_certificate(certificate).public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        with warnings.catch_warnings():
+            # What the library only warns of (a serial number below 1) is damage to us.
+            warnings.simplefilter("error")
+            key = x509.load_der_x509_certificate(certificate).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, Warning) as error:
         raise SchemaError(f"not a certificate: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise SchemaError("a certificate without a P-256 key")
