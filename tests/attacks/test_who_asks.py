@@ -22,6 +22,8 @@ from fixtures.peers import (
     voting,
 )
 
+from aivailable.advice import UP_PORT
+
 MODEL = "slow"
 STEP_MS = 30
 LONG_TOKENS = 2000
@@ -221,7 +223,7 @@ async def test_two_homes_on_one_port_tell_each_other_no_key(
         assert told.returncode == 1, said
         assert "does not know your API key, so the key was not sent" in said
         assert f"port {port} belongs to another program of yours" in said
-        assert "aivailable up --port N" in said
+        assert UP_PORT.line in said
     after = (alone.home / "logs" / "aivailable.log").read_text().removeprefix(before)
     asked = [line for line in after.splitlines() if "aivailable.requests" in line]
     assert asked
@@ -230,6 +232,8 @@ async def test_two_homes_on_one_port_tell_each_other_no_key(
 
 FOLLOW = """
 import sys, urllib.request
+
+from aivailable.advice import UP_PORT
 request = urllib.request.Request(
     "http://127.0.0.1:8420/cluster/v1/events",
     headers={"Accept": "text/event-stream", "Authorization": "Bearer " + sys.argv[1]},

@@ -219,7 +219,7 @@ class Membership:
         if answer.code in KEY_REFUSALS:
             self._misfits.add(sighting.short_node)
         if answer.code in ("window_closed", "version", REMOVED, *KEY_REFUSALS):
-            self.phase = "waiting"
+            self.phase = "removed" if answer.code == REMOVED else "waiting"
         self.advice = answer.message
         self._tell_once(
             f"{sighting.cluster_name!r} ({sighting.cluster_prefix}): {answer.message}",

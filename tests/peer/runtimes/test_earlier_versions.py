@@ -19,12 +19,11 @@ from fixtures.worker_process import WorkerProcess, fake_load
 from aivailable.core.state.records import Backend
 from aivailable.peer.runtimes import Interpreters, builder
 from aivailable.peer.runtimes.builder import Builder, BuildRequest
-from aivailable.peer.runtimes.recipes import BuildTools, Recipe
+from aivailable.peer.runtimes.recipes import BESIDE, BuildTools, Recipe
 from aivailable.wire.generation import Finished, Generate
 from aivailable.wire.worker import Hello, Ready
 
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-BESIDE_V1 = ("jinja2>=3.1.5", "msgpack>=1.1,<2", "numpy>=1.26")
 ENGINE_V1 = "llama-cpp-python==0.3.36"
 NEEDED_V1 = ("jinja2", "markupsafe", "msgpack", "numpy")
 
@@ -105,7 +104,7 @@ async def test_a_half_made_one_goes_on_where_it_was(
 ) -> None:
     """With its built engine: a build takes hours."""
     options = ("-DGGML_NATIVE=OFF",)
-    told = [sys.version, sys.executable, ENGINE_V1, *BESIDE_V1, *options, "False"]
+    told = [sys.version, sys.executable, ENGINE_V1, *BESIDE, *options, "False"]
     draft = tmp_path / "runtimes" / "cpu.draft"
     (draft / "wheels").mkdir(parents=True)
     (draft / "wheels" / "llama_cpp_python.whl").touch()
