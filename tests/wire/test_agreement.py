@@ -135,7 +135,9 @@ def test_damaged_messages(case: tuple[str, bytes]) -> None:
         message = REGISTRIES[room].decode(data)
         packed = REGISTRIES[room].encode(message)
         assert packed == OLD[room].encode(message)
-        assert repr(OLD[room].decode(packed)) == found
+        again = OLD[room].decode(packed)
+        # Packing sorts a mapping's keys; a NaN equals nothing, but is written alike.
+        assert again == message or repr(again) == found
 
 
 @thorough(200)
