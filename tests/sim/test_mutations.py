@@ -17,7 +17,12 @@ SIGNS = {
     "open_d5": FORKED,
 }
 """At least one of these words must be in the problems: failing for another reason is no proof."""
-SEEDS = {"no_claim_check": (1, 2, 3), "no_checksum": (20, 27), "open_d1": (1, 2, 3), "open_d5": (2,)}
+SEEDS = {
+    "no_claim_check": (1, 2, 3),
+    "no_checksum": (20, 27),
+    "open_d1": (1, 2, 3),
+    "open_d5": (2,),
+}
 """One of these must notice; the first that does is enough."""
 
 
