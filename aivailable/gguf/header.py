@@ -32,7 +32,7 @@ NAME_READ_MAX_CHARS: Final = 64 * 1024
 MIB: Final = 1 << 20
 FIRST_READ_BYTES: Final = 4 * MIB
 """Most headers are shorter; else four times as much is read, and so on."""
-HEADER_MAX_BYTES: Final = 64 * MIB
+HEADER_MAX_BYTES: Final = 32 * MIB
 """The largest real ones, with 262,144 tokens and their merges, have about 20 MiB."""
 TOOL_TEMPLATE_KEY: Final = "tokenizer.chat_template.tool_use"
 INPUT_TENSORS: Final = tuple(

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from fixtures.peers import MIB, Peers, cluster_name, loopback_peer
 
+from aivailable.gguf.header import HEADER_MAX_BYTES
 from aivailable.gguf.reader import TEXTS_SKIPPED_MAX
+from aivailable.peer.model_store.store import LOOKERS_MAX
 
 ANSWER_LIMIT_S = 30.0
-GROWTH_MAX_BYTES = 50 * MIB
+GROWTH_MAX_BYTES = LOOKERS_MAX * HEADER_MAX_BYTES + 50 * MIB
+"""The headers that are read at the same time, and what else an answer takes."""
 
 
 def header(count: int, kind: int, items: int) -> bytes:

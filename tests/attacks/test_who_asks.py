@@ -172,6 +172,10 @@ async def test_a_listed_proxy_is_believed_and_lends_nobody_its_loopback(
 
 async def test_a_rebound_name_is_no_admin_without_auth(peers: Peers, alone: PeerProcess) -> None:
     await up(alone, "--no-auth")
+    for _ in range(100):  # Said after the port is open.
+        if "everyone who reaches" in alone.output():
+            break
+        await asyncio.sleep(0.05)
     assert "everyone who reaches this port is an admin" in alone.output()
     path = "/cluster/v1/keys"
     port = alone.url.rpartition(":")[2]
