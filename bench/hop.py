@@ -1,8 +1,8 @@
 """What the way through another peer costs: straight to the host of a model against one hop.
 
-Three peers on the loopback and the fake engine without any pause, so that what is measured is the
-way and not the model. In each round the same streamed answers are asked of the peer that hosts the
-model and of one that does not, in turn. Figures are the time to the first byte of an answer, the
+Three peers run on the loopback. The fake engine answers without a pause, so the figures are of the
+way and not of a model. Each round asks for the same streamed answers, first at the peer that hosts
+the model, then at one that does not. Figures are the time to the first byte of an answer, the
 time between two tokens, and that of a whole answer, one value a round; "ours" is through the other
 peer. A long prompt shows what reading, checking, packing and unpacking of a request cost.
 """

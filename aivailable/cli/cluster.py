@@ -132,8 +132,8 @@ def remove(
         typer.confirm(f"Take {node} out of the cluster for good?", abort=True)
     target.run(where, lambda client: client.remove(node, keep, end), "removing")
     render.say(
-        f"{node} is no member any more; {UP_NEW_IDENTITY} there makes it a new node"
-        " that keeps its models"
+        f"{node} is not a member any more. To bring it back as a new node with its models, type"
+        f" {UP_NEW_IDENTITY} there"
     )
 
 

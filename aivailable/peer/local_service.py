@@ -52,8 +52,8 @@ KEY_BYTES = 20
 """160 random bits: no key can be guessed, so a plain hash of it may be replicated."""
 LABEL_MAX_CHARS = 100
 ADMIN_KEYS_CUT_OFF_MAX_S = 24 * 3600
-"""A node that has known no leader for so long takes no other node's or person's key for an admin's.
-As a user's it counts on: serving needs no majority."""
+"""After this long without a leader, a node accepts only its own admin key as an admin key. All
+other admin keys count as user keys there, because serving needs no majority."""
 
 
 def make_key(random_bytes: bytes) -> str:

@@ -20,7 +20,7 @@ counted. What is only information differs from line to line: there is one for ea
 KINDS_MAX = 256
 """Kinds that are counted at once; the oldest is told early."""
 BYTES_PER_MINUTE_MAX = 896 * 1024
-"""All lines together; what is beyond is counted."""
+"""Of all lines together. Lines above the limit are only counted."""
 INFO_BYTES_PER_MINUTE_MAX = 640 * 1024
 """Of these for information: the rest is kept for warnings and errors."""
 LINE_MAX_CHARS = 16 * 1024

@@ -47,7 +47,7 @@ class Guards:
     incarnations: bool = True
     """A voter that lost its log does not count until it is removed and added again."""
     voters_only: bool = True
-    """Who is no voter moves no term, no election and no log, whatever it sends."""
+    """A node that does not vote moves no term, no election and no log, whatever it sends."""
     term_jump: bool = True
     """Nor does a message whose term is out of all reach."""
 

@@ -2,9 +2,9 @@
 
 Owns that decision. Who votes is what our own log says. A node that is behind may not know the
 voters of today, so it asks the members that it is linked to: the word of a voter that it does know
-counts, and if none is linked for long, that of half of the others. Whoever is no voter and asks for
-itself alone is not heard, whatever it sends. It must not send or keep Raft state. Built by
-transport.
+counts. If it has had no link to one of them for ALONE_S, the word of half of the others counts. A
+node that does not vote, and that nobody else calls a voter, is not heard, whatever it sends. This
+module must not send or keep Raft state. Built by transport.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEWS_OF_FORMER_MAX = 3
 """Times that a voter of former days may say that it is in a later term than ours. It campaigned
 before it heard that it votes no longer, and could never follow again ..."""
 NEWS_OF_FORMER_TERMS = 100
-"""... and by at most so many terms."""
+"""... and by at most this many terms."""
 ALONE_S = 10.0
 """Without a link to any voter that we know for this long, the word of others may do. A node that
 has just started links to all within this time."""

@@ -139,7 +139,7 @@ async def test_a_removed_identity_stays_out_and_its_machine_comes_back_with_its_
 
 @pytest.mark.parametrize("damage", ["moved away", "overwritten"])
 async def test_the_remedies_for_a_damaged_identity_lead_back_in(three: Peers, damage: str) -> None:
-    """R1: the old file names a cluster in which the new identity is no member."""
+    """R1: the old file names a cluster in which the new identity is not a member."""
     first, second, broken = three.peers
     old = (await three.state(broken))["here"]
     model = broken.home / "models" / "kept.gguf"

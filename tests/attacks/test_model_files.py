@@ -19,7 +19,7 @@ GROWTH_MAX_BYTES = LOOKERS_MAX * HEADER_MAX_BYTES + 50 * MIB
 
 
 def header(count: int, kind: int, items: int) -> bytes:
-    """The first `count` of keys, each an array of so many items of that kind."""
+    """A header that says `count` keys, and the first of them: an array of `items` of that kind."""
     head = struct.pack("<4sIQQ", b"GGUF", 3, 0, count)
     return head + struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, kind, items)
 

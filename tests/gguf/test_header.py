@@ -156,8 +156,8 @@ def sparse(folder: Path, head: bytes, size_bytes: int) -> Path:
     return path
 
 
-def strings_head(texts: int, each: int = 0) -> bytes:
-    """A header whose first value is an array of so many empty texts, or texts of `each` bytes."""
+def strings_head(texts: int) -> bytes:
+    """A header whose first value is an array of `texts` empty texts."""
     key = struct.pack("<Q", 1) + b"k" + struct.pack("<I", 9)
     return struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + key + struct.pack("<IQ", 8, texts)
 

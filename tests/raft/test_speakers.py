@@ -1,4 +1,4 @@
-"""Who is no voter moves no term, no election and no log; who votes is learned by who is behind."""
+"""A node that does not vote moves nothing; a node that is behind learns from others who votes."""
 
 from __future__ import annotations
 

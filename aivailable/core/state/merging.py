@@ -263,7 +263,7 @@ def _parted(
     """Who may come back, who may not, and the keys that end with these. Raises ValueError."""
     unknown = [other for other in expected or () if other not in state.members]
     if unknown:
-        raise ValueError(f"{short(unknown[0])} is no member; see {STATUS}")
+        raise ValueError(f"{short(unknown[0])} is not a member; see {STATUS}")
     awaited = tuple(other for other in others if expected is None or other in expected)
     given_up = tuple(other for other in others if other not in awaited)
     keys = endings(state, given_up, keep_keys)

@@ -1,8 +1,8 @@
 """How members are told apart by name, and which member a person means by what they typed.
 
 Machines are cloned, and whole rooms are called `vm`. A name that several members have is shown
-with the beginning of the node's id (`vm-ab12`). What is shown is also understood. Changes nothing:
-the records keep the plain names.
+with the beginning of the node's id (`vm-ab12`). A person may type every name that is shown. The
+records keep the plain names.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _apart(names: Mapping[NodeId, str], taken: frozenset[str]) -> dict[NodeId, s
 
 
 def shown_name(members: Mapping[NodeId, Member], node: NodeId) -> str:
-    """What to call one node; its short id when it is no member."""
+    """What to call one node; its short id when it is not a member."""
     member = members.get(node)
     if member is None:
         return short(node)

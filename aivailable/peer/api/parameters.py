@@ -31,7 +31,7 @@ from aivailable.peer.api.errors import ParameterError
 VALUES_MAX = 8192
 """Values of every kind in one schema of a client, which are copied one by one on every link."""
 TEXT_VALUE = 1024
-"""So many characters or bytes cost as much to copy as one value."""
+"""Copying 1,024 characters or bytes costs as much as copying one value."""
 
 Kind = TypeVar("Kind", bound=Field)
 

@@ -32,7 +32,7 @@ async def set_draining(
     state, liveness = cluster.state, cluster.liveness()
     member = state.members.get(node)
     if member is None:
-        raise RequestError(404, "unknown_node", f"{short(node)} is no member")
+        raise RequestError(404, "unknown_node", f"{short(node)} is not a member")
     name = shown_name(state.members, node)
     staying = stranded(state, liveness, node) if draining else ()
     others = [other for other in state.members if other != node]

@@ -103,7 +103,7 @@ class Leaving:
         if node == self._node:
             raise ProposalRejected("self", f"a node takes itself out with {LEAVE}")
         if node not in self._cluster.state.members:
-            raise ProposalRejected("not_member", f"{short(node)} is no member")
+            raise ProposalRejected("not_member", f"{short(node)} is not a member")
         if self._raft.leader == node:
             await rpc.ask(node, "hand_over", {}, LEAVE_DEADLINE_S)
             await self._until(lambda: self._raft.leader not in (None, node))

@@ -55,7 +55,7 @@ async def pause_node(
     """Pause this node or ask another member to. Raises RequestError 404, 503 `unreachable`."""
     state = cluster.state
     if node not in state.members:
-        raise RequestError(404, "unknown_node", f"{short(node)} is no member")
+        raise RequestError(404, "unknown_node", f"{short(node)} is not a member")
     name = shown_name(state.members, node)
     try:
         if node == cluster.node:

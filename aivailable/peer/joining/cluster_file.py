@@ -77,10 +77,10 @@ def lay_aside(file: ClusterFile, ports: Ports, tell: Callable[[str], None]) -> N
     """The membership of an identity that this node no longer has: nobody would link to us."""
     where = f"cluster {file.name!r} ({short(file.cluster_id)})"
     tell(
-        f"this node's identity has changed, so it is no member of {where} any more: it looks for a"
-        " cluster anew and keeps its models"
+        f"this node's identity has changed, so it is not a member of {where} any more. It keeps its"
+        " models and looks for a cluster again"
     )
-    log.warning("the identity has changed: no member of %s any more", where)
+    log.warning("the identity has changed: not a member of %s any more", where)
     ports.home.remove(CLUSTER_FILE)
     ports.drop_raft_store(file.cluster_id)
 

@@ -16,7 +16,7 @@ ACCEPTS_PER_TURN = 32
 PAUSE_S = 1.0
 """How long nothing is accepted when a connection could not be."""
 SAY_AGAIN_S = 60.0
-"""The same trouble is logged once in so long."""
+"""The same trouble is logged at most once in this time."""
 
 
 class Acceptor:

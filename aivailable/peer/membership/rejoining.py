@@ -90,6 +90,6 @@ def asked_why(state: State, node: NodeId) -> JoinAnswer:
         return JoinAnswer("known", f"{short(node)} is a member; its links will come")
     return JoinAnswer(
         REMOVED,
-        f"{short(node)} is no member of this cluster any more: {LEAVE} on that machine"
-        " makes it free to join again",
+        f"{short(node)} is not a member of this cluster any more. Type {LEAVE} on that"
+        " machine, then it can join again",
     )

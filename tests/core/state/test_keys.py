@@ -235,7 +235,7 @@ def test_recovery_gives_up_who_is_not_expected_for_good() -> None:
     assert result.ended_keys == ids("made", "key3")
     assert result.state.removed == ("n3",)
     assert result.state.tombstones[-1].awaited == ("n2",)
-    with pytest.raises(ValueError, match="is no member"):
+    with pytest.raises(ValueError, match="is not a member"):
         recovered(before, "n1", "n" * 26, actor="a", at_ms=1, expected=("n9",))
     alone = recovered(
         before, "n1", "n" * 26, actor="a", at_ms=1, expected=(), keep_keys=ids("made")

@@ -1,4 +1,4 @@
-"""Members of one name are told apart, and what is shown is understood."""
+"""Members of one name are shown apart, and a person may type what is shown."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_an_unknown_node_names_the_known_ones() -> None:
 
 def test_three_characters_of_an_id_are_too_few_and_two_that_fit_are_named() -> None:
     assert find_member(lab(), RIG2[:4]) == RIG2
-    with pytest.raises(RequestError, match="no member"):
+    with pytest.raises(RequestError, match="not a member"):
         find_member(lab(), RIG2[:3])
     status = lab()
     twins = tuple(dataclasses.replace(node, name="twin") for node in status.nodes[:2])

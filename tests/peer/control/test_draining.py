@@ -98,7 +98,7 @@ def test_what_fits_nowhere_else_stays_and_is_named() -> None:
 
 def test_nobody_is_no_member() -> None:
     async def scenario() -> None:
-        with pytest.raises(RequestError, match="no member"):
+        with pytest.raises(RequestError, match="not a member"):
             await drain(FakeProposer(equipped(2)), "n9")
 
     run(scenario())

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fixtures.exhausted import exhausted_listener
 from fixtures.mesh import DEADLINE_S, Node, introduce, linked, start_nodes, stop_nodes
 
 from aivailable.peer.links import accepting, arrivals
@@ -91,19 +89,8 @@ async def test_stopping_ends_the_handshakes_under_way(two: list[Node]) -> None:
 async def test_out_of_descriptors_is_one_line_and_a_pause(
     two: list[Node], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Exhausted(socket.socket):
-        tries = 0
-
-        def accept(self) -> tuple[socket.socket, Any]:
-            self.tries += 1
-            if self.tries <= 3:
-                raise OSError(errno.EMFILE, "Too many open files")
-            return super().accept()
-
     monkeypatch.setattr(accepting, "PAUSE_S", SOON_S)
-    listener = Exhausted()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
+    listener = exhausted_listener()
     came = asyncio.Event()
 
     def greet(_: asyncio.BaseTransport) -> None:

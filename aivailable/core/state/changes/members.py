@@ -158,7 +158,7 @@ def remove(state: State, _command: Command, body: Remove) -> Change | Reject:
 def lapse(state: State, _command: Command, body: Lapse) -> Change | Reject:
     member = state.members.get(body.node)
     if member is None:
-        return Reject("not_member", f"{short(body.node)} is no member")
+        return Reject("not_member", f"{short(body.node)} is not a member")
     if member.role is Role.VOTER or body.node in state.inventories:
         return Reject(
             "not_idle", f"{member.name} has been here: {REMOVE.of(body.node)} takes it out"

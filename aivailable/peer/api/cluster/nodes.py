@@ -117,4 +117,4 @@ def find_member(status: ClusterStatus, wanted: str) -> NodeId:
         names = choices(shown, found)
         raise RequestError(409, "ambiguous_node", f"{wanted!r} can be {names}; name one of them")
     names = choices(shown, shown)
-    raise RequestError(404, "unknown_node", f"{wanted!r} is no member; members are {names}")
+    raise RequestError(404, "unknown_node", f"{wanted!r} is not a member; members are {names}")

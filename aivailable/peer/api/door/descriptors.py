@@ -29,6 +29,6 @@ def limit() -> int:
 
 
 def connections_max(descriptors: int) -> int:
-    """How many of so many descriptors API connections may take: never so many that the links
-    and workers find none."""
+    """How many API connections there may be when the process can open `descriptors` files. The rest
+    is kept for links and workers."""
     return max(1, min(CONNECTIONS_MAX, max(descriptors - DESCRIPTORS_KEPT, descriptors // 2)))

@@ -1,10 +1,10 @@
 """Which connections are kept when there are too many. Pure: it counts and names who gives way.
 
 A connection is quiet while no request of it is under way. Busy ones are limited by account
-(`api.shares`), so here only quiet ones are counted for each source and give way. Of a source that
-is full, and of the one with most quiet connections when all is full, the longest quiet one gives
-way to a newcomer: what asks at once is never the one, what asks nothing soon is. So a client of the
-same address as a flood is served too.
+(`api.shares`), so only quiet ones are counted here for each source, and only they give way. When a
+source is full, its longest quiet connection makes room for the newcomer. When all places are taken,
+it is the longest quiet one of the source that has most. A client that asks at once is therefore
+served, even when it has the same address as a flood.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from aivailable.peer.links.sources import is_here, source_of
 LOOPBACK = "loopback"
 """The source of this machine's own connections: its command line, monitor, proxies."""
 LOOPBACK_SHARE = 2
-"""Loopback may have one in so many of all places with quiet connections."""
+"""Quiet connections from loopback may take one half (1 / 2) of all places."""
 SOURCE_SHARE = 8
-"""Any other source may have one in so many."""
+"""Quiet connections from any other source may take one eighth (1 / 8)."""
 LOOPBACK_SURE = 32
-"""So many quiet connections of loopback give way to no other source."""
+"""The first 32 quiet connections from loopback never give way to another source."""
 
 
 def caller_of(address: str) -> str:

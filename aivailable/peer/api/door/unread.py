@@ -5,9 +5,9 @@ from __future__ import annotations
 from aivailable.core.ids import AccountId
 
 UNREAD_AFTER_S = 5.0
-"""An answer is unread when its client has taken nothing for so long while all buffers are full."""
+"""An answer counts as unread after this long with full buffers and a client that takes nothing."""
 UNREAD_PER_ACCOUNT_MAX = 4
-"""So many wait for their client longer (`sse.UNREAD_MAX_S`); further ones are ended."""
+"""This many unread answers go on waiting, up to `sse.UNREAD_MAX_S`. Further ones are ended."""
 
 
 class Unread:

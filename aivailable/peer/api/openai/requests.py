@@ -56,7 +56,7 @@ CHOICES_MAX = 64
 COPIED_VALUES_MAX = 16_384
 """Values of one request, times `n`."""
 BESIDE_VALUE = 64
-"""So many characters or token ids of a prompt cost as much to copy as one value."""
+"""Copying 64 characters or token ids of a prompt costs as much as copying one value."""
 LOGPROBS_MAX = 20
 TEMPLATE_ARGUMENTS_MAX_BYTES = 16 * 1024
 TEMPLATE_ARGUMENTS_DEPTH_MAX = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import socket
@@ -15,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fixtures.api_service import ADMIN, MODEL, USER
+from fixtures.exhausted import exhausted_listener
 
 from aivailable.peer.api.door import accepting, connection
 from aivailable.peer.api.door.accepting import Door
@@ -124,20 +124,8 @@ async def test_out_of_descriptors_is_one_line_and_a_pause(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Exhausted(socket.socket):
-        tries = 0
-
-        def accept(self) -> tuple[socket.socket, Any]:
-            self.tries += 1
-            if self.tries <= 3:
-                raise OSError(errno.EMFILE, "Too many open files")
-            return super().accept()
-
     monkeypatch.setattr(links_accepting, "PAUSE_S", SOON_S)
-    listener = Exhausted()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    listener.setblocking(False)
+    listener = exhausted_listener()
     assert server._runner is not None
     speak = server._runner.server
     assert speak is not None
